@@ -1,0 +1,316 @@
+"""array_files reads what parameter files and CIFAR batches hold, and runs nothing that a file asks for."""
+
+import builtins
+import io
+import os
+import pickle
+import struct
+import subprocess
+from collections import OrderedDict
+
+import numpy as np
+import pytest
+
+import array_files
+
+
+class Python2Pickler(pickle._Pickler):
+    """Writes text and bytes as Python 2 wrote its only strings."""
+
+    dispatch = dict(pickle._Pickler.dispatch)
+
+    def save_string(self, text):
+        data = text.encode("latin1") if isinstance(text, str) else text
+        self.write(pickle.BINSTRING + struct.pack("<i", len(data)) + data)
+        self.memoize(text)
+
+    dispatch[str] = dispatch[bytes] = save_string
+
+
+def python2(value):
+    """The pickle that Python 2 with a NumPy of its time made of `value`."""
+    file = io.BytesIO()
+    Python2Pickler(file, protocol=2).dump(value)
+    return file.getvalue().replace(b"cnumpy._core.", b"cnumpy.core.")
+
+
+def numbered(shape, dtype):
+    """0, 1, 2, ... in `shape`, so that no permutation hides."""
+    return np.arange(np.prod(shape, dtype=int)).reshape(shape).astype(dtype)
+
+
+def assert_same(read, written):
+    assert type(read) is np.ndarray
+    assert read.dtype == written.dtype and read.shape == written.shape
+    np.testing.assert_array_equal(read, written)
+
+
+# ------------------------------------------------------------------------------------------------------------- round trips
+
+
+@pytest.mark.parametrize("protocol", [2, 3, 4, 5])
+@pytest.mark.parametrize("order", ["C", "F"])
+@pytest.mark.parametrize("dtype", ["<f2", "<f4", "<f8", ">f4", ">i4", "<i8", "int8", "uint8", "<u2", "bool"])
+def test_array_comes_back_in_type_shape_and_order(protocol, order, dtype):
+    array = np.asarray(numbered((2, 3, 4), dtype), order=order)
+    assert_same(array_files.load_pickle(pickle.dumps(array, protocol)), array)
+
+
+@pytest.mark.parametrize("protocol", [2, 3, 4, 5])
+@pytest.mark.parametrize("shape", [(), (1,), (7,), (1, 1, 1, 5)])
+def test_odd_shapes_come_back(protocol, shape):
+    array = numbered(shape, np.float32)
+    assert_same(array_files.load_pickle(pickle.dumps(array, protocol)), array)
+
+
+@pytest.mark.parametrize("protocol", [3, 4, 5])  # protocol 2 writes no bytes as a call of `bytes`
+def test_empty_array_comes_back(protocol):
+    array = numbered((0, 3), np.float32)
+    assert_same(array_files.load_pickle(pickle.dumps(array, protocol)), array)
+
+
+@pytest.mark.parametrize("protocol", [2, 3, 4, 5])
+@pytest.mark.parametrize("axes", [(1, 0, 2), (2, 0, 1), (0, 2, 1)])
+def test_array_of_permuted_axes_comes_back(protocol, axes):
+    """Protocol 5 may write such an array in the order of its memory, with the axes beside it."""
+    array = numbered((2, 3, 4), np.float32).transpose(axes)
+    assert_same(array_files.load_pickle(pickle.dumps(array, protocol)), array)
+
+
+@pytest.mark.parametrize("protocol", [2, 3, 4, 5])
+def test_strided_array_comes_back(protocol):
+    array = numbered((6, 8), np.int32)[::2, ::-3]
+    assert_same(array_files.load_pickle(pickle.dumps(array, protocol)), array)
+
+
+@pytest.mark.parametrize("protocol", [2, 3, 4, 5])
+def test_containers_and_plain_values_come_back(protocol):
+    kernel = numbered((3, 3, 1, 2), np.float32)
+    value = {"conv/kernel:0": kernel, "epoch": 3, "rate": 0.5, "name": "ResNet", "none": None, "raw": b"\x00\xff", "on": True}
+    value["nested"] = [1, (kernel, "two"), {"again": kernel}]
+    read = array_files.load_pickle(pickle.dumps(value, protocol))
+    assert_same(read["conv/kernel:0"], kernel)
+    assert_same(read["nested"][1][0], kernel)
+    assert_same(read["nested"][2]["again"], kernel)
+    plain = ("epoch", "rate", "name", "none", "raw", "on")
+    assert {key: read[key] for key in plain} == {key: value[key] for key in plain}
+    assert read["nested"][0] == 1 and read["nested"][1][1] == "two"
+
+
+@pytest.mark.parametrize("protocol", [2, 3, 4, 5])
+def test_ordered_dict_and_numpy_scalars_come_back_as_plain_ones(protocol):
+    value = OrderedDict([("b", np.float32(0.25)), ("a", np.int64(-7)), ("c", np.ones(2, np.float32))])
+    read = array_files.load_pickle(pickle.dumps(value, protocol))
+    assert list(read) == ["b", "a", "c"]
+    assert (read["b"], read["a"]) == (0.25, -7)
+    assert_same(read["c"], np.ones(2, np.float32))
+
+
+@pytest.mark.parametrize("core", [b"numpy.core.", b"numpy._core."])
+def test_both_spellings_of_numpy_are_read(core):
+    array = numbered((2, 5), np.float32)
+    data = pickle.dumps(array, 2).replace(b"numpy._core.", core)
+    assert core in data
+    assert_same(array_files.load_pickle(data), array)
+
+
+def test_python_2_cifar_batch_is_read_as_bytes():
+    pixels = numbered((4, 3072), np.uint8)
+    batch = {"batch_label": "training batch 1 of 5", "labels": [6, 9, 9, 4], "data": pixels, "filenames": ["a.png", "b.png"]}
+    data = python2(batch)
+    assert b"cnumpy.core.multiarray\n_reconstruct" in data
+    assert pickle.BINBYTES not in data[:40] and b"_codecs" not in data
+    read = array_files.load_pickle(data, encoding="bytes")
+    assert set(read) == {b"batch_label", b"labels", b"data", b"filenames"}
+    assert read[b"labels"] == [6, 9, 9, 4] and read[b"filenames"] == [b"a.png", b"b.png"]
+    assert_same(read[b"data"], pixels)
+
+
+def test_python_2_fortran_and_big_endian_arrays_are_read():
+    array = np.asfortranarray(numbered((3, 4), ">f4"))
+    assert_same(array_files.load_pickle(python2({"w": array}), encoding="bytes")[b"w"], array)
+
+
+# ---------------------------------------------------------------------------------------------------------------- refused
+
+
+class Calls:
+    """Pickles as a call of `function` with `arguments`."""
+
+    def __init__(self, function, *arguments):
+        self.call = function, arguments
+
+    def __reduce__(self):
+        return self.call
+
+
+def attacks(path):
+    """name -> (object whose pickle would make the file `path` were it unpickled, the name that betrays it)."""
+    command, code = f"touch '{path}'", f"open({path!r}, 'w').close()"
+    return {
+        "os.system": (Calls(os.system, command), "system"),
+        "builtins.eval": (Calls(builtins.eval, code), "eval"),
+        "builtins.exec": (Calls(builtins.exec, code), "exec"),
+        "builtins.open": (Calls(builtins.open, path, "w"), "open"),
+        "subprocess": (Calls(subprocess.check_call, ["touch", path]), "check_call"),
+        "nested": ({"fc/kernel:0": np.ones(2, np.float32), "x": [1, {"y": (Calls(subprocess.call, ["touch", path]),)}]}, "call"),
+        "as a key": ({Calls(os.system, command): 1}, "system"),
+        "numpy.save": (Calls(np.save, path, 1), "save"),
+        "numpy.fromfile": (Calls(np.fromfile, __file__), "fromfile"),
+        "numpy.memmap": (Calls(np.memmap, path, "uint8", "w+", 0, (4,)), "memmap"),
+    }
+
+
+@pytest.mark.parametrize("protocol", [2, 4, 5])
+@pytest.mark.parametrize("name", attacks(""))
+def test_calls_are_refused_before_they_run(tmp_path, protocol, name):
+    path = tmp_path / "made"
+    value, betrayed = attacks(str(path))[name]
+    data = pickle.dumps(value, protocol)
+    with pytest.raises(array_files.UnsafePickle, match=betrayed):
+        array_files.load_pickle(data)
+    assert not path.exists()
+
+
+@pytest.mark.parametrize("name", ["os.system", "nested", "numpy.save", "numpy.memmap"])
+def test_the_attacks_above_do_run_when_unpickled_without_care(tmp_path, name):
+    """Else the absence of the file would prove nothing."""
+    path = tmp_path / ("made.npy" if name == "numpy.save" else "made")
+    pickle.loads(pickle.dumps(attacks(str(path))[name][0]))
+    assert path.exists()
+
+
+@pytest.mark.parametrize("protocol", [2, 4, 5])
+def test_object_arrays_are_refused_with_what_is_in_them(tmp_path, protocol):
+    path = tmp_path / "made"
+    array = np.empty(2, object)
+    array[:] = [1, Calls(os.system, f"touch '{path}'")]
+    with pytest.raises(array_files.UnsafePickle):
+        array_files.load_pickle(pickle.dumps(array, protocol))
+    with pytest.raises(array_files.UnsafePickle):
+        array_files.load_pickle(pickle.dumps(np.array([None, "text"], object), protocol))
+    assert not path.exists()
+
+
+@pytest.mark.parametrize("dtype", ["i4,f4", [("a", "f4"), ("b", "O")], "U4", "S4", "M8[s]", "c8", "V3"])
+@pytest.mark.parametrize("protocol", [2, 4, 5])
+def test_arrays_of_anything_but_numbers_are_refused(protocol, dtype):
+    with pytest.raises(array_files.UnsafePickle):
+        array_files.load_pickle(pickle.dumps(np.zeros(2, dtype), protocol))
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"cnumpy\ncore.multiarray.fromstring\n.",
+        b"cnumpy.testing._private.utils\nrunstring\n(S'1'\n}tR.",
+        b"cnumpy\nload\n(S'x'\ntR.",
+        b"cbuiltins\ngetattr\n.",
+        b"ccopyreg\n_reconstructor\n.",
+        b"c__main__\nanything\n.",
+        b"\x80\x04\x8c\x02os\x8c\x06system\x93.",
+        b"(cos\nsystem\nS'true'\no.",  # OBJ and INST call without REDUCE
+        b"(S'true'\nios\nsystem\n.",
+    ],
+)
+def test_every_other_name_is_refused(data):
+    with pytest.raises(array_files.UnsafePickle):
+        array_files.load_pickle(data)
+
+
+def test_a_refusal_is_one_line_whatever_the_file_names():
+    module = "os\nTraceback: forged"
+    data = b"\x80\x04\x8c" + bytes([len(module)]) + module.encode() + b"\x8c\x06system\x93."
+    with pytest.raises(array_files.UnsafePickle) as refusal:
+        array_files.load_pickle(data)
+    assert len(str(refusal.value).splitlines()) == 1
+
+
+def test_the_stand_in_for_ndarray_cannot_be_called_for_memory():
+    """numpy.ndarray((2**40,)) would ask for a terabyte."""
+    with pytest.raises(ValueError):
+        array_files.load_pickle(b"\x80\x02cnumpy\nndarray\n\x8a\x06\x00\x00\x00\x00\x00\x01\x85\x85R.")
+
+
+# ---------------------------------------------------------------------------------------------------------------- damaged
+
+INTACT = {
+    "protocol 2": pickle.dumps({"w": numbered((4, 5), np.float32), "b": numbered((5,), np.float64)}, 2),
+    "protocol 4": pickle.dumps({"w": numbered((4, 5), np.float32), "b": numbered((5,), np.float64)}, 4),
+    "protocol 5": pickle.dumps({"w": numbered((4, 5), np.float32), "b": numbered((5,), np.float64)}, 5),
+    "Python 2": python2({"w": numbered((4, 5), np.float32), "b": numbered((5,), np.float64)}),
+}
+
+
+@pytest.mark.parametrize("form", INTACT)
+def test_truncated_anywhere_is_a_value_error(form):
+    data = INTACT[form]
+    array_files.load_pickle(data, encoding="bytes")
+    for length in range(len(data)):
+        with pytest.raises(ValueError):
+            array_files.load_pickle(data[:length], encoding="bytes")
+
+
+@pytest.mark.parametrize("form", INTACT)
+def test_a_changed_byte_is_read_or_refused_but_never_another_error(form):
+    rng = np.random.default_rng(0)
+    data = INTACT[form]
+    for position in range(len(data)):
+        changed = bytearray(data)
+        changed[position] ^= int(rng.integers(1, 256))
+        try:
+            array_files.load_pickle(bytes(changed), encoding="bytes")
+        except (ValueError, array_files.UnsafePickle):
+            pass
+
+
+@pytest.mark.parametrize("data", [b"", b"\x00", b"no pickle at all", b"PK\x03\x04", b"\x80\x63.", b".", b"PK", b"c\n\n"])
+def test_garbage_is_a_value_error_of_one_line(data):
+    with pytest.raises(ValueError) as refusal:
+        array_files.load_pickle(data)
+    assert len(str(refusal.value).splitlines()) == 1
+
+
+class Claims:
+    """Pickles as an array whose state is `state`."""
+
+    def __init__(self, *state):
+        self.state = state
+
+    def __reduce__(self):
+        return np._core.multiarray._reconstruct, (np.ndarray, (0,), b"b"), (1, *self.state)
+
+
+@pytest.mark.parametrize("fortran", [False, True])
+@pytest.mark.parametrize("shape", [(2, 4), (5,), (2, 2, 2), (-2, -3), (-1, 6), (0,), (2.0, 3.0), (2**62, 2**62), ("2", 3)])
+def test_shape_that_does_not_fit_the_bytes_is_a_value_error(shape, fortran):
+    fits = Claims((2, 3), np.dtype("f4"), fortran, bytes(24))
+    assert array_files.load_pickle(pickle.dumps(fits)).shape == (2, 3)
+    with pytest.raises(ValueError):
+        array_files.load_pickle(pickle.dumps(Claims(shape, np.dtype("f4"), fortran, bytes(24))))
+
+
+@pytest.mark.parametrize("size", [0, 23, 25, 48])
+def test_bytes_that_do_not_fit_the_shape_are_a_value_error(size):
+    with pytest.raises(ValueError):
+        array_files.load_pickle(pickle.dumps(Claims((2, 3), np.dtype("f4"), False, bytes(size))))
+
+
+def test_contents_that_are_no_bytes_are_refused():
+    for contents in ([1.0] * 6, None, "x" * 24):
+        with pytest.raises((ValueError, array_files.UnsafePickle)):
+            array_files.load_pickle(pickle.dumps(Claims((2, 3), np.dtype("f4"), False, contents)))
+
+
+def test_an_array_without_contents_is_a_value_error():
+    with pytest.raises(ValueError):
+        array_files.load_pickle(b"\x80\x02cnumpy.core.multiarray\n_reconstruct\ncnumpy\nndarray\nK\x00\x85U\x01b\x87R.")
+
+
+def test_endless_nesting_is_a_value_error():
+    itself = []
+    itself.append(itself)
+    with pytest.raises(ValueError):
+        array_files.load_pickle(pickle.dumps(itself))
+    with pytest.raises(ValueError):
+        array_files.load_pickle(b"\x80\x02" + b"]" * 100_000 + b"a" * 99_999 + b".")

@@ -1,0 +1,176 @@
+"""What stays on the host: errors for users, whole-or-absent files, parameter files, the schedule, accumulation."""
+
+import contextlib
+import json
+import os
+import pickle
+import tempfile
+
+import numpy as np
+
+import array_files
+
+
+class UserError(Exception):
+    """A mistake its user can mend: one line saying what is wrong and what to do. Programs exit with code 2."""
+
+    def __init__(self, message):
+        super().__init__(" ".join(message.splitlines()))
+
+
+# ---------------------------------------------------------------------------------------------------------------- files
+
+
+@contextlib.contextmanager
+def whole_file(path, mode="wb"):
+    """Opens a file that appears under `path` whole, when the block ends without an error, or not at all."""
+    folder, name = os.path.split(os.path.abspath(path))
+    descriptor, temporary = tempfile.mkstemp(prefix=f".{name}.", suffix=".tmp", dir=folder)
+    try:
+        os.close(descriptor)
+        with open(temporary, mode) as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        os.chmod(temporary, 0o666 & ~_umask())  # mkstemp makes private files
+        os.replace(temporary, path)
+    except BaseException:
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(temporary)
+        raise
+
+
+def _umask():
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
+def write_json(path, value):
+    with whole_file(path, "w") as file:
+        json.dump(value, file, indent=1)
+        file.write("\n")
+
+
+# ------------------------------------------------------------------------------------------------------ parameter files
+
+META = "__meta__"
+
+
+def write_parameters(path, arrays, meta):
+    """Writes a parameter file in the published format, a pickled dict name -> float32 array, plus `meta` as JSON.
+
+    A path that ends in .npz gets the same arrays as .npz.
+    """
+    arrays = {name: np.ascontiguousarray(array, np.float32) for name, array in arrays.items()}
+    with whole_file(path) as file:
+        if path.endswith(".npz"):
+            np.savez(file, **arrays, **{META: np.array(json.dumps(meta))})
+        else:
+            pickle.dump({**arrays, META: json.dumps(meta)}, file, protocol=4)
+
+
+def read_parameters(path):
+    """(arrays, meta) of a parameter file: dict name -> float32 array, and what the file says of itself ({} if nothing).
+
+    Reads the published pickles, dense or pruned, through array_files, and .npz files of the same arrays. Keys that hold no
+    array of numbers are ignored. Raises UserError for a file that is missing, damaged, or not of numbers.
+    """
+    try:
+        with open(path, "rb") as file:
+            start = file.read(4)
+            if start.startswith(b"PK"):
+                content = array_files.load_npz(path)
+            else:
+                content = array_files.load_pickle(start + file.read())
+    except OSError as error:
+        raise UserError(f"cannot read the parameter file {path}: {error.strerror or error}") from error
+    except array_files.UnsafePickle as error:
+        raise UserError(f"{path} is refused: it names {error}; parameter files hold NumPy arrays only") from error
+    except ValueError as error:
+        raise UserError(f"{path} is no parameter file: {error}") from error
+    if not isinstance(content, dict):
+        raise UserError(f"{path} is no parameter file: it holds a {type(content).__name__}, not a dict of arrays")
+    arrays = {}
+    for name, value in content.items():
+        if isinstance(name, str) and isinstance(value, np.ndarray) and value.dtype.kind in array_files.NUMBERS:
+            arrays[name] = value.astype(np.float32)
+            if not np.isfinite(arrays[name]).all():
+                raise UserError(f"{path}: {name} holds NaN or infinite values")
+    if not arrays:
+        raise UserError(f"{path} is no parameter file: it holds no array")
+    return arrays, _meta(content.get(META))
+
+
+def _meta(value):
+    """The dict in a file's META entry; a strange entry counts as none, since it only ever adds to what the arrays say."""
+    try:
+        meta = json.loads(str(value)) if value is not None else {}
+    except ValueError:
+        return {}
+    return meta if isinstance(meta, dict) else {}
+
+
+# ------------------------------------------------------------------------------------------------------------- training
+
+
+def learning_rate_at(epoch, epochs, learning_rate, decay_points, decay_rate):
+    """Learning rate of an epoch (from 0): times `decay_rate` at each of `decay_points`, fractions of all epochs."""
+    passed = sum(epoch >= round(point * epochs, 6) for point in decay_points)
+    return learning_rate * decay_rate**passed
+
+
+def accumulator(compute, parts):
+    """Makes `compute` run over a batch in `parts` equal parts, one after another in the graph.
+
+    compute(batch, shared) -> (sums, rows): `batch` is a dict of tensors [b, ...], `sums` a structure of tensors that are
+    added over the parts, `rows` one of tensors [b, ...] that are put one after another. The result has the same signature,
+    needs memory for one part, and expects b to be divisible by `parts`.
+    """
+    if parts == 1:
+        return compute
+    import tensorflow as tf  # late, so that a wrong flag is answered before TensorFlow is up
+
+    def in_parts(batch, shared):
+        split = {k: tf.reshape(v, [parts, v.shape[0] // parts, *v.shape[1:]]) for k, v in batch.items()}
+        to_spec = lambda leading: lambda v: tf.TensorSpec(v.shape[leading:], v.dtype)
+        one = tf.function(compute, autograph=False).get_concrete_function(
+            tf.nest.map_structure(to_spec(1), split), tf.nest.map_structure(to_spec(0), shared)
+        )
+        sums_spec, rows_spec = one.structured_outputs
+        sums = tf.nest.map_structure(lambda s: tf.zeros(s.shape, s.dtype), sums_spec)
+        rows = tf.nest.map_structure(lambda s: tf.TensorArray(s.dtype, parts, element_shape=s.shape), rows_spec)
+
+        def body(i, sums, rows):
+            new_sums, new_rows = compute({k: v[i] for k, v in split.items()}, shared)
+            write = lambda array, value: array.write(i, value)
+            return i + 1, tf.nest.map_structure(tf.add, sums, new_sums), tf.nest.map_structure(write, rows, new_rows)
+
+        _, sums, rows = tf.while_loop(lambda i, *_: i < parts, body, (0, sums, rows), parallel_iterations=1)
+        return sums, tf.nest.map_structure(lambda array: array.concat(), rows)
+
+    return in_parts
+
+
+# ------------------------------------------------------------------------------------------------------------- start-up
+
+
+def import_tensorflow():
+    """Imports TensorFlow without its greetings, which would bury the one line a user's mistake is answered with.
+
+    It writes some of them before it reads its own log level, so stderr rests while it is imported. Set
+    TF_CPP_MIN_LOG_LEVEL to see everything.
+    """
+    if "TF_CPP_MIN_LOG_LEVEL" in os.environ:
+        import tensorflow
+
+        return
+    os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
+    saved, null = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    try:
+        os.dup2(null, 2)
+        import tensorflow  # noqa: F401
+    finally:
+        os.dup2(saved, 2)
+        os.close(saved)
+        os.close(null)
