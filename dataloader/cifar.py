@@ -1,0 +1,175 @@
+"""CIFAR-10 and CIFAR-100 from where the user has them: the official folders, their archive, an .npz, or Keras' cache."""
+
+import contextlib
+import gzip
+import io
+import os
+import pathlib
+import tarfile
+import zlib
+
+import numpy as np
+
+import array_files
+from utils import UserError
+
+# Official files: name of the python folder and of the binary one, training files, test file, key of the labels, and how many
+# label bytes an image has in the binary form, the last being the one that counts.
+OFFICIAL = {
+    "CIFAR10": dict(
+        python="cifar-10-batches-py",
+        binary="cifar-10-batches-bin",
+        train=[f"data_batch_{i}" for i in range(1, 6)],
+        test="test_batch",
+        binary_train=[f"data_batch_{i}.bin" for i in range(1, 6)],
+        binary_test="test_batch.bin",
+        labels=b"labels",
+        label_bytes=1,
+    ),
+    "CIFAR100": dict(
+        python="cifar-100-python",
+        binary="cifar-100-binary",
+        train=["train"],
+        test="test",
+        binary_train=["train.bin"],
+        binary_test="test.bin",
+        labels=b"fine_labels",
+        label_bytes=2,
+    ),
+}
+PIXELS = 32 * 32 * 3
+
+
+def load_cifar(name, classes, data_path=None):
+    """(x_train, y_train, x_test, y_test): uint8 [N, 32, 32, 3], int64 [N].
+
+    data_path: a folder that is, or holds, the official python or binary folder; its .tar.gz; an .npz with x_train, y_train,
+    x_test, y_test; or None for Keras' cache and, failing that, its download. Raises UserError naming what is wrong.
+    """
+    if data_path is None:
+        arrays = _from_keras(name)
+    elif data_path.endswith(".npz"):
+        arrays = _from_npz(data_path)
+    elif os.path.isdir(data_path):
+        arrays = _from_folder(name, pathlib.Path(data_path))
+    elif os.path.isfile(data_path):
+        arrays = _from_archive(name, data_path)
+    else:
+        raise UserError(f"--data_path {data_path}: there is no such file or folder")
+    return _checked(arrays, name, classes, data_path)
+
+
+def _checked(arrays, name, classes, source):
+    checked = []
+    for split in (0, 2):
+        images, labels = arrays[split], arrays[split + 1]
+        if images.ndim != 4 or images.shape[1:] != (32, 32, 3) or images.dtype != np.uint8:
+            raise UserError(f"{source}: images are {images.dtype} {list(images.shape)}, expected uint8 [N, 32, 32, 3]")
+        if labels.dtype.kind not in "iu" or labels.size != len(images) or len(images) == 0:
+            raise UserError(f"{source}: {labels.size} labels ({labels.dtype}) for {len(images)} images")
+        labels = labels.reshape(-1).astype(np.int64)
+        strange = labels[(labels < 0) | (labels >= classes)]
+        if len(strange):
+            raise UserError(f"{source}: label {strange[0]} is none of the {classes} classes of {name}")
+        checked += [images, labels]
+    return tuple(checked)
+
+
+def _from_npz(path):
+    try:
+        arrays = array_files.load_npz(path, ("x_train", "y_train", "x_test", "y_test"))
+    except OSError as error:
+        raise UserError(f"--data_path {path}: {error.strerror or error}") from error
+    except ValueError as error:
+        raise UserError(f"--data_path {path} is no usable .npz: {error}") from error
+    return list(arrays.values())
+
+
+def _from_keras(name):
+    import tensorflow as tf
+
+    module = {"CIFAR10": tf.keras.datasets.cifar10, "CIFAR100": tf.keras.datasets.cifar100}[name]
+    try:
+        with contextlib.redirect_stdout(io.StringIO()):  # its progress bar is made for terminals
+            (x_train, y_train), (x_test, y_test) = module.load_data()
+    except Exception as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise UserError(f"{name} is not in Keras' cache and cannot be downloaded ({reason}); give --data_path") from error
+    return [x_train, y_train, x_test, y_test]
+
+
+def _from_archive(name, path):
+    """Reads the official files out of a .tar.gz without unpacking it to disk."""
+    try:
+        # All of it first: its check sum comes last, after what a reader of single files would look at.
+        with gzip.open(path) as packed:
+            data = packed.read()
+        with tarfile.open(fileobj=io.BytesIO(data)) as archive:
+            members = {pathlib.PurePosixPath(m.name).name: m for m in archive.getmembers() if m.isfile()}
+            contents = {file: archive.extractfile(member).read() for file, member in members.items()}
+    except (tarfile.TarError, EOFError, OSError, ValueError, zlib.error) as error:
+        raise UserError(f"--data_path {path} is no .tar.gz or cut short: {array_files.one_line(error)}") from error
+    return _from_files(name, path, set(contents), contents.__getitem__)
+
+
+def _from_folder(name, path):
+    official = OFFICIAL[name]
+    names = {official["test"], official["binary_test"], *official["train"], *official["binary_train"]}
+    for folder in (path, path / official["python"], path / official["binary"]):
+        files = {entry.name for entry in folder.iterdir() if entry.is_file()} if folder.is_dir() else set()
+        if files & names:
+            return _from_files(name, folder, files, lambda file, folder=folder: (folder / file).read_bytes())
+    raise UserError(f"--data_path {path}: neither {official['python']} nor {official['binary']} is in this folder")
+
+
+def _from_files(name, source, files, read):
+    """The arrays of an official folder. files: the names in it; read(name) -> bytes."""
+    official = OFFICIAL[name]
+    binary = not files & {official["test"], *official["train"]}
+    train = official["binary_train" if binary else "train"]
+    test = official["binary_test" if binary else "test"]
+    missing = [file for file in [*train, test] if file not in files]
+    if missing:
+        raise UserError(f"--data_path {source}: {missing[0]} is missing")
+
+    def one(file):
+        try:
+            return _binary(read(file), official["label_bytes"]) if binary else _python(read(file), official["labels"])
+        except array_files.UnsafePickle as error:
+            raise UserError(f"{source}: {file} is refused: it names {error}") from error
+        except OSError as error:
+            raise UserError(f"{source}: {file} cannot be read: {error.strerror}") from error
+        except ValueError as error:
+            raise UserError(f"{source}: {file} is damaged or cut short: {error}") from error
+
+    batches = [one(file) for file in [*train, test]]
+    # The official files of a set are of one size, and a test set is a fifth of its training set: a file cut at the end of
+    # an image shows here.
+    for file, (images, _) in zip(train, batches):
+        if len(images) * len(train) != 5 * len(batches[-1][0]):
+            counts = f"{len(images)} images, {test} {len(batches[-1][0])}"
+            raise UserError(f"{source}: {file} holds {counts}: one of them is cut short")
+    x_train, y_train = (np.concatenate(part) for part in zip(*batches[:-1]))
+    return [x_train, y_train, *batches[-1]]
+
+
+def _python(data, labels_key):
+    content = array_files.load_pickle(data, encoding="bytes")
+    if not isinstance(content, dict) or b"data" not in content or labels_key not in content:
+        raise ValueError(f"it has no {labels_key.decode()} and data")
+    rows, labels = content[b"data"], np.asarray(content[labels_key])
+    if getattr(rows, "dtype", None) != np.uint8 or rows.ndim != 2 or rows.shape[1] != PIXELS or labels.shape != rows.shape[:1]:
+        raise ValueError(f"it holds no rows of {PIXELS} bytes with a label each")
+    return _images(rows), labels
+
+
+def _binary(data, label_bytes):
+    record = PIXELS + label_bytes
+    if not data or len(data) % record:
+        raise ValueError(f"{len(data)} bytes are no whole number of images of {record}")
+    rows = np.frombuffer(data, np.uint8).reshape(-1, record)
+    return _images(rows[:, label_bytes:]), rows[:, label_bytes - 1].astype(np.int64)
+
+
+def _images(rows):
+    return np.ascontiguousarray(rows.reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1))
