@@ -1,0 +1,1 @@
+"""The method, one file an idea; ekg.pipeline runs them in order."""

@@ -1,0 +1,40 @@
+"""Ensemble knowledge and the reward it gives (Eq. 4, 7, 8).
+
+The interim sub-networks of a search are its own teachers: T_i is the running mean of their logits on D_val. The candidate is
+taken that fits both the labels and T_i; the second term is what makes the search prefer a smooth neighbourhood.
+"""
+
+import numpy as np
+import tensorflow as tf
+
+
+def log_softmax(logits):
+    """float64 [N, C]"""
+    x = np.asarray(logits, np.float64)
+    x = x - x.max(-1, keepdims=True)
+    return x - np.log(np.exp(x).sum(-1, keepdims=True))
+
+
+def cross_entropy(labels, logits):
+    """Mean cross-entropy. labels: int [N]; logits: float32 [N, C]."""
+    return float(-log_softmax(logits)[np.arange(len(labels)), labels].mean())
+
+
+def knowledge_loss(knowledge, logits):
+    """CE(softmax(T), O), mean over images. knowledge T, logits O: float32 [N, C]."""
+    return float(-(np.exp(log_softmax(knowledge)) * log_softmax(logits)).sum(-1).mean())
+
+
+def update_knowledge(knowledge, logits, members):
+    """T_{i+1} from T_i, the mean of `members` = i + 1 sub-networks, and the logits of the one that joins (Eq. 8)."""
+    return ((knowledge * members + logits) / (members + 1)).astype(np.float32)
+
+
+def reward_loss(batch, logits):
+    """float32 [b]: weight * (CE(labels, O) + CE(softmax(T), O)), -R of Eq. 7 image by image, for the scoring step.
+
+    batch: labels int [b]; knowledge T float32 [b, C]; weights float32 [b], 1 / |D_val|, 0 for fillers.
+    """
+    labels = tf.nn.sparse_softmax_cross_entropy_with_logits(batch["labels"], logits)
+    knowledge = tf.nn.softmax_cross_entropy_with_logits(tf.nn.softmax(batch["knowledge"]), logits)
+    return batch["weights"] * (labels + knowledge)

@@ -1,0 +1,70 @@
+"""The memory bank: what K interim sub-networks say of every training image (Eq. 10)."""
+
+import numpy as np
+
+from utils import whole_file
+
+
+def choose_teachers(losses, num_teacher):
+    """Indices into the history of K = min(num_teacher, len(losses)) distinct sub-networks, teacher 0 (lowest loss) first.
+
+    losses: of the history without Theta*. Teacher j is the one not yet taken whose loss is nearest to
+    L_min + j (L_max - L_min) / K.
+    """
+    losses = np.asarray(losses, np.float64)
+    count = min(num_teacher, len(losses))
+    free, chosen = list(range(len(losses))), []
+    for j in range(count):
+        target = losses.min() + j * (losses.max() - losses.min()) / count
+        nearest = min(free, key=lambda i: abs(losses[i] - target))
+        free.remove(nearest)
+        chosen.append(nearest)
+    return chosen
+
+
+def teachers_of(history, num_teacher):
+    """The sub-networks of a search's history that teach; Theta* teaches only where it is the unpruned network itself."""
+    members = history[:-1] or history
+    return [members[i] for i in choose_teachers([m.loss for m in members], num_teacher)]
+
+
+def build_order(labels, seed):
+    """int64 [N]: the order in which images pass through the teachers.
+
+    Batch statistics need mixed batches: where labels lie sorted, a seeded permutation; else as they lie. Rows are stored by
+    image either way.
+    """
+    if (np.diff(labels) >= 0).all():
+        return np.random.default_rng([seed, len(labels)]).permutation(len(labels))
+    return np.arange(len(labels))
+
+
+def build(path, batches, shape, predict, masks):
+    """Writes M float16 [N, classes, K] to the .npy file `path`, batch by batch and never in memory as a whole.
+
+    batches: an iterable of (rows, batch), rows int [n] being the images the batch's first n entries show. predict(batch,
+    masks) -> float32 [B, classes]; masks: a list of K masks float32 [F]. M[n, :, k] are the logits of teacher k for training
+    image n. Raises FloatingPointError where a logit is not finite in float16.
+    """
+    with whole_file(path) as file:
+        header = {"descr": np.lib.format.dtype_to_descr(np.dtype(np.float16)), "fortran_order": False, "shape": shape}
+        np.lib.format.write_array_header_1_0(file, header)
+        offset = file.tell()
+        file.truncate(offset + 2 * int(np.prod(shape)))
+        file.flush()
+        bank = np.memmap(file.name, np.float16, "r+", offset, shape)
+        for rows, batch in batches:
+            for k, mask in enumerate(masks):
+                with np.errstate(over="ignore"):
+                    logits = predict(batch, mask)[: len(rows)].astype(np.float16)
+                if not np.isfinite(logits).all():
+                    raise FloatingPointError(f"memory bank: teacher {k} gives logits that are not finite in float16")
+                bank[rows, :, k] = logits
+        bank.flush()
+        del bank
+    return open_bank(path)
+
+
+def open_bank(path):
+    """M float16 [N, classes, K], mapped from disk: bank[indices] reads the rows of these images alone."""
+    return np.load(path, mmap_mode="r", allow_pickle=False)

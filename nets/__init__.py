@@ -1,0 +1,30 @@
+"""The networks by name. Nothing here imports TensorFlow until a network is built."""
+
+import importlib
+
+BUILDERS = {
+    "ResNet-20": ("nets.resnet", "CifarResNet", {"blocks": 3}),
+    "ResNet-56": ("nets.resnet", "CifarResNet", {"blocks": 9}),
+}
+
+
+def build_network(arch, classes, input_size, parameters=None, origin="the parameter file", seed=0):
+    """The network `arch` for images [B, input_size, input_size, 3], logits float32 [B, classes].
+
+    `parameters` (dict name -> float32 array, see utils.read_parameters) gives values and shapes, so that a pruned file builds
+    the pruned network; without it the network has its full width and is initialised from `seed`. Raises UserError naming the
+    first array in which `parameters` and `arch` differ; `origin` is what the message calls the file.
+    """
+    from nets.initial import Arrays
+
+    module, name, options = BUILDERS[arch]
+    builder = getattr(importlib.import_module(module), name)
+    arrays = Arrays(parameters, origin=origin, arch=arch, seed=seed)
+    network = builder(arch, classes, input_size, arrays, **options)
+    arrays.check_all_taken()
+    return network
+
+
+def unpruned_cost(arch, classes, input_size):
+    """(FLOPs, parameters) of `arch` at full width."""
+    return build_network(arch, classes, input_size).cost()

@@ -1,0 +1,290 @@
+"""The layers: convolutions, fully connected layer and batch norm that can be pruned without being changed, and the gate.
+
+A network is never edited while it is searched. What is kept and what is dropped reaches it as data: a `Pass` carries one mask
+a gate into a forward pass and carries the batch statistics and the gates' probes out of it. The same layers know how many
+multiply-accumulates (MACs) and parameters they cost at any number of filters, by arithmetic alone.
+"""
+
+import math
+
+import numpy as np
+import tensorflow as tf
+
+from nets.initial import he_normal, normal, ones, zeros
+
+BN_EPSILON = 1e-5
+BN_DECAY = 0.9  # moving = 0.9 moving + 0.1 batch
+
+
+class Gate:
+    """One set of filters that are kept or dropped together.
+
+    name: the layer that owns it; size: its filters C; uses: how many convolutions write through it; index: its position in
+    the network's gate order. `size` is known once the owner exists, `uses` and `index` once the network does.
+    """
+
+    def __init__(self, name):
+        self.name, self.size, self.uses, self.index = name, None, 0, None
+
+    def __repr__(self):
+        return f"Gate({self.name}, size={self.size}, uses={self.uses})"
+
+
+class Pass:
+    """What one forward pass is told, and what it leaves behind.
+
+    statistics: "batch" or "moving", what batch norm normalises with.
+    masks: None for an ordinary network, else a list of float32 [C], one a gate in gate order; masked networks use batch
+        statistics.
+    tape: a tf.GradientTape, given when scores are wanted. Then every place where a gate masks leaves a probe, float32 [C] of
+        ones that multiplies the masked activation y there: since d loss / d probe_c = sum over B, H, W of dy * y, the
+        gradient with respect to a probe is the inner sum of Eq. 9.
+    """
+
+    def __init__(self, statistics, masks=None, tape=None):
+        if statistics not in ("batch", "moving"):
+            raise ValueError(f"statistics must be 'batch' or 'moving', not {statistics!r}")
+        self.statistics, self.masks, self.tape = statistics, masks, tape
+        self.batch_statistics = []  # (mean, biased variance), float32 [C], of each batch norm in network order
+        self.probes = [[] for _ in masks or ()]  # probes of each gate, in network order
+
+    def mask(self, gate):
+        """float32 [C] mask of a gate; None where nothing is masked."""
+        return None if self.masks is None or gate is None else self.masks[gate.index]
+
+    def gate(self, y, gate):
+        """The activation y [B, H, W, C] with the gate's dropped filters set to 0."""
+        mask = self.mask(gate)
+        if mask is None:
+            return y
+        if self.tape is not None:
+            probe = tf.ones_like(mask)
+            self.tape.watch(probe)
+            self.probes[gate.index].append(probe)
+            mask = mask * probe
+        return y * tf.cast(mask, y.dtype)
+
+
+def masked_kernel(kernel, masks):
+    """The kernel with masked slices set to 0, rescaled to the norm of the whole: k * ||kernel|| / ||k||.
+
+    masks: dict axis -> float32 [kernel.shape[axis]] or None. A kernel without a mask is returned as it is.
+    """
+    masks = {axis: mask for axis, mask in masks.items() if mask is not None}
+    if not masks:
+        return kernel
+    k = kernel = tf.convert_to_tensor(kernel)
+    for axis, mask in masks.items():
+        k *= tf.reshape(mask, [-1 if i == axis else 1 for i in range(len(kernel.shape))])
+    # In this order, as published: the rounding decides on which side of 0 a ReLU's input falls, and that shows in scores.
+    return tf.math.divide_no_nan(k * tf.norm(kernel), tf.norm(k))  # a kernel of zeros stays one
+
+
+def same_size(size, strides):
+    """Height or width after a convolution with TF's 'SAME' padding."""
+    return -(-size // strides)
+
+
+class Layer(tf.Module):
+    """A layer's arrays by name, and the axes of each that a gate owns: enough for masks, costs and extraction.
+
+    `arrays`: dict array name ('kernel') -> tf.Variable; `gated`: dict array name -> {axis: Gate or None}.
+    """
+
+    def __init__(self, name):
+        super().__init__(name=name.replace("/", "_").replace(".", "_"))
+        self.path = name
+        self.arrays, self.gated = {}, {}
+
+    def _add(self, array_name, value, gated, trainable=True):
+        # The update writes what all replicas have agreed on before, so one replica's value stands for all.
+        once = dict(
+            synchronization=tf.VariableSynchronization.ON_WRITE,
+            aggregation=tf.VariableAggregation.ONLY_FIRST_REPLICA,
+        )
+        variable = tf.Variable(value, trainable=trainable, name=f"{self.path}/{array_name}", dtype=tf.float32, **once)
+        self.arrays[array_name], self.gated[array_name] = variable, gated
+        return variable
+
+    def shape(self, array_name, filters=None):
+        """Shape of an array when gate i keeps filters[i] filters (None: as it is)."""
+        shape = list(self.arrays[array_name].shape)
+        for axis, gate in self.gated[array_name].items():
+            if gate is not None and filters is not None:
+                shape[axis] = int(filters[gate.index])
+        return shape
+
+    def params(self, filters=None):
+        """Number of parameters, moving averages included."""
+        return sum(math.prod(self.shape(name, filters)) for name in self.arrays)
+
+    def macs(self, filters=None):
+        raise NotImplementedError
+
+
+class Conv2d(Layer):
+    """Convolution without bias, 'SAME' padding: [B, H, W, in] -> [B, H / strides, W / strides, out].
+
+    The first convolution that writes through `out_gate` gives it its size, unless `filters` does.
+    """
+
+    def __init__(self, name, arrays, kernel_size, channels, filters, *, in_size, strides=1, in_gate=None, out_gate=None):
+        super().__init__(name)
+        self.strides, self.in_gate, self.out_gate = strides, in_gate, out_gate
+        self.out_size = same_size(in_size, strides)
+        settled = out_gate is None or out_gate.size is not None
+        filters = out_gate.size if out_gate is not None and settled else filters
+        shape = [kernel_size, kernel_size, channels, filters]
+        value = arrays.take(f"{name}/kernel:0", shape, he_normal, free=None if settled else 3)
+        self.kernel = self._add("kernel", value, {2: in_gate, 3: out_gate})
+        if out_gate is not None:
+            out_gate.size = self.kernel.shape[3]
+
+    @property
+    def filters(self):
+        return self.kernel.shape[3]
+
+    def __call__(self, x, run):
+        kernel = masked_kernel(self.kernel, {2: run.mask(self.in_gate), 3: run.mask(self.out_gate)})
+        return tf.nn.conv2d(x, tf.cast(kernel, x.dtype), self.strides, "SAME")
+
+    def macs(self, filters=None):
+        return math.prod(self.shape("kernel", filters)) * self.out_size**2
+
+
+class DepthwiseConv2d(Layer):
+    """Depthwise convolution without bias, 'SAME' padding; the channels it reads and writes are those of one gate."""
+
+    def __init__(self, name, arrays, kernel_size, channels, *, in_size, strides=1, gate=None):
+        super().__init__(name)
+        self.strides, self.in_gate, self.out_gate = strides, gate, gate
+        self.out_size = same_size(in_size, strides)
+        value = arrays.take(f"{name}/kernel:0", [kernel_size, kernel_size, channels, 1], he_normal)
+        self.kernel = self._add("kernel", value, {2: gate})
+
+    def __call__(self, x, run):
+        kernel = masked_kernel(self.kernel, {2: run.mask(self.in_gate)})
+        return tf.nn.depthwise_conv2d(x, tf.cast(kernel, x.dtype), [1, self.strides, self.strides, 1], "SAME")
+
+    def macs(self, filters=None):
+        return math.prod(self.shape("kernel", filters)) * self.out_size**2
+
+
+class FC(Layer):
+    """Fully connected layer with bias: [B, in] -> float32 [B, classes]."""
+
+    def __init__(self, name, arrays, channels, classes, *, in_gate=None):
+        super().__init__(name)
+        self.in_gate, self.out_gate = in_gate, None
+        self.kernel = self._add("kernel", arrays.take(f"{name}/kernel:0", [channels, classes], normal), {0: in_gate})
+        self.biases = self._add("biases", arrays.take(f"{name}/biases:0", [1, classes], zeros), {})
+
+    def __call__(self, x, run):
+        kernel = masked_kernel(self.kernel, {0: run.mask(self.in_gate)})
+        return tf.cast(x @ tf.cast(kernel, x.dtype), tf.float32) + self.biases
+
+    def macs(self, filters=None):
+        return math.prod(self.shape("kernel", filters))
+
+
+class BatchNorm(Layer):
+    """Batch norm over [B, H, W, C], biased variance.
+
+    With batch statistics it leaves them in the pass and changes nothing: whoever trains moves the moving averages
+    (`move`), after replicas and accumulated parts have been brought together. So a masked network leaves them alone by
+    construction.
+    """
+
+    def __init__(self, name, arrays, channels, *, size, gate=None, gamma=ones):
+        super().__init__(name)
+        self.size, self.in_gate, self.out_gate = size, gate, None
+        initial = {"gamma": gamma, "beta": zeros, "moving_mean": zeros, "moving_variance": ones}
+        for array_name, fill in initial.items():
+            value = arrays.take(f"{name}/{array_name}:0", [1, 1, 1, channels], fill)
+            self._add(array_name, value, {3: gate}, trainable=not array_name.startswith("moving"))
+
+    def __call__(self, x, run):
+        gamma, beta, mean, variance = (tf.reshape(v, [-1]) for v in self.arrays.values())
+        if run.statistics == "moving":
+            return self._fused(x, gamma, beta, mean, variance).y
+        if run.tape is not None:
+            # Scores are sums that nearly cancel, and a ReLU input rounded to the other side of 0 moves them by up to 1 %.
+            # So scoring keeps to the arithmetic that the recorded scores were made with.
+            mean, variance = tf.nn.moments(tf.cast(x, tf.float32), [0, 1, 2])
+            y = tf.nn.batch_normalization(tf.cast(x, tf.float32), mean, variance, beta, gamma, BN_EPSILON)
+            run.batch_statistics.append((mean, variance))
+            return tf.cast(y, x.dtype)
+        fused = self._fused(x, gamma, beta)
+        n = tf.cast(tf.size(x) / x.shape[3], tf.float32)
+        run.batch_statistics.append((fused.batch_mean, fused.batch_variance * (n - 1) / n))  # the kernel's is unbiased
+        return fused.y
+
+    @staticmethod
+    def _fused(x, gamma, beta, mean=None, variance=None):
+        """One kernel for the whole layer, about a third faster on CPUs than moments and arithmetic."""
+        batch, empty = mean is None, tf.zeros([0], tf.float32)
+        return tf.raw_ops.FusedBatchNormV3(
+            x=x,
+            scale=gamma,
+            offset=beta,
+            mean=empty if batch else mean,
+            variance=empty if batch else variance,
+            epsilon=BN_EPSILON,
+            is_training=batch,
+        )
+
+    def move(self, mean, variance, decay=BN_DECAY):
+        """moving = decay * moving + (1 - decay) * batch, for float32 [C] batch statistics."""
+        for name, batch in (("moving_mean", mean), ("moving_variance", variance)):
+            moving = self.arrays[name]
+            moving.assign(decay * moving + (1 - decay) * tf.reshape(batch, moving.shape))
+
+    def macs(self, filters=None):
+        return 2 * self.shape("gamma", filters)[3] * self.size**2
+
+
+class Network(tf.Module):
+    """What every architecture shares: layers and gates in network order, costs, parameters. Subclasses add __call__.
+
+    __call__(images float32 [B, S, S, 3], run: Pass) -> logits float32 [B, classes].
+    """
+
+    def __init__(self, arch, classes, input_size):
+        super().__init__(name=arch.replace("-", "_"))
+        self.arch, self.classes, self.input_size = arch, classes, input_size
+        self.gates, self.network_layers = [], []
+
+    def _settle(self, layers, gates):
+        """Called once by the subclass, with all layers and gates in network order."""
+        self.network_layers, self.gates = layers, gates
+        for index, gate in enumerate(gates):
+            gate.index = index
+            gate.uses = sum(layer.out_gate is gate for layer in layers)
+
+    @property
+    def gate_sizes(self):
+        """int64 [G]: filters of each gate."""
+        return np.array([gate.size for gate in self.gates])
+
+    @property
+    def trainable(self):
+        """The trainable variables, in network order."""
+        return [v for layer in self.network_layers for v in layer.arrays.values() if v.trainable]
+
+    @property
+    def batch_norms(self):
+        return [layer for layer in self.network_layers if isinstance(layer, BatchNorm)]
+
+    def parameters(self):
+        """dict name -> float32 array, as in a parameter file."""
+        named = ((f"{layer.path}/{name}:0", v) for layer in self.network_layers for name, v in layer.arrays.items())
+        return {name: variable.numpy() for name, variable in named}
+
+    def cost(self, filters=None):
+        """(MACs, parameters) when gate i keeps filters[i] filters; as it is, if `filters` is None. BN counts 2 MACs a value."""
+        layers = self.network_layers
+        return sum(layer.macs(filters) for layer in layers), sum(layer.params(filters) for layer in layers)
+
+    def split_masks(self, flat):
+        """The list of masks a Pass takes from one float32 [sum of gate sizes]."""
+        return tf.split(flat, [gate.size for gate in self.gates])

@@ -1,0 +1,38 @@
+"""Shared by all tests: TensorFlow without its greetings, small networks, one-device runtimes."""
+
+import numpy as np
+import pytest
+
+from utils import import_tensorflow
+
+import_tensorflow()
+
+import tensorflow as tf  # noqa: E402
+
+from nets import build_network  # noqa: E402
+from op_utils import Runtime  # noqa: E402
+
+
+@pytest.fixture
+def runtime():
+    """One device, not compiled, batches in one part."""
+    return Runtime(tf.distribute.get_strategy())
+
+
+@pytest.fixture
+def network():
+    """A ResNet-20 whose every array is random, so that no BN hides a filter and no block is the identity."""
+    rng = np.random.default_rng(0)
+    parameters = build_network("ResNet-20", 10, 32).parameters()
+    for name, array in parameters.items():
+        if name.endswith(("gamma:0", "moving_variance:0")):
+            parameters[name] = rng.uniform(0.5, 1.5, array.shape).astype(np.float32)
+        elif "/kernel" not in name:
+            parameters[name] = rng.normal(0, 0.1, array.shape).astype(np.float32)
+    return build_network("ResNet-20", 10, 32, parameters)
+
+
+@pytest.fixture
+def images():
+    """float32 [16, 32, 32, 3], standardised."""
+    return np.random.default_rng(1).standard_normal((16, 32, 32, 3)).astype(np.float32)

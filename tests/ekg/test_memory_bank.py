@@ -1,0 +1,69 @@
+"""Which sub-networks teach, and whose row a row is."""
+
+import types
+
+import numpy as np
+import pytest
+
+from dataloader.sampling import padded_batches, shuffled_batches
+from ekg.memory_bank import build, build_order, choose_teachers, open_bank, teachers_of
+
+
+def history(*losses):
+    return [types.SimpleNamespace(loss=loss) for loss in losses]
+
+
+def test_teacher_0_is_the_best_and_all_are_distinct():
+    assert choose_teachers([0.5, 0.1, 0.9, 0.3, 0.7], 5) == [1, 3, 0, 4, 2]
+    assert choose_teachers([0.2, 0.2, 0.2], 2) == [0, 1]
+
+
+def test_targets_are_k_and_end_below_the_largest_loss():
+    """K = 2 over [0, 1]: targets 0 and 0.5, not 1."""
+    assert choose_teachers([0.0, 0.55, 1.0], 2) == [0, 1]
+
+
+def test_a_short_history_teaches_whole():
+    assert [t.loss for t in teachers_of(history(0.3, 0.2, 9.0), 5)] == [0.2, 0.3]
+
+
+def test_theta_star_teaches_only_where_it_is_the_unpruned_network():
+    assert 0.1 not in [t.loss for t in teachers_of(history(0.3, 0.2, 0.1), 5)]
+    assert [t.loss for t in teachers_of(history(0.4), 5)] == [0.4]
+
+
+def test_sorted_labels_are_mixed_and_others_left_as_they_lie():
+    labels = np.repeat(np.arange(10), 50)
+    order = build_order(labels, [0, 4])
+    assert sorted(order) == list(range(500)) and len(set(labels[order[:50]])) > 5
+    np.testing.assert_array_equal(order, build_order(labels, [0, 4]))
+    mixed = np.random.default_rng(0).permutation(labels)
+    np.testing.assert_array_equal(build_order(mixed, [0, 4]), np.arange(500))
+
+
+def predict(batch, mask):
+    """Logits that say which image and which teacher they are of."""
+    return np.stack([batch["id"] + 0.25 * mask[0], -batch["id"] - mask[0]], 1).astype(np.float32)
+
+
+@pytest.mark.parametrize("sort", [True, False])
+def test_row_n_belongs_to_image_n_after_shuffling(tmp_path, sort):
+    """Built in any order and in batches that do not divide, looked up by index in shuffled batches."""
+    labels = np.sort(np.arange(23) % 4) if sort else np.arange(23) % 4
+    order, ids = build_order(labels, [7]), np.arange(23)
+    batches = [(order[slot[:real]], {"id": ids[order[slot]]}) for slot, real in padded_batches(23, 5)]
+    bank = build(str(tmp_path / "bank.npy"), batches, (23, 2, 3), predict, [np.float32([k]) for k in range(3)])
+    assert bank.dtype == np.float16 and bank.shape == (23, 2, 3) and isinstance(bank, np.memmap)
+    for indices in shuffled_batches(23, 6, np.random.default_rng(1)):
+        rows = bank[indices]
+        for k in range(3):
+            np.testing.assert_array_equal(rows[:, 0, k], indices + 0.25 * k)
+            np.testing.assert_array_equal(rows[:, 1, k], -indices - k)
+    np.testing.assert_array_equal(np.load(tmp_path / "bank.npy"), open_bank(tmp_path / "bank.npy"))
+
+
+def test_logits_beyond_float16_stop_the_bank_and_leave_no_file(tmp_path):
+    batches = [(np.arange(2), {"id": np.array([1.0, 1e6])})]
+    with pytest.raises(FloatingPointError, match="teacher 0"):
+        build(str(tmp_path / "bank.npy"), batches, (2, 2, 1), predict, [np.float32([0])])
+    assert list(tmp_path.iterdir()) == []

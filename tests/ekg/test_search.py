@@ -1,0 +1,133 @@
+"""The search, on a network it only knows by its gates and costs."""
+
+import itertools
+import types
+
+import numpy as np
+import pytest
+
+from ekg.importance import filters_kept
+from ekg.options import SearchOptions
+from ekg.search import Search, SearchState, check_reachable
+from utils import UserError
+
+
+class Plain:
+    """Three gates of 4, 8 and 16 filters; a filter costs 1, 2 and 3 MACs and 1 parameter, and 5 MACs stay."""
+
+    arch = "Plain"
+    gate_sizes = np.array([4, 8, 16])
+    gates = [types.SimpleNamespace(name=n, size=s, uses=u) for n, s, u in (("a", 4, 1), ("b", 8, 2), ("c", 16, 1))]
+
+    def cost(self, filters=None):
+        filters = self.gate_sizes if filters is None else np.asarray(filters)
+        return int(5 + filters @ [1, 2, 3]), int(filters.sum())
+
+
+LABELS = np.arange(20) % 5
+
+
+def logits_of(masks):
+    """A smooth function of the masks, like a network that loses a little with every filter."""
+    rng = np.random.default_rng(0)
+    base = rng.standard_normal((20, 5)) + 2 * np.eye(5)[LABELS]
+    return (base - 0.05 * np.tensordot(1 - masks, rng.standard_normal((28, 20, 5)), 1)).astype(np.float32)
+
+
+def scores_of(masks, knowledge):
+    return (masks * np.linspace(1, 2, 28)).astype(np.float32)
+
+
+def run(target, candidate_filter="none"):
+    search = Search(Plain(), LABELS, scores_of, logits_of, SearchOptions(target, 0.25, candidate_filter))
+    state, first = search.start()
+    records = [first]
+    while not search.done(state):
+        records.append(search.advance(state))
+    return search, state, records
+
+
+@pytest.mark.parametrize("target", [0.9, 0.5, 0.2])
+@pytest.mark.parametrize("candidate_filter", ["published", "slice", "none"])
+def test_widths_only_shrink_and_the_search_ends_at_or_under_the_target(target, candidate_filter):
+    search, _, records = run(target, candidate_filter)
+    for before, after in itertools.pairwise(records):
+        assert all(new <= old for new, old in zip(after["widths"], before["widths"])) and after["widths"] != before["widths"]
+        assert after["flops"] <= before["flops"]
+    assert records[-1]["flops_rate"] <= target < records[-2]["flops_rate"]
+    for record in records:
+        filters = filters_kept(search.sizes, record["widths"])
+        assert filters.min() >= 1
+        assert (record["flops"], record["params"]) == Plain().cost(filters)
+
+
+def test_the_last_step_is_refilled_as_far_as_the_target_allows():
+    search, state, _ = run(0.5)
+    last, before = state.history[-1], state.history[-2]
+    gate = int(np.flatnonzero(np.array(last.rates) != before.rates)[0])
+    filters = filters_kept(search.sizes, last.rates)
+    filters[gate] += 1
+    assert filters[gate] == filters_kept(search.sizes, before.rates)[gate] or search.flops_of(filters) > search.target_flops
+
+
+def test_the_ensemble_is_the_mean_of_its_members():
+    search, state, _ = run(0.4)
+    members = [logits_of(search.masks_of(member)) for member in state.history]
+    np.testing.assert_allclose(state.knowledge, np.mean(members, 0), rtol=1e-4, atol=1e-5)
+
+
+def test_the_candidate_of_lowest_score_is_taken():
+    """One step against every candidate evaluated by hand."""
+    search = Search(Plain(), LABELS, scores_of, logits_of, SearchOptions(0.3, 0.25, "none"))
+    state, _ = search.start()
+    knowledge = state.knowledge.astype(np.float64)
+    record = search.advance(state)
+    order = np.concatenate([np.arange(n)[::-1] for n in (4, 8, 16)])  # scores rise with the index
+    teacher = np.exp(knowledge) / np.exp(knowledge).sum(1, keepdims=True)
+    values = []
+    for gate, step in enumerate((0.25, 0.125, 0.25)):
+        rates = np.ones(3)
+        rates[gate] -= step
+        kept = np.repeat(filters_kept([4, 8, 16], rates), [4, 8, 16])
+        logits = logits_of((order < kept).astype(np.float32)).astype(np.float64)
+        log = logits - np.log(np.exp(logits).sum(1, keepdims=True))
+        values.append(-log[np.arange(20), LABELS].mean() - (teacher * log).sum(1).mean())
+    assert record["gate"] == "abc"[int(np.argmin(values))]
+    assert record["score"] == pytest.approx(min(values), rel=1e-6)
+
+
+def test_history_begins_with_the_unpruned_network():
+    search, state, records = run(0.5)
+    assert state.history[0].rates == (1.0, 1.0, 1.0)
+    assert search.masks_of(state.history[0]).all()
+    assert records[0]["gate"] is None and records[0]["flops_rate"] == 1 and records[0]["score"] is None
+    assert len(state.history) == len(records)
+
+
+def test_a_target_of_one_needs_no_search():
+    _, state, records = run(1.0)
+    assert len(state.history) == len(records) == 1
+
+
+def test_a_target_out_of_reach_is_refused_beforehand():
+    least = (5 + 1 + 2 + 3) / Plain().cost()[0]
+    check_reachable(Plain(), least)
+    with pytest.raises(UserError, match="out of reach"):
+        check_reachable(Plain(), least - 1e-6)
+    assert run(least)[2][-1]["flops"] == 11
+
+
+def test_same_start_same_search():
+    first, second = run(0.3)[2], run(0.3)[2]
+    for a, b in zip(first, second):
+        assert {**a, "seconds": 0} == {**b, "seconds": 0}
+
+
+def test_state_is_saved_whole(tmp_path):
+    search, state, _ = run(0.5)
+    state.save(tmp_path / "state.npz")
+    loaded = SearchState.load(tmp_path / "state.npz")
+    np.testing.assert_array_equal(loaded.knowledge, state.knowledge)
+    for ours, theirs in zip(state.history, loaded.history):
+        assert (ours.rates, ours.loss) == (theirs.rates, theirs.loss)
+        np.testing.assert_array_equal(search.masks_of(ours), search.masks_of(theirs))

@@ -1,0 +1,154 @@
+"""Layers: masks, norms, batch norm, costs; a small network with every kind of layer, depthwise included."""
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from ekg.extraction import extract
+from ekg.importance import split
+from nets.initial import Arrays
+from nets.tcl import FC, BatchNorm, Conv2d, DepthwiseConv2d, Gate, Network, Pass, masked_kernel
+
+
+class Small(Network):
+    """conv 8 (stride 2), BN, ReLU, gate; depthwise, BN, ReLU, the same gate; conv 6, BN, ReLU, gate; mean; FC."""
+
+    def __init__(self, parameters=None):
+        super().__init__("Small", 5, 8)
+        arrays = Arrays(parameters, seed=3)
+        self.first, self.second = Gate("a"), Gate("c")
+        self.a = Conv2d("a", arrays, 3, 3, 8, in_size=8, strides=2, out_gate=self.first)
+        self.a_bn = BatchNorm("a_bn", arrays, self.first.size, size=4, gate=self.first)
+        self.b = DepthwiseConv2d("b", arrays, 3, self.first.size, in_size=4, gate=self.first)
+        self.b_bn = BatchNorm("b_bn", arrays, self.first.size, size=4, gate=self.first)
+        self.c = Conv2d("c", arrays, 1, self.first.size, 6, in_size=4, in_gate=self.first, out_gate=self.second)
+        self.c_bn = BatchNorm("c_bn", arrays, self.second.size, size=4, gate=self.second)
+        self.fc = FC("fc", arrays, self.second.size, 5, in_gate=self.second)
+        layers = [self.a, self.a_bn, self.b, self.b_bn, self.c, self.c_bn, self.fc]
+        self._settle(layers, [self.first, self.second])
+
+    def __call__(self, x, run):
+        x = run.gate(tf.nn.relu(self.a_bn(self.a(x, run), run)), self.first)
+        x = run.gate(tf.nn.relu(self.b_bn(self.b(x, run), run)), self.first)
+        x = run.gate(tf.nn.relu(self.c_bn(self.c(x, run), run)), self.second)
+        return self.fc(tf.reduce_mean(x, [1, 2]), run)
+
+
+FLAT = np.array([1, 0, 1, 1, 0, 0, 1, 1, 0, 1, 1, 0, 1, 1], np.float32)  # 5 of 8, 4 of 6
+
+
+@pytest.fixture
+def small():
+    """Every array different everywhere, so that no permutation hides."""
+    rng = np.random.default_rng(5)
+    shapes = Small().parameters()
+    return Small({n: rng.uniform(0.5, 1.5, a.shape).astype(np.float32) * rng.choice([-1, 1]) for n, a in shapes.items()})
+
+
+@pytest.fixture
+def x():
+    return np.random.default_rng(6).standard_normal((4, 8, 8, 3)).astype(np.float32)
+
+
+def test_masked_kernel_keeps_the_norm_and_the_direction():
+    kernel = np.random.default_rng(0).standard_normal((3, 3, 4, 6)).astype(np.float32)
+    rows, columns = np.float32([1, 0, 1, 1]), np.float32([0, 1, 1, 0, 1, 1])
+    masked = masked_kernel(tf.Variable(kernel), {2: tf.constant(rows), 3: tf.constant(columns)}).numpy()
+    assert np.linalg.norm(masked) == pytest.approx(np.linalg.norm(kernel), rel=1e-6)
+    assert not masked[:, :, 1].any() and not masked[..., [0, 3]].any()
+    kept = np.ix_(range(3), range(3), [0, 2, 3], [1, 2, 4, 5])
+    ratio = masked[kept] / kernel[kept]
+    np.testing.assert_allclose(ratio, ratio.mean(), rtol=1e-5)
+
+
+def test_masked_kernel_of_zeros_stays_zero():
+    masked = masked_kernel(tf.zeros([1, 1, 2, 2]), {2: tf.constant([1.0, 0.0]), 3: None})
+    assert not masked.numpy().any()
+
+
+def test_masks_of_ones_change_nothing(small, x):
+    ones = small.split_masks(tf.ones([14]))
+    np.testing.assert_allclose(small(x, Pass("batch", ones)), small(x, Pass("batch")), rtol=1e-5, atol=1e-6)
+
+
+def test_uses_count_the_convolutions_that_write_through_a_gate(small):
+    assert [(gate.name, gate.size, gate.uses) for gate in small.gates] == [("a", 8, 2), ("c", 6, 1)]
+
+
+def test_dropped_filters_do_not_reach_the_output(small, x):
+    """Whatever stands in the dropped slices, BN parameters included, the output is the same."""
+    before = small(x, Pass("batch", small.split_masks(FLAT))).numpy()
+    keep = [mask > 0 for mask in split(FLAT, [8, 6])]
+    for layer in small.network_layers:
+        if isinstance(layer, BatchNorm):
+            for variable in layer.arrays.values():
+                variable.assign(np.where(keep[layer.in_gate.index], variable.numpy(), 7.0))
+    np.testing.assert_allclose(small(x, Pass("batch", small.split_masks(FLAT))), before, rtol=1e-6)
+
+
+def test_masked_equals_extracted(small, x):
+    pruned = Small(extract(small, FLAT))
+    assert pruned.b.kernel.shape == [3, 3, 5, 1] and pruned.c.kernel.shape == [1, 1, 5, 4]
+    masked = small(x, Pass("batch", small.split_masks(FLAT))).numpy()
+    extracted = pruned(x, Pass("batch")).numpy()
+    assert np.abs(masked - extracted).max() <= 1e-5 * np.abs(masked).max()
+
+
+def test_cost_is_arithmetic(small):
+    convs = 3 * 3 * 3 * 8 * 16 + 3 * 3 * 8 * 16 + 8 * 6 * 16 + 6 * 5
+    assert small.cost() == (convs + 2 * 16 * (8 + 8 + 6), 216 + 72 + 48 + 30 + 5 + 4 * 22)
+    assert small.cost([5, 4]) == Small(extract(small, FLAT)).cost()
+
+
+def test_batch_norm_statistics_are_biased_and_the_moving_averages_wait(small, x):
+    run, before = Pass("batch"), small.a_bn.arrays["moving_mean"].numpy()
+    y = small.a(x, run)
+    out = small.a_bn(y, run).numpy()
+    (mean, variance), flat = run.batch_statistics[0], y.numpy().reshape(-1, 8).astype(np.float64)
+    np.testing.assert_allclose(mean, flat.mean(0), rtol=1e-5)
+    np.testing.assert_allclose(variance, flat.var(0), rtol=1e-5)
+    gamma, beta = (small.a_bn.arrays[name].numpy().reshape(-1) for name in ("gamma", "beta"))
+    expected = (flat - flat.mean(0)) / np.sqrt(flat.var(0) + 1e-5) * gamma + beta
+    np.testing.assert_allclose(out.reshape(-1, 8), expected, atol=1e-4)
+    np.testing.assert_array_equal(small.a_bn.arrays["moving_mean"].numpy(), before)
+    small.a_bn.move(mean, variance)
+    expected = 0.9 * before.reshape(-1) + 0.1 * flat.mean(0)
+    np.testing.assert_allclose(small.a_bn.arrays["moving_mean"].numpy().reshape(-1), expected, rtol=1e-5)
+
+
+def test_the_two_ways_to_batch_norm_agree(small, x):
+    """The fused kernel and, while scoring, moments and arithmetic."""
+    with tf.GradientTape() as tape:
+        exact = Pass("batch", small.split_masks(tf.ones([14])), tape)
+        logits = small(x, exact)
+    fused = Pass("batch", small.split_masks(tf.ones([14])))
+    np.testing.assert_allclose(logits, small(x, fused), rtol=1e-4, atol=1e-5)
+    for ours, theirs in zip(exact.batch_statistics, fused.batch_statistics):
+        np.testing.assert_allclose(ours[1], theirs[1], rtol=1e-4, atol=1e-6)
+
+
+def test_a_probe_collects_dy_times_y(small, x):
+    """d loss / d probe is the sum over B, H, W of dy * y at every place where a gate masks, and 0 for dropped filters."""
+    taken = []
+
+    class Spy(Pass):
+        def gate(self, y, gate):
+            y = super().gate(y, gate)
+            self.tape.watch(y)
+            taken.append(y)
+            return y
+
+    with tf.GradientTape(persistent=True) as tape:
+        run = Spy("batch", small.split_masks(FLAT), tape)
+        loss = tf.reduce_sum(small(x, run) ** 2)
+    probes = tape.gradient(loss, [probe for gate in run.probes for probe in gate])
+    assert [len(gate) for gate in run.probes] == [2, 1]
+    for probe, y in zip(probes, taken):
+        expected = tf.reduce_sum(tape.gradient(loss, y) * y, [0, 1, 2]).numpy()
+        np.testing.assert_allclose(probe, expected, rtol=1e-3, atol=1e-4 * np.abs(expected).max())
+    assert not probes[0].numpy()[FLAT[:8] == 0].any()
+
+
+def test_statistics_must_be_named():
+    with pytest.raises(ValueError, match="'train'"):
+        Pass("train")
