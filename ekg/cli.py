@@ -1,0 +1,213 @@
+"""The command line that the training programs share: flags, what they may be, and the options they become.
+
+Nothing here imports TensorFlow, so that --help and a wrong flag are answered at once.
+"""
+
+import argparse
+import math
+import os
+import sys
+
+from ekg.candidates import FILTERS
+from ekg.options import DeviceOptions, Options, SearchOptions, SubsetOptions, TrainOptions
+from utils import UserError
+
+
+class Parser(argparse.ArgumentParser):
+    """argparse that answers a mistake with one line and exit code 2, and takes no abbreviations."""
+
+    def __init__(self, **settings):
+        super().__init__(formatter_class=_Help, allow_abbrev=False, **settings)
+
+    def error(self, message):
+        self.exit(2, f"{self.prog}: error: {message} (--help lists the options)\n")
+
+
+class _Help(argparse.ArgumentDefaultsHelpFormatter):
+    def __init__(self, prog):
+        super().__init__(prog, max_help_position=32, width=110)
+
+    def _get_default_metavar_for_optional(self, action):
+        return getattr(action.type, "metavar", "TEXT")
+
+    def _get_help_string(self, action):
+        return action.help if action.default in (None, False, argparse.SUPPRESS) else super()._get_help_string(action)
+
+
+def run_program(main):
+    """Exit code of main(): a user's mistake is one line on stderr and 2, a stopped run 130, a failed one 1."""
+    try:
+        return main() or 0
+    except UserError as error:
+        print(f"{os.path.basename(sys.argv[0])}: error: {error}", file=sys.stderr)
+        return 2
+    except FloatingPointError as error:
+        print(f"{os.path.basename(sys.argv[0])}: stopped: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("\nstopped; the same command goes on after the last finished stage", file=sys.stderr)
+        return 130
+
+
+def _number(kind, least, most=None, above=False):
+    """An argparse type: a number of `kind` from `least` (or above it) to `most`."""
+
+    def convert(text):
+        try:
+            value = kind(text)
+        except ValueError:
+            value = None
+        low_enough = most is None or (value is not None and value <= most)
+        if value is None or not math.isfinite(value) or not (value > least if above else value >= least) or not low_enough:
+            what = "a whole number" if kind is int else "a number"
+            low = f"above {least}" if above else f"of at least {least}"
+            raise argparse.ArgumentTypeError(
+                f"{text!r} is not {what} {low}" + (f" and at most {most}" if most is not None else "")
+            )
+        return value
+
+    convert.metavar = "N" if kind is int else "X"
+    return convert
+
+
+count = _number(int, 1)
+count_or_none = _number(int, 0)
+share = _number(float, 0, 1, above=True)
+positive = _number(float, 0, above=True)
+not_negative = _number(float, 0)
+
+
+def add_device_flags(parser):
+    group = parser.add_argument_group("devices")
+    group.add_argument(
+        "--gpu_id",
+        type=count_or_none,
+        nargs="+",
+        metavar="ID",
+        help="GPUs to use; several train together (default: the first GPU if there is one, else the CPU)",
+    )
+    group.add_argument(
+        "--compile",
+        action=argparse.BooleanOptionalAction,
+        default=None,
+        help="compile the steps with XLA (default: on for GPUs, off for CPUs, where oneDNN is faster)",
+    )
+
+
+def add_data_flags(parser, datasets, default):
+    group = parser.add_argument_group("data")
+    note = "" if default else " (default: the one the file names, else CIFAR10)"
+    group.add_argument("--dataset", choices=datasets, default=default, help=f"the data{note}")
+    group.add_argument(
+        "--data_path",
+        metavar="PATH",
+        help="CIFAR's official folder (python or binary) or its .tar.gz, or an .npz with x_train, y_train, x_test, y_test "
+        "(default: Keras' cache, else its download)",
+    )
+    group.add_argument("--val_batch_size", type=count, default=256, help="images a batch in evaluation and for the memory bank")
+
+
+def add_training_flags(parser, architectures):
+    """The flags of a pruning run; the published ones keep their names and defaults."""
+    group = parser.add_argument_group("run")
+    group.add_argument(
+        "--train_path",
+        metavar="FOLDER",
+        default="../test",
+        help="the run's folder: everything written goes here, a second start goes on",
+    )
+    group.add_argument("--arch", choices=architectures, default="ResNet-56", help="the network")
+    group.add_argument(
+        "--trained_param",
+        metavar="FILE",
+        help="parameter file to start from, dense or pruned (default: pretrained/ARCH_DATASET.pkl beside this program if there "
+        "is one, else a baseline is trained first)",
+    )
+    group.add_argument("--seed", type=count_or_none, default=0, help="seed of initial values, shuffling and augmentation")
+    group.add_argument("--accum", type=count, default=1, help="parts in which a batch is taken, to need less memory")
+    group.add_argument(
+        "--do_log",
+        type=count_or_none,
+        nargs="?",
+        default=200,
+        const=200,
+        metavar="STEPS",
+        help="steps between TensorBoard scalars within an epoch; 0 or --no-do_log for none",
+    )
+    group.add_argument("--no-do_log", dest="do_log", action="store_const", const=0, help=argparse.SUPPRESS)
+
+    group = parser.add_argument_group("search")
+    group.add_argument("--search_target_rate", type=share, default=0.45, help="share of the FLOPs that remains")
+    group.add_argument("--search_step", type=share, default=0.2, help="share of a gate's filters that goes at once")
+    group.add_argument("--search_batch_size", type=count, default=256, help="images of D_val a batch")
+    group.add_argument("--search_seed", type=count_or_none, default=0, help="seed that shuffles D_val and D_subset")
+    group.add_argument(
+        "--search_warmup_epoch",
+        type=count_or_none,
+        default=1,
+        help="epochs on D_subset before the search; 0 skips them",
+    )
+    group.add_argument(
+        "--subset_per_class", type=count, default=256, help="images a class in D_subset, or as many as D_val leaves"
+    )
+    group.add_argument("--val_per_class", type=count, default=32, help="images a class in D_val")
+    group.add_argument(
+        "--candidate_filter",
+        choices=FILTERS,
+        default="published",
+        help="which gates are evaluated: by the importance of a whole gate, by that of the slice that would go, or all",
+    )
+
+    group = parser.add_argument_group("fine-tuning")
+    group.add_argument("--num_teacher", type=count, default=5, help="interim sub-networks in the memory bank")
+    _add_schedule(group, "", 100, 1e-2, (0.3, 0.6, 0.8), 0.2, 5e-4, 128, "; 0 ends the run after extraction")
+    group = parser.add_argument_group("baseline (only where no trained network is given)")
+    _add_schedule(group, "baseline_", 100, 5e-2, (0.3, 0.6, 0.9), 0.1, 1e-4, 128, "")
+
+
+def _add_schedule(group, prefix, epochs, learning_rate, points, rate, decay, batch, note):
+    name = f"--{prefix}epoch" if prefix else "--train_epoch"
+    group.add_argument(name, type=count_or_none if note else count, default=epochs, help=f"epochs{note}")
+    group.add_argument(f"--{prefix}learning_rate", type=positive, default=learning_rate, help="learning rate at the start")
+    group.add_argument(
+        f"--{prefix}decay_points",
+        type=share,
+        nargs="+",
+        default=list(points),
+        metavar="POINT",
+        help="shares of the epochs after which the learning rate falls",
+    )
+    group.add_argument(f"--{prefix}decay_rate", type=positive, default=rate, help="by which it is multiplied then")
+    group.add_argument(
+        f"--{prefix}weight_decay", type=not_negative, default=decay, help="L2 gradient on every trainable variable"
+    )
+    group.add_argument(f"--{prefix}batch_size", type=count, default=batch, help="images a batch, over all GPUs")
+
+
+def options_from(args):
+    """The Options of a parsed command line."""
+
+    def schedule(prefix):
+        value = lambda name: getattr(args, f"{prefix}{name}")
+        epochs = args.baseline_epoch if prefix else args.train_epoch
+        names = "learning_rate", "decay_points", "decay_rate", "weight_decay", "batch_size"
+        return TrainOptions(epochs, *(tuple(value(n)) if n == "decay_points" else value(n) for n in names))
+
+    return Options(
+        train_path=args.train_path,
+        data_path=args.data_path,
+        arch=args.arch,
+        dataset=args.dataset,
+        trained_param=args.trained_param,
+        num_teacher=args.num_teacher,
+        val_batch_size=args.val_batch_size,
+        seed=args.seed,
+        log_every=args.do_log,
+        device=DeviceOptions(args.gpu_id, args.compile, args.accum),
+        subsets=SubsetOptions(args.val_per_class, args.subset_per_class, args.search_seed, args.search_batch_size),
+        search=SearchOptions(args.search_target_rate, args.search_step, args.candidate_filter),
+        baseline=schedule("baseline_"),
+        # One epoch on D_subset; the published sums over 256 images divided by 128 are these on the mean.
+        warm_up=TrainOptions(args.search_warmup_epoch, 2e-3, (), 1.0, 2.5e-4, 256),
+        fine_tuning=schedule(""),
+    )

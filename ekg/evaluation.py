@@ -1,0 +1,61 @@
+"""How good a network is and how fast: top-1, top-5, loss, latency."""
+
+import time
+
+import numpy as np
+import tensorflow as tf
+
+from dataloader.augment import normalise
+from dataloader.sampling import padded_batches
+from ekg.knowledge import log_softmax
+from nets.tcl import Pass
+from op_utils import predicting_step
+
+
+def measure(labels, logits):
+    """dict of sums over images: top1, top5 (hits), loss (cross-entropy). labels int [N]; logits float32 [N, C]."""
+    own = logits[np.arange(len(labels)), labels]
+    better = (logits > own[:, None]).sum(-1)
+    # A tie goes to the lower class, as argmax has it.
+    ahead = better + ((logits == own[:, None]) & (np.arange(logits.shape[1]) < labels[:, None])).sum(-1)
+    loss = -log_softmax(logits)[np.arange(len(labels)), labels]
+    return {"top1": int((ahead < 1).sum()), "top5": int((ahead < 5).sum()), "loss": float(loss.sum())}
+
+
+class Evaluator:
+    """Evaluates one network on a test set; every image counts once, whatever the batch size.
+
+    statistics: "moving" as in deployment, or "batch", which makes an answer depend on the rest of its batch.
+    """
+
+    def __init__(self, network, runtime, augmentation, images, labels, batch_size, statistics="moving"):
+        prepare = lambda batch: normalise(batch["images"], augmentation)
+        self.step = predicting_step(network, runtime, prepare, statistics=statistics)
+        self.images, self.labels = images, labels
+        self.batches = padded_batches(len(labels), batch_size)
+
+    def __call__(self, track=lambda batches: batches):
+        """dict: top1 and top5 (fractions), loss (mean), images. track: wraps the list of batches to show progress."""
+        totals = {"top1": 0, "top5": 0, "loss": 0.0}
+        for indices, real in track(self.batches):
+            logits = self.step({"images": self.images[indices]})[1]["logits"].numpy()[:real]
+            for name, value in measure(self.labels[indices[:real]], logits).items():
+                totals[name] += value
+        return {name: value / len(self.labels) for name, value in totals.items()} | {"images": len(self.labels)}
+
+
+def latencies_ms(networks, compile, repeats=100):
+    """Median milliseconds of one image through each of `networks`, taken in turn so that they meet the same machine."""
+    runs = []
+    for network in networks:
+        image = tf.zeros([1, network.input_size, network.input_size, 3])
+        predict = tf.function(lambda x, network=network: network(x, Pass("moving")), jit_compile=compile, autograph=False)
+        for _ in range(5):
+            predict(image)
+        runs.append((predict, image, []))
+    for _ in range(repeats):
+        for predict, image, times in runs:
+            begin = time.perf_counter()
+            predict(image).numpy()
+            times.append(1e3 * (time.perf_counter() - begin))
+    return [float(np.median(times)) for _, _, times in runs]

@@ -1,0 +1,236 @@
+"""The stages of a run. Each reads what the stages before it wrote, and writes its own files whole or not at all.
+
+A stage whose file is there already has been done by a former start of the same command: it is read and not done again.
+"""
+
+import dataclasses
+import functools
+import os
+
+import numpy as np
+import tensorflow as tf
+
+from dataloader import Dataset
+from dataloader.augment import augment, normalise
+from dataloader.sampling import padded_batches
+from ekg import extraction, memory_bank
+from ekg.contrastive import contrastive_loss, plain_loss
+from ekg.evaluation import Evaluator
+from ekg.importance import importance
+from ekg.knowledge import reward_loss
+from ekg.options import Options
+from ekg.progress import Console, duration
+from ekg.report import search_line
+from ekg.run_folder import RunFolder, versions
+from ekg.search import Search, SearchState
+from ekg.training import train
+from nets import build_network, unpruned_cost
+from op_utils import Optimizer, Runtime, predicting_step, scoring_step, statistics_step, training_step
+from utils import read_parameters, write_parameters
+
+# Streams of random numbers, so that stages do not share their shuffles.
+STREAM = {"baseline": 1, "warm_up": 2, "fine_tuning": 3, "memory_bank": 4}
+
+
+@dataclasses.dataclass
+class Run:
+    """What the stages of one run share."""
+
+    options: Options
+    data: Dataset
+    val: np.ndarray  # D_val, indices into the training set
+    subset: np.ndarray  # D_subset
+    runtime: Runtime
+    folder: RunFolder
+    console: Console
+
+    def network(self, parameters=None):
+        """A network on the run's devices, from an array dict or from the seed."""
+        with self.runtime.strategy.scope():
+            options = self.options
+            return build_network(options.arch, self.data.classes, self.data.input_size, parameters, seed=options.seed)
+
+    @functools.cached_property
+    def board(self):
+        """Where TensorBoard scalars go."""
+        return tf.summary.create_file_writer(self.folder.path)
+
+    def normalised(self, batch):
+        return normalise(batch["images"], self.data.augmentation)
+
+    def evaluator(self, network):
+        data, options = self.data, self.options
+        parts = network, self.runtime, data.augmentation, data.x_test, data.y_test
+        return Evaluator(*parts, options.val_batch_size)
+
+    def save(self, name, network):
+        """Writes a parameter file that says what it is of."""
+        flops, params = network.cost()
+        whole = unpruned_cost(network.arch, network.classes, network.input_size)
+        meta = {
+            "arch": network.arch,
+            "dataset": self.data.name,
+            "classes": network.classes,
+            "input_size": network.input_size,
+        }
+        meta |= {"flops": flops, "params": params, "flops_rate": flops / whole[0], "versions": versions()}
+        write_parameters(self.folder.file(name), network.parameters(), meta)
+
+
+# -------------------------------------------------------------------------------------------------------------- training
+
+
+def _fit(run, name, network, options, *, indices=slice(None), views=1, augmented=True, bank=None, evaluate=True):
+    """Trains `network` as stage `name`: the one loop of baseline, warm-up and fine-tuning."""
+    data, console, folder = run.data, run.console, run.folder
+    loss = plain_loss if bank is None else contrastive_loss
+    prepare = lambda batch: augment(batch["images"], batch["draws"], data.augmentation, colour=views > 1)
+    optimizer = Optimizer(network.trainable, run.runtime.strategy)
+    step = training_step(network, optimizer, run.runtime, prepare, loss)
+    evaluator = run.evaluator(network) if evaluate else None
+    folder.start_lines("training.jsonl", keep=lambda line: line["stage"] != name)
+
+    def on_step(number, figures):
+        if run.options.log_every and number % run.options.log_every == 0:
+            _scalars(run, f"{name}/step", figures, number)
+
+    def on_epoch(record):
+        if evaluator:
+            record |= {f"test_{key}": value for key, value in evaluator().items() if key != "images"}
+        folder.add_line("training.jsonl", {"stage": name, **record})
+        _scalars(run, name, record, record["epoch"])
+        test = f", test loss {record['test_loss']:.4f} top-1 {record['test_top1']:.2%}" if evaluator else ""
+        console.say(
+            f"  {name} epoch {record['epoch']}/{options.epochs}: loss {record['loss']:.4f}, accuracy {record['accuracy']:.2%}"
+            f"{test}, {duration(record['seconds'])}"
+        )
+
+    settings = dict(seed=[run.options.seed, STREAM[name]], views=views, augmented=augmented, bank=bank)
+    hooks = dict(bar=lambda items, label: console.bar(items, f"{name} {label}"), on_step=on_step, on_epoch=on_epoch)
+    train(step, data.x_train[indices], data.y_train[indices], options, **settings, **hooks)
+
+
+def _scalars(run, prefix, figures, step):
+    with run.board.as_default():
+        for key, value in figures.items():
+            if isinstance(value, (int, float)):
+                tf.summary.scalar(f"{prefix}/{key}", value, step=step)
+
+
+def baseline(run, parameters):
+    """The network to start from: the one given, or one trained here."""
+    if parameters is not None:
+        return run.network(parameters)
+    name = "baseline_param.pkl"
+    if run.folder.has(name):
+        return run.network(read_parameters(run.folder.file(name))[0])
+    network = run.network()
+    options = run.options.baseline
+    run.console.say(f"no trained {network.arch} is given: a baseline is trained first, {options.epochs} epochs")
+    _fit(run, "baseline", network, options)
+    run.save(name, network)
+    run.console.say(f"  kept as {run.folder.file(name)}")
+    return network
+
+
+def warm_up(run, start):
+    """The supernet: the starting network after the warm-up on D_subset, no augmentation."""
+    name = os.path.join("checkpoints", "warm_param.pkl")
+    if run.folder.has(name):
+        return run.network(read_parameters(run.folder.file(name))[0])
+    supernet = run.network(start.parameters())
+    if run.options.warm_up.epochs:
+        _fit(run, "warm_up", supernet, run.options.warm_up, indices=run.subset, augmented=False, evaluate=False)
+    run.save(name, supernet)
+    return supernet
+
+
+# ---------------------------------------------------------------------------------------------- search, bank, extraction
+
+
+def search(run, supernet):
+    """(Search, SearchState): the history of interim sub-networks, the last one at or under the target."""
+    data, options, folder, console = run.data, run.options, run.folder, run.console
+    images, labels = data.x_train[run.val], data.y_train[run.val]
+    batches, weights = [], np.float32(1 / len(labels))
+    for indices, real in padded_batches(len(labels), options.subsets.batch_size):
+        weight = np.where(np.arange(len(indices)) < real, weights, np.float32(0))
+        arrays = {"images": images[indices], "labels": labels[indices], "weights": weight}
+        batches.append((indices, {name: tf.constant(value) for name, value in arrays.items()}))
+    scoring = scoring_step(supernet, run.runtime, run.normalised, reward_loss)
+    predicting = predicting_step(supernet, run.runtime, run.normalised, masked=True)
+
+    def score(masks, knowledge):
+        given = ({**batch, "knowledge": knowledge[indices]} for indices, batch in batches)
+        return importance([tf.nest.map_structure(np.asarray, scoring(b, masks=masks)[0]["signed"]) for b in given])
+
+    def predict(masks):
+        logits = [predicting({"images": batch["images"]}, masks=masks)[1]["logits"].numpy() for _, batch in batches]
+        return np.concatenate(logits)[: len(labels)]
+
+    search = Search(supernet, labels, score, predict, options.search)
+    if folder.has("search_state.npz"):
+        return search, SearchState.load(folder.file("search_state.npz"))
+    console.say(f"search to {options.search.target_rate:.0%} of {search.all_flops:,} FLOPs, {len(supernet.gates)} gates")
+    folder.start_lines("search.jsonl")
+    state, record = search.start()
+    goes = 1 - options.search.target_rate
+    with console.bar((), "search", total=100) as bar:
+        while True:
+            folder.add_line("search.jsonl", record)
+            _scalars(run, "search", {k: v for k, v in record.items() if k != "step"}, record["step"])
+            console.say(search_line(record, supernet.gates))
+            if search.done(state):
+                break
+            bar.show(FLOPs=f"{record['flops_rate']:.1%}", loss=record["loss"], accuracy=f"{record['accuracy']:.1%}")
+            bar.to(min(100, round(100 * (1 - record["flops_rate"]) / goes, 1)))
+            record = search.advance(state, bar=lambda items: console.bar(items, "candidates"))
+    state.save(folder.file("search_state.npz"))
+    return search, state
+
+
+def build_bank(run, supernet, search, state):
+    """M float16 [N, classes, K] of the training set, mapped from memory_bank.npy."""
+    path = run.folder.file("memory_bank.npy")
+    if run.folder.has("memory_bank.npy"):
+        return memory_bank.open_bank(path)
+    data, options = run.data, run.options
+    teachers = memory_bank.teachers_of(state.history, options.num_teacher)
+    predicting = predicting_step(supernet, run.runtime, run.normalised, masked=True)
+    order = memory_bank.build_order(data.y_train, [options.seed, STREAM["memory_bank"]])
+    slots = padded_batches(len(order), options.val_batch_size)
+    batches = ((order[slot[:real]], {"images": data.x_train[order[slot]]}) for slot, real in slots)
+    losses = ", ".join(f"{teacher.loss:.4f}" for teacher in teachers)
+    run.console.say(f"memory bank: {len(teachers)} teachers with losses {losses}; {len(order):,} images")
+    return memory_bank.build(
+        path,
+        run.console.bar(batches, "memory bank", len(slots)),
+        (len(order), data.classes, len(teachers)),
+        lambda batch, masks: predicting(batch, masks=masks)[1]["logits"].numpy(),
+        [search.masks_of(teacher) for teacher in teachers],
+    )
+
+
+def extract(run, supernet, masks):
+    """The pruned network, its moving averages re-estimated on D_subset."""
+    if run.folder.has("slimmed_param.pkl"):
+        return run.network(read_parameters(run.folder.file("slimmed_param.pkl"))[0])
+    pruned = run.network(extraction.extract(supernet, masks))
+    step = statistics_step(pruned, run.runtime, run.normalised)
+    size = min(run.options.val_batch_size, len(run.subset))
+    whole = len(run.subset) // size * size  # whole batches only: a small one would weigh as much as the others
+    images = run.data.x_train[run.subset[:whole]]
+    extraction.reestimate(pruned, step, [{"images": part} for part in np.split(images, whole // size)])
+    run.save("slimmed_param.pkl", pruned)
+    flops, params = pruned.cost()
+    old_flops, old_params = supernet.cost()
+    run.console.say(f"extracted: FLOPs {old_flops:,} -> {flops:,}, parameters {old_params:,} -> {params:,}")
+    return pruned
+
+
+def fine_tune(run, pruned, bank):
+    if run.folder.has("trained_param.pkl"):
+        return run.network(read_parameters(run.folder.file("trained_param.pkl"))[0])
+    _fit(run, "fine_tuning", pruned, run.options.fine_tuning, views=2, bank=bank)
+    run.save("trained_param.pkl", pruned)
+    return pruned

@@ -1,0 +1,221 @@
+"""The whole method on a few generated images: what a run folder holds, that it repeats itself, that it goes on."""
+
+import dataclasses
+import json
+import pathlib
+import sys
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+import test as evaluation_program
+from dataloader import AUGMENTATIONS
+from dataloader.augment import normalise
+from ekg.cli import run_program
+from ekg.memory_bank import choose_teachers
+from ekg.pipeline import prune
+from ekg.search import SearchState
+from nets import build_network
+from nets.tcl import Pass
+from train_cifar import parse
+from utils import read_parameters
+
+TARGET = 0.9
+COMMAND = (
+    "--arch ResNet-20 --dataset CIFAR10 --baseline_epoch 1 --train_epoch 2 --batch_size 32 --baseline_batch_size 32 "
+    f"--search_target_rate {TARGET} --val_per_class 4 --subset_per_class 6 --search_batch_size 24 --val_batch_size 32 "
+    "--num_teacher 3 --do_log 1"
+).split()
+
+
+@pytest.fixture(scope="module")
+def data_path(tmp_path_factory):
+    """A CIFAR-10 of 100 training and 30 test images: noise around a colour a class."""
+    rng = np.random.default_rng(0)
+    arrays = {}
+    for split, count in (("train", 100), ("test", 30)):
+        labels = rng.permutation(np.arange(count) % 10)
+        colours = np.random.default_rng(1).integers(40, 216, (10, 1, 1, 3))
+        images = np.clip(colours[labels] + rng.normal(0, 30, (count, 32, 32, 3)), 0, 255)
+        arrays |= {f"x_{split}": images.astype(np.uint8), f"y_{split}": labels}
+    path = tmp_path_factory.mktemp("data") / "small.npz"
+    np.savez(path, **arrays)
+    return str(path)
+
+
+def start(data_path, folder, *more):
+    prune(parse([*COMMAND, "--data_path", data_path, "--train_path", str(folder), *more]))
+    return pathlib.Path(folder)
+
+
+@pytest.fixture(scope="module")
+def finished(data_path, tmp_path_factory):
+    return start(data_path, tmp_path_factory.mktemp("run") / "deep" / "down")
+
+
+def records(folder, name):
+    return [json.loads(line) for line in (folder / name).read_text().splitlines()]
+
+
+def result(folder):
+    return json.loads((folder / "result.json").read_text())
+
+
+def test_the_folder_holds_what_the_readme_says(finished):
+    names = {"config.json", "baseline_param.pkl", "search.jsonl", "search_state.npz", "memory_bank.npy", "slimmed_param.pkl"}
+    names |= {"trained_param.pkl", "training.jsonl", "result.json", "checkpoints", "figures"}
+    found = {path.name for path in finished.iterdir() if not path.name.startswith("events.out.tfevents.")}
+    assert found == names
+    config = json.loads((finished / "config.json").read_text())
+    assert config["options"]["search"]["target_rate"] == TARGET
+    assert config["versions"].keys() == {"ekg", "python", "tensorflow", "numpy"}
+
+
+def test_result(finished):
+    figures = result(finished)
+    for side in ("baseline", "pruned"):
+        assert figures[side].keys() == {"top1", "top5", "loss", "params", "flops", "latency_ms"}
+        assert 0 <= figures[side]["top1"] <= figures[side]["top5"] <= 1 and figures[side]["latency_ms"] > 0
+    assert figures["baseline"]["flops"] == 41214592
+    assert figures["flops_rate"] == figures["pruned"]["flops"] / 41214592 <= TARGET
+    stages = {"baseline", "warm_up", "search", "memory_bank", "extraction", "fine_tuning"}
+    assert figures["seconds"].keys() == figures["peak_rss_mib"].keys() == stages
+
+
+def test_search_lines(finished):
+    lines = records(finished, "search.jsonl")
+    keys = "step gate widths flops params flops_rate loss accuracy score candidates seconds".split()
+    assert all(list(line) == keys for line in lines)
+    assert lines[0]["gate"] is None and lines[0]["flops_rate"] == 1
+    assert [line["step"] for line in lines] == list(range(len(lines)))
+    assert lines[-1]["flops_rate"] <= TARGET < lines[-2]["flops_rate"]
+    assert lines[-1]["flops"] == result(finished)["pruned"]["flops"]
+
+
+def test_training_lines_and_tensorboard(finished):
+    lines = records(finished, "training.jsonl")
+    assert [(line["stage"], line["epoch"]) for line in lines] == [
+        ("baseline", 1), ("warm_up", 1), ("fine_tuning", 1), ("fine_tuning", 2)
+    ]  # fmt: skip
+    tags = set()
+    for path in finished.glob("events.out.tfevents.*"):
+        for event in tf.compat.v1.train.summary_iterator(str(path)):
+            tags |= {value.tag for value in event.summary.value}
+    assert {"baseline/loss", "baseline/step/loss", "search/flops_rate", "search/accuracy", "fine_tuning/test_top1"} <= tags
+
+
+def test_figures_are_pictures(finished):
+    from matplotlib import image
+
+    for name in ("trajectory", "filters", "training"):
+        picture = image.imread(finished / "figures" / f"{name}.png")
+        assert min(picture.shape[:2]) > 200 and picture[..., :3].std() > 0.02
+
+
+@pytest.fixture(scope="module")
+def searched(finished):
+    """(supernet, history) as the folder's files have them."""
+    supernet = build_network("ResNet-20", 10, 32, read_parameters(str(finished / "checkpoints" / "warm_param.pkl"))[0])
+    return supernet, SearchState.load(finished / "search_state.npz").history
+
+
+def masked_logits(supernet, sub, images):
+    kept = [max(1, int(np.ceil(size * rate - 0.02))) for size, rate in zip(supernet.gate_sizes, sub.rates)]
+    masks = (sub.order < np.repeat(kept, supernet.gate_sizes)).astype(np.float32)
+    return supernet(normalise(images, AUGMENTATIONS["CIFAR10"]), Pass("batch", supernet.split_masks(masks))).numpy()
+
+
+def test_the_pruned_network_is_the_masked_one(finished, searched, data_path):
+    arrays, meta = read_parameters(str(finished / "slimmed_param.pkl"))
+    assert meta["flops_rate"] == result(finished)["flops_rate"]
+    images = np.load(data_path)["x_test"]
+    masked = masked_logits(searched[0], searched[1][-1], images)
+    pruned = build_network("ResNet-20", 10, 32, arrays)
+    extracted = pruned(normalise(images, AUGMENTATIONS["CIFAR10"]), Pass("batch")).numpy()
+    assert np.abs(masked - extracted).max() <= 1e-4 * np.abs(masked).max()
+
+
+def test_the_bank_holds_what_the_teachers_say(finished, searched, data_path):
+    """Teacher by teacher and batch by batch in data-set order, the last batch filled up from the start."""
+    supernet, history = searched
+    bank, images = np.load(finished / "memory_bank.npy"), np.load(data_path)["x_train"]
+    assert bank.shape == (100, 10, 3) and bank.dtype == np.float16
+    members = history[:-1]
+    teachers = [members[i] for i in choose_teachers([member.loss for member in members], 3)]
+    assert teachers[0].loss == min(member.loss for member in members)
+    for first in range(0, 100, 32):
+        rows = np.arange(first, first + 32)
+        real = rows[rows < 100]
+        for k, teacher in enumerate(teachers):
+            logits = masked_logits(supernet, teacher, images[rows % 100])[: len(real)]
+            np.testing.assert_allclose(bank[real, :, k], logits, rtol=2e-3, atol=2e-3)
+
+
+def test_the_other_program_agrees(finished, data_path, monkeypatch, capsys):
+    path = str(finished / "trained_param.pkl")
+    monkeypatch.setattr(sys, "argv", ["test.py", "--trained_param", path, "--data_path", data_path, "--json"])
+    assert run_program(evaluation_program.main) == 0
+    printed = json.loads(capsys.readouterr().out)
+    figures = result(finished)
+    assert list(printed) == "top1 top5 loss images params flops flops_rate".split()
+    assert printed["images"] == 30 and printed["flops_rate"] == pytest.approx(figures["flops_rate"])
+    for key in ("top1", "top5", "params", "flops"):
+        assert printed[key] == figures["pruned"][key]
+    assert printed["loss"] == pytest.approx(figures["pruned"]["loss"], rel=1e-4)
+
+
+def without_seconds(lines):
+    return [{key: value for key, value in line.items() if key != "seconds"} for line in lines]
+
+
+def same_run(one, other):
+    for name in ("search.jsonl", "training.jsonl"):
+        assert without_seconds(records(one, name)) == without_seconds(records(other, name))
+    assert (one / "memory_bank.npy").read_bytes() == (other / "memory_bank.npy").read_bytes()
+    for name in ("baseline_param.pkl", "slimmed_param.pkl", "trained_param.pkl"):
+        ours, theirs = (read_parameters(str(folder / name))[0] for folder in (one, other))
+        assert ours.keys() == theirs.keys()
+        for key, array in ours.items():
+            np.testing.assert_array_equal(array, theirs[key], err_msg=key)
+
+
+def test_same_seed_same_run_and_a_second_start_goes_on(finished, data_path, tmp_path, capsys):
+    """A run cut off after extraction, started again by the same command, ends as the uninterrupted one, to the bit."""
+    folder = start(data_path, tmp_path / "run", "--train_epoch", "2")
+    same_run(finished, folder)
+    (folder / "trained_param.pkl").unlink()
+    unfinished = result(folder)
+    for key in ("baseline", "pruned", "flops_rate"):
+        del unfinished[key]
+    del unfinished["seconds"]["fine_tuning"]
+    (folder / "result.json").write_text(json.dumps(unfinished))
+    capsys.readouterr()
+    start(data_path, folder)
+    assert "search to" not in capsys.readouterr().out
+    same_run(finished, folder)
+    assert result(folder)["seconds"]["search"] == unfinished["seconds"]["search"]
+    before = {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
+    start(data_path, folder)
+    assert "finished; nothing is left to do" in capsys.readouterr().out
+    assert {path: path.stat().st_mtime_ns for path in folder.rglob("*")} == before
+
+
+def test_no_fine_tuning_and_no_search(finished, data_path, tmp_path):
+    """--train_epoch 0 ends after extraction; a target of 1 keeps every filter; a pruned file is a start like any other."""
+    pruned = str(finished / "trained_param.pkl")
+    more = ("--train_epoch", "0", "--search_target_rate", "1", "--search_warmup_epoch", "0", "--trained_param", pruned)
+    folder = start(data_path, tmp_path / "run", *more)
+    assert not (folder / "memory_bank.npy").exists() and not (folder / "trained_param.pkl").exists()
+    assert not (folder / "baseline_param.pkl").exists()
+    figures = result(folder)
+    assert figures["flops_rate"] == 1 and figures["pruned"]["flops"] == result(finished)["pruned"]["flops"]
+    before, after = (read_parameters(path)[0] for path in (pruned, str(folder / "slimmed_param.pkl")))
+    for name, array in before.items():
+        if "moving" not in name:
+            np.testing.assert_array_equal(after[name], array)
+
+
+def test_options_are_frozen():
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        parse([]).seed = 1

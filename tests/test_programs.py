@@ -1,0 +1,505 @@
+"""The command line: what each flag means, and that a mistake is one line on stderr, exit code 2, and nothing written."""
+
+import dataclasses
+import json
+import os
+import pathlib
+import pickle
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+import test as test_py  # the program beside this folder, not Python's own tests
+import train_cifar
+from ekg.cli import run_program
+from ekg.options import TrainOptions
+from ekg.run_folder import RunFolder, versions
+from nets import build_network
+from op_utils import choose_gpus
+from utils import UserError, write_parameters
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+META = {"arch": "ResNet-20", "dataset": "DIGITS"}
+
+
+@pytest.fixture(scope="module")
+def parameters():
+    return build_network("ResNet-20", 10, 32).parameters()
+
+
+@pytest.fixture
+def program(tmp_path, monkeypatch, capfd):
+    """program("train_cifar.py", flag, ...) -> (exit code, stdout, stderr), run in this process from an empty folder."""
+    monkeypatch.chdir(tmp_path)
+
+    def started(self, stage):
+        raise AssertionError(f"a run that should have been refused has reached its {stage}")
+
+    monkeypatch.setattr(RunFolder, "stage", started)
+
+    def run(name, *flags):
+        monkeypatch.setattr(sys, "argv", [name, *map(str, flags)])
+        capfd.readouterr()
+        try:
+            code = run_program({"train_cifar.py": train_cifar.main, "test.py": test_py.main}[name])
+        except SystemExit as stop:
+            code = stop.code
+        return code, *capfd.readouterr()
+
+    return run
+
+
+def files_under(folder):
+    """Path -> contents of every file, None for folders."""
+    return {str(path): path.read_bytes() if path.is_file() else None for path in folder.rglob("*")}
+
+
+def mistake(program, folder, name, *flags):
+    """The one line on stderr with which a program answers a mistake; nothing else happened."""
+    before = files_under(folder)
+    code, _, err = program(name, *flags)
+    lines = [line for line in err.splitlines() if line.strip()]
+    assert code == 2, err
+    assert len(lines) == 1 and "Traceback" not in err, err
+    assert lines[0].startswith(f"{name}: error: ")
+    assert files_under(folder) == before, "a refused run writes nothing"
+    return lines[0]
+
+
+def train(*flags):
+    return "train_cifar.py", "--train_path", "run", "--arch", "ResNet-20", "--dataset", "DIGITS", *flags
+
+
+def saved(folder, arrays, meta, name="param.pkl"):
+    path = folder / name
+    write_parameters(str(path), arrays, meta)
+    return path
+
+
+# -------------------------------------------------------------------------------------------------------- mistakes in flags
+
+
+@pytest.mark.parametrize(
+    "flags, mentioned",
+    [
+        (["--arch", "ResNet-21"], ["--arch", "ResNet-21", "ResNet-56"]),
+        (["--dataset", "MNIST"], ["--dataset", "MNIST", "DIGITS"]),
+        (["--search_target_rate", "0"], ["--search_target_rate", "'0'"]),
+        (["--search_target_rate", "-0.5"], ["--search_target_rate", "-0.5"]),
+        (["--search_target_rate", "1.5"], ["--search_target_rate", "1.5", "at most 1"]),
+        (["--search_target_rate", "nan"], ["--search_target_rate", "nan"]),
+        (["--search_target_rate", "half"], ["--search_target_rate", "half"]),
+        (["--search_target_rate"], ["--search_target_rate"]),
+        (["--search_step", "0"], ["--search_step"]),
+        (["--search_step", "inf"], ["--search_step", "inf"]),
+        (["--learning_rate", "inf"], ["--learning_rate", "inf"]),
+        (["--learning_rate", "0"], ["--learning_rate"]),
+        (["--weight_decay", "-1e-4"], ["--weight_decay"]),
+        (["--decay_points", "0.3", "1.2"], ["--decay_points", "1.2"]),
+        (["--num_teacher", "0"], ["--num_teacher"]),
+        (["--num_teacher", "2.5"], ["--num_teacher", "2.5"]),
+        (["--batch_size", "0"], ["--batch_size"]),
+        (["--val_batch_size", "-3"], ["--val_batch_size"]),
+        (["--train_epoch", "-1"], ["--train_epoch"]),
+        (["--baseline_epoch", "0"], ["--baseline_epoch"]),
+        (["--accum", "0"], ["--accum"]),
+        (["--seed", "-1"], ["--seed"]),
+        (["--gpu_id", "-1"], ["--gpu_id"]),
+        (["--gpu_id", "one"], ["--gpu_id", "one"]),
+        (["--do_log", "-5"], ["--do_log"]),
+        (["--candidate_filter", "otsu"], ["--candidate_filter", "otsu", "slice"]),
+        (["--no_such_flag"], ["--no_such_flag"]),
+        (["--search_target", "0.5"], ["--search_target"]),  # no abbreviations: they change meaning when a flag is added
+        (["something"], ["something"]),
+    ],
+)
+def test_wrong_flag_of_train_is_answered_in_one_line(program, tmp_path, flags, mentioned):
+    line = mistake(program, tmp_path, *train(*flags))
+    for word in mentioned:
+        assert word in line
+
+
+@pytest.mark.parametrize(
+    "flags, mentioned",
+    [
+        ([], "--trained_param"),
+        (["--trained_param", "x.pkl", "--arch", "VGG"], "--arch"),
+        (["--trained_param", "x.pkl", "--val_batch_size", "0"], "--val_batch_size"),
+        (["--trained_param", "x.pkl", "--train_path", "x"], "--train_path"),
+    ],
+)
+def test_wrong_flag_of_test_is_answered_in_one_line(program, tmp_path, flags, mentioned):
+    assert mentioned in mistake(program, tmp_path, "test.py", *flags)
+
+
+# --------------------------------------------------------------------------------------------------------- mistakes in data
+
+
+@pytest.mark.parametrize("dataset", ["CIFAR10", "CIFAR100"])
+@pytest.mark.parametrize("path", ["missing", "missing.npz", "missing.tar.gz"])
+def test_missing_data_path_is_named(program, tmp_path, parameters, dataset, path):
+    assert path in mistake(program, tmp_path, *train("--dataset", dataset, "--data_path", path))
+    param = saved(tmp_path, parameters, {})
+    test_flags = "--dataset", dataset, "--data_path", path, "--trained_param", param
+    assert path in mistake(program, tmp_path, "test.py", *test_flags)
+
+
+def test_truncated_npz_is_named(program, tmp_path):
+    path = tmp_path / "cifar.npz"
+    np.savez(path, x_train=np.zeros((50, 32, 32, 3), np.uint8), y_train=np.zeros(50, np.uint8))
+    path.write_bytes(path.read_bytes()[:100_000])
+    assert "cifar.npz" in mistake(program, tmp_path, *train("--dataset", "CIFAR10", "--data_path", path))
+
+
+def test_file_that_is_no_data_set_is_one_line(program, tmp_path):
+    (tmp_path / "cifar.tar.gz").write_bytes(b"<html>404</html>")
+    assert "cifar.tar.gz" in mistake(program, tmp_path, *train("--dataset", "CIFAR10", "--data_path", "cifar.tar.gz"))
+
+
+def test_too_many_images_for_validation_are_refused(program, tmp_path):
+    line = mistake(program, tmp_path, *train("--val_per_class", "130", "--search_batch_size", "130"))
+    assert "--val_per_class 130" in line and "class " in line
+
+
+# ---------------------------------------------------------------------------------------------- mistakes in parameter files
+
+
+def with_param(name, path, *flags):
+    """The command line of `name` that starts from the parameter file `path`."""
+    return (*train(*flags), "--trained_param", path) if name == "train_cifar.py" else (name, *flags, "--trained_param", path)
+
+
+PROGRAMS = pytest.mark.parametrize("name", ["train_cifar.py", "test.py"])
+
+
+@PROGRAMS
+def test_parameter_file_of_another_network_names_the_first_array_that_differs(program, tmp_path, parameters, name):
+    path = saved(tmp_path, parameters, {})
+    line = mistake(program, tmp_path, *with_param(name, path, "--arch", "ResNet-56", "--dataset", "DIGITS"))
+    assert str(path) in line and "ResNet-56" in line and "BasicBlock0.3/conv1/kernel:0" in line
+
+
+@PROGRAMS
+def test_array_of_another_shape_is_named_with_both_shapes(program, tmp_path, parameters, name):
+    changed = {**parameters, "BasicBlock1.0/conv1/kernel:0": np.zeros((3, 3, 8, 32), np.float32)}
+    path = saved(tmp_path, changed, {})
+    line = mistake(program, tmp_path, *with_param(name, path, "--arch", "ResNet-20", "--dataset", "DIGITS"))
+    assert "BasicBlock1.0/conv1/kernel:0" in line and "[3, 3, 8, 32]" in line and "16" in line
+
+
+@PROGRAMS
+def test_parameter_file_of_other_classes_names_the_last_layer(program, tmp_path, name):
+    path = saved(tmp_path, build_network("ResNet-20", 100, 32).parameters(), {})
+    line = mistake(program, tmp_path, *with_param(name, path, "--arch", "ResNet-20", "--dataset", "DIGITS"))
+    assert "fc/" in line and "100" in line and "10]" in line
+
+
+@PROGRAMS
+def test_array_that_is_missing_or_too_many_is_named(program, tmp_path, parameters, name):
+    flags = "--arch", "ResNet-20", "--dataset", "DIGITS"
+    fewer = {key: array for key, array in parameters.items() if key != "BasicBlock2.1/bn2/gamma:0"}
+    assert "BasicBlock2.1/bn2/gamma:0" in mistake(program, tmp_path, *with_param(name, saved(tmp_path, fewer, {}), *flags))
+    more = {**parameters, "BasicBlock2.3/conv1/kernel:0": np.zeros((3, 3, 64, 64), np.float32)}
+    assert "BasicBlock2.3/conv1/kernel:0" in mistake(program, tmp_path, *with_param(name, saved(tmp_path, more, {}), *flags))
+
+
+@PROGRAMS
+@pytest.mark.parametrize("key, flags", [("arch", ("--arch", "ResNet-56")), ("dataset", ("--dataset", "CIFAR10"))])
+def test_file_that_says_it_is_of_something_else_is_refused(program, tmp_path, parameters, name, key, flags):
+    path = saved(tmp_path, parameters, META)
+    data = tmp_path / "cifar.npz"
+    zeros = lambda count: (np.zeros((count, 32, 32, 3), np.uint8), np.arange(count) % 10)
+    np.savez(data, **dict(zip(("x_train", "y_train", "x_test", "y_test"), (*zeros(700), *zeros(20)))))
+    flags = "--arch", "ResNet-20", "--dataset", "DIGITS", "--data_path", data, *flags
+    line = mistake(program, tmp_path, *with_param(name, path, *flags))
+    assert str(path) in line and META[key] in line and f"--{key}" in line and flags[-1] in line
+
+
+def test_file_that_names_an_unknown_network_is_refused(program, tmp_path, parameters):
+    path = saved(tmp_path, parameters, {"arch": "VGG-16", "dataset": "DIGITS"})
+    assert "VGG-16" in mistake(program, tmp_path, "test.py", "--trained_param", path)
+
+
+@PROGRAMS
+@pytest.mark.parametrize(
+    "content",
+    [b"", b"garbage\n\nof\nlines", b"PK\x03\x04 an archive cut short", b"PK", bytes(5000), pickle.dumps([1, 2])],
+    ids=["empty", "text", "zip", "two letters", "zeros", "a list"],
+)
+def test_garbage_for_a_parameter_file_is_refused(program, tmp_path, name, content):
+    path = tmp_path / "param.pkl"
+    path.write_bytes(content)
+    assert str(path) in mistake(program, tmp_path, *with_param(name, path))
+
+
+@PROGRAMS
+def test_missing_parameter_file_is_named(program, tmp_path, name):
+    assert "missing.pkl" in mistake(program, tmp_path, *with_param(name, "missing.pkl"))
+
+
+class Touch:
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return os.system, (f"touch '{self.path}'",)
+
+
+@PROGRAMS
+def test_malicious_parameter_file_is_refused_and_does_nothing(program, tmp_path, parameters, name):
+    path = tmp_path / "param.pkl"
+    path.write_bytes(pickle.dumps({**parameters, "x": Touch(tmp_path / "made")}))
+    assert "refused" in mistake(program, tmp_path, *with_param(name, path))
+    assert not (tmp_path / "made").exists()
+
+
+# ----------------------------------------------------------------------------------------------------- mistakes in settings
+
+
+@pytest.mark.parametrize(
+    "flags, mentioned",
+    [
+        (["--accum", "4", "--batch_size", "10"], "--batch_size"),
+        (["--accum", "4", "--baseline_batch_size", "10"], "--baseline_batch_size"),
+        (["--accum", "4", "--search_batch_size", "30"], "--search_batch_size"),
+        (["--accum", "4", "--val_batch_size", "30"], "--val_batch_size"),
+    ],
+)
+def test_accum_that_does_not_divide_a_batch_is_refused(program, tmp_path, flags, mentioned):
+    line = mistake(program, tmp_path, *train(*flags))
+    assert f"error: {mentioned}:" in line and "--accum" in line
+
+
+def test_accum_that_divides_none_of_the_batches_is_refused(program, tmp_path):
+    assert "--accum" in mistake(program, tmp_path, *train("--accum", "7"))
+
+
+@pytest.mark.parametrize("rate", ["0.0001", "1e-9"])
+def test_target_out_of_reach_says_what_is_in_reach(program, tmp_path, rate):
+    line = mistake(program, tmp_path, *train("--search_target_rate", rate))
+    least = build_network("ResNet-20", 10, 32)
+    least = least.cost([1] * len(least.gates))[0] / least.cost()[0]
+    assert "--search_target_rate" in line and f"{least:.4f}" in line
+
+
+def test_train_path_that_is_a_file_is_refused(program, tmp_path):
+    (tmp_path / "run").write_text("mine")
+    assert "run" in mistake(program, tmp_path, *train())
+    (tmp_path / "run").unlink()
+    (tmp_path / "file").write_text("mine")
+    assert "file/run" in mistake(program, tmp_path, *train("--train_path", "file/run"))
+
+
+@pytest.mark.parametrize(
+    "flags, differs",
+    [
+        (["--search_target_rate", "0.6"], "target_rate"),
+        (["--seed", "5"], "seed"),
+        (["--num_teacher", "3"], "num_teacher"),
+        (["--decay_points", "0.5"], "decay_points"),
+        (["--arch", "ResNet-56"], "arch"),
+    ],
+)
+def test_folder_of_another_run_is_refused_and_kept(program, tmp_path, flags, differs):
+    RunFolder(str(tmp_path / "run"), train_cifar.parse(train()[1:]), versions())
+    line = mistake(program, tmp_path, *train(*flags))
+    assert "--train_path run" in line and differs in line
+
+
+@pytest.mark.parametrize("content", ["", "[]", "{", "no json"])
+def test_folder_with_a_config_of_something_else_is_refused_and_kept(program, tmp_path, content):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "config.json").write_text(content)
+    assert "config.json" in mistake(program, tmp_path, *train())
+
+
+def test_what_changes_speed_alone_may_differ_when_a_run_goes_on(tmp_path):
+    path = str(tmp_path / "run")
+    RunFolder(path, train_cifar.parse(train()[1:]), versions())
+    again = train_cifar.parse(train("--do_log", "7", "--gpu_id", "0", "--compile", "--train_path", path)[1:])
+    assert RunFolder(path, again, versions()).result["seconds"] == {}
+
+
+# ------------------------------------------------------------------------------------------------------------ exit codes
+
+
+@pytest.mark.parametrize(
+    "error, code", [(UserError("no such file"), 2), (FloatingPointError("loss is NaN in step 7"), 1), (KeyboardInterrupt(), 130)]
+)
+def test_exit_codes(capfd, error, code):
+    def main():
+        raise error
+
+    assert run_program(main) == code
+    out, err = capfd.readouterr()
+    assert out == "" and "Traceback" not in err and str(error) in err
+    assert len([line for line in err.splitlines() if line.strip()]) == 1
+
+
+def test_program_that_ends_well_gives_zero():
+    assert run_program(lambda: None) == 0
+
+
+def test_unforeseen_errors_are_not_hidden():
+    def main():
+        raise RuntimeError("a bug")
+
+    with pytest.raises(RuntimeError):
+        run_program(main)
+
+
+# -------------------------------------------------------------------------------------------------------------------- GPUs
+
+
+@pytest.mark.parametrize(
+    "requested, available, chosen",
+    [
+        (None, 0, []),
+        (None, 1, [0]),
+        (None, 4, [0]),
+        ([0], 0, []),
+        ([3], 0, []),
+        ([1], 2, [1]),
+        ([0, 1], 2, [0, 1]),
+        ([2, 0], 4, [0, 2]),
+        ([1, 1], 2, [1]),
+    ],
+)
+def test_choice_of_gpus(requested, available, chosen):
+    assert choose_gpus(requested, available) == chosen
+
+
+@pytest.mark.parametrize("requested, available, missing, there", [([1], 1, "1", "0"), ([0, 5], 3, "5", "0, 1, 2")])
+def test_gpus_that_are_not_there_are_answered_with_those_that_are(requested, available, missing, there):
+    with pytest.raises(UserError) as refusal:
+        choose_gpus(requested, available)
+    assert f"--gpu_id {missing}:" in str(refusal.value) and str(refusal.value).endswith(f" {there}")
+
+
+# ------------------------------------------------------------------------------------------------------------ flags, --help
+
+FLAGS = """--train_path --data_path --arch --dataset --trained_param --num_teacher --learning_rate --decay_points --decay_rate
+    --weight_decay --batch_size --val_batch_size --train_epoch --search_target_rate --search_step --search_batch_size
+    --search_seed --gpu_id --seed --accum --do_log --compile --search_warmup_epoch --subset_per_class --val_per_class
+    --candidate_filter --baseline_epoch --baseline_learning_rate --baseline_decay_points --baseline_decay_rate
+    --baseline_weight_decay --baseline_batch_size""".split()
+
+
+def without_tensorflow(folder, *command):
+    """Runs a program where importing TensorFlow fails and leaves a trace."""
+    trace = folder / "imported"
+    stub = folder / "stub"
+    stub.mkdir()
+    (stub / "tensorflow.py").write_text(f"open({str(trace)!r}, 'w').close()\nraise ImportError('TensorFlow was imported')\n")
+    environment = {**os.environ, "PYTHONPATH": str(stub)}
+    name, *flags = command
+    command = [sys.executable, str(ROOT / name), *flags]
+    done = subprocess.run(command, env=environment, cwd=folder, capture_output=True, text=True, timeout=60)
+    assert not trace.exists(), "TensorFlow was imported"
+    return done
+
+
+def test_help_of_train_names_every_flag_and_needs_no_tensorflow(tmp_path):
+    done = without_tensorflow(tmp_path, "train_cifar.py", "--help")
+    assert done.returncode == 0 and done.stderr == ""
+    words = done.stdout.replace(",", " ").replace("[", " ").replace("]", " ").split()
+    assert [flag for flag in FLAGS if flag not in words] == []
+    assert max(map(len, done.stdout.splitlines())) <= 120
+
+
+def test_help_of_test_needs_no_tensorflow(tmp_path):
+    done = without_tensorflow(tmp_path, "test.py", "--help")
+    assert done.returncode == 0 and done.stderr == ""
+    for flag in (
+        "--trained_param",
+        "--arch",
+        "--dataset",
+        "--data_path",
+        "--val_batch_size",
+        "--gpu_id",
+        "--batch_stats",
+        "--json",
+    ):
+        assert flag in done.stdout
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ("train_cifar.py", "--search_target_rate", "1.5"),
+        ("train_cifar.py", "--arch", "VGG"),
+        ("test.py", "--trained_param", "missing.pkl"),
+    ],
+)
+def test_wrong_flag_is_answered_before_tensorflow_is_up(tmp_path, command):
+    done = without_tensorflow(tmp_path, *command)
+    assert done.returncode == 2 and done.stdout == ""
+    assert len(done.stderr.splitlines()) == 1 and done.stderr.startswith(f"{command[0]}: error: ")
+
+
+# ---------------------------------------------------------------------------------------------------------------- defaults
+
+
+def test_published_defaults():
+    options = train_cifar.parse([])
+    assert (options.arch, options.dataset, options.train_path) == ("ResNet-56", "CIFAR10", "../test")
+    assert options.trained_param is None and options.data_path is None
+    assert options.num_teacher == 5 and options.seed == 0 and options.val_batch_size == 256
+    assert (options.search.target_rate, options.search.step, options.search.candidate_filter) == (0.45, 0.2, "published")
+    assert dataclasses.astuple(options.subsets) == (32, 256, 0, 256)
+    assert options.fine_tuning == TrainOptions(100, 1e-2, (0.3, 0.6, 0.8), 0.2, 5e-4, 128)
+    assert options.baseline == TrainOptions(100, 5e-2, (0.3, 0.6, 0.9), 0.1, 1e-4, 128)
+    assert options.warm_up.epochs == 1 and options.warm_up.batch_size == 256
+    assert (options.warm_up.learning_rate, options.warm_up.weight_decay) == (2e-3, 2.5e-4)
+    assert dataclasses.astuple(options.device) == (None, None, 1)
+
+
+@pytest.mark.parametrize("flags, compiled", [([], None), (["--compile"], True), (["--no-compile"], False)])
+def test_compile(flags, compiled):
+    assert train_cifar.parse(flags).device.compile is compiled
+    assert test_py.parse(["--trained_param", "x", *flags]).compile is compiled
+
+
+@pytest.mark.parametrize(
+    "flags, every",
+    [([], 200), (["--do_log"], 200), (["--do_log", "50"], 50), (["--do_log", "0"], 0), (["--no-do_log"], 0)],
+)
+def test_do_log(flags, every):
+    assert train_cifar.parse([*flags, "--seed", "1"]).log_every == every
+
+
+def test_every_flag_arrives_where_it_belongs():
+    """Each with a value of its own, so that no two can be exchanged."""
+    options = train_cifar.parse(
+        """--train_path a --data_path b --arch ResNet-20 --dataset CIFAR100 --trained_param c --num_teacher 3 --learning_rate 0.11
+        --decay_points 0.12 0.13 --decay_rate 0.14 --weight_decay 0.15 --batch_size 16 --val_batch_size 17 --train_epoch 18
+        --search_target_rate 0.19 --search_step 0.21 --search_batch_size 22 --search_seed 23 --gpu_id 1 2 --seed 24 --accum 25
+        --do_log 26 --compile --search_warmup_epoch 27 --subset_per_class 28 --val_per_class 29 --candidate_filter slice
+        --baseline_epoch 31 --baseline_learning_rate 0.32 --baseline_decay_points 0.33 --baseline_decay_rate 0.34
+        --baseline_weight_decay 0.35 --baseline_batch_size 36""".split()
+    )
+    assert (options.train_path, options.data_path, options.arch, options.dataset) == ("a", "b", "ResNet-20", "CIFAR100")
+    assert (options.trained_param, options.num_teacher, options.val_batch_size) == ("c", 3, 17)
+    assert (options.seed, options.log_every) == (24, 26)
+    assert dataclasses.astuple(options.device) == ([1, 2], True, 25)
+    assert dataclasses.astuple(options.subsets) == (29, 28, 23, 22)
+    assert dataclasses.astuple(options.search) == (0.19, 0.21, "slice")
+    assert options.fine_tuning == TrainOptions(18, 0.11, (0.12, 0.13), 0.14, 0.15, 16)
+    assert options.baseline == TrainOptions(31, 0.32, (0.33,), 0.34, 0.35, 36)
+    assert options.warm_up.epochs == 27
+
+
+# ------------------------------------------------------------------------------------------------------------- an answer
+
+
+def test_test_prints_one_json_object_about_the_file(program, tmp_path, parameters):
+    """Network and data come from what the file says of itself; stderr stays empty."""
+    path = saved(tmp_path, parameters, META)
+    code, out, err = program("test.py", "--trained_param", path, "--json")
+    assert (code, err) == (0, "")
+    figures = json.loads(out)
+    assert figures["images"] == 355 and figures["flops_rate"] == 1
+    assert 0 <= figures["top1"] <= figures["top5"] <= 1 and np.isfinite(figures["loss"])
+    assert figures["params"] == sum(array.size for array in parameters.values())
