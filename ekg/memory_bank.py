@@ -31,11 +31,11 @@ def teachers_of(history, num_teacher):
 def build_order(labels, seed):
     """int64 [N]: the order in which images pass through the teachers.
 
-    Batch statistics need mixed batches: where labels lie sorted, a seeded permutation; else as they lie. Rows are stored by
-    image either way.
+    Batch statistics need mixed batches: where labels lie sorted, a permutation by `seed`, a sequence of integers; else as
+    they lie. Rows are stored by image either way.
     """
     if (np.diff(labels) >= 0).all():
-        return np.random.default_rng([seed, len(labels)]).permutation(len(labels))
+        return np.random.default_rng([*seed, len(labels)]).permutation(len(labels))
     return np.arange(len(labels))
 
 

@@ -16,14 +16,14 @@ def train(step, images, labels, options, *, seed, views=1, augmented=True, bank=
     """Trains with `step` (op_utils.training_step) for options.epochs epochs.
 
     images uint8 [N, S, S, 3], labels int64 [N]; bank: M float16 [N, C, K] or None, its rows travel with their images. Order
-    and draws of an epoch depend on (seed, epoch) alone. bar(items, label) wraps the batches of an epoch;
-    on_step(number, figures) is called after every step, on_epoch(record) after every epoch, with epoch (from 1),
+    and draws of an epoch depend on (seed, epoch) alone, seed a sequence of integers. bar(items, label) wraps the batches of
+    an epoch; on_step(number, figures) is called after every step, on_epoch(record) after every epoch, with epoch (from 1),
     learning_rate, loss, accuracy, seconds. Raises FloatingPointError when the loss is not finite.
     """
     number = 0
     for epoch in range(options.epochs):
         begin = time.perf_counter()
-        rng = np.random.default_rng([seed, epoch])
+        rng = np.random.default_rng([*seed, epoch])
         schedule = options.learning_rate, options.decay_points, options.decay_rate
         learning_rate = learning_rate_at(epoch, options.epochs, *schedule)
         shared = {"learning_rate": np.float32(learning_rate), "weight_decay": np.float32(options.weight_decay)}
