@@ -5,6 +5,7 @@ import time
 
 from tqdm import tqdm
 
+FORMAT = "{desc} {percentage:3.0f}%|{bar}| {n:g}/{total:g}, {elapsed}, {remaining} to go{postfix}"
 QUIET_SECONDS = 30  # at most one line in this time where output is no terminal
 
 
@@ -15,7 +16,8 @@ class Bar:
         self.items, self.label, self.total = items, label, total
         self.begin = self.last = time.perf_counter()
         self.figures, self.n = {}, 0
-        self.tqdm = tqdm(total=total, desc=label, file=sys.stderr, leave=False, dynamic_ncols=True) if live else None
+        settings = dict(file=sys.stderr, leave=False, dynamic_ncols=True, bar_format=FORMAT)
+        self.tqdm = tqdm(total=total, desc=label, **settings) if live else None
 
     def __enter__(self):
         return self
