@@ -41,7 +41,7 @@ def run_program(main):
     except UserError as error:
         print(f"{os.path.basename(sys.argv[0])}: error: {error}", file=sys.stderr)
         return 2
-    except FloatingPointError as error:
+    except (FloatingPointError, OSError) as error:  # numbers that went wrong; a full disk
         print(f"{os.path.basename(sys.argv[0])}: stopped: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from utils import whole_file
+from utils import UserError, whole_file
 
 
 def choose_teachers(losses, num_teacher):
@@ -62,9 +62,18 @@ def build(path, batches, shape, predict, masks):
                 bank[rows, :, k] = logits
         bank.flush()
         del bank
-    return open_bank(path)
+    return open_bank(path, shape)
 
 
-def open_bank(path):
-    """M float16 [N, classes, K], mapped from disk: bank[indices] reads the rows of these images alone."""
-    return np.load(path, mmap_mode="r", allow_pickle=False)
+def open_bank(path, shape):
+    """M float16 [N, classes, K], mapped from disk: bank[indices] reads the rows of these images alone.
+
+    Raises UserError for a file that is no bank of this shape.
+    """
+    try:
+        bank = np.load(path, mmap_mode="r", allow_pickle=False)
+    except (ValueError, EOFError) as error:
+        raise UserError(f"{path} is damaged ({error}); delete it to build it again") from error
+    if bank.shape != shape or bank.dtype != np.float16:
+        raise UserError(f"{path} is {bank.dtype} {bank.shape}, expected float16 {shape}; delete it to build it again")
+    return bank

@@ -7,7 +7,7 @@ import os
 import platform
 import time
 
-from utils import UserError, write_json
+from utils import UserError, whole_file, write_json
 
 # What may differ when a run goes on: it changes where and how fast, not what is computed.
 FREE = {"train_path", "log_every", "gpu_id", "compile"}
@@ -72,7 +72,7 @@ class RunFolder:
     def start_lines(self, name, keep=lambda record: False):
         """Begins a .jsonl file anew, keeping the lines of a former start for which `keep` holds."""
         kept = [line for line in self.lines(name) if keep(line)]
-        with open(self.file(name), "w") as file:
+        with whole_file(self.file(name), "w") as file:
             file.writelines(json.dumps(line) + "\n" for line in kept)
 
     def add_line(self, name, record):
@@ -80,11 +80,11 @@ class RunFolder:
             file.write(json.dumps(record) + "\n")
 
     def lines(self, name):
-        """The records of a .jsonl file; none if there is no such file."""
+        """The records of a .jsonl file, without a last line that a killed run left unfinished; none if there is no file."""
         if not self.has(name):
             return []
         with open(self.file(name)) as file:
-            return [json.loads(line) for line in file]
+            return [json.loads(line) for line in file if line.endswith("\n")]
 
 
 def _flat(options, prefix=""):

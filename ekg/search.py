@@ -9,6 +9,7 @@ import time
 
 import numpy as np
 
+from array_files import load_npz
 from ekg.candidates import fine_search, slice_steps, worth_evaluating
 from ekg.importance import filters_kept, masks, ranks
 from ekg.knowledge import cross_entropy, knowledge_loss, update_knowledge
@@ -43,9 +44,13 @@ class SearchState:
 
     @classmethod
     def load(cls, path):
-        with np.load(path, allow_pickle=False) as saved:
-            rows = zip(saved["rates"].tolist(), saved["order"], saved["loss"].tolist())
-            return cls([SubNetwork(tuple(r), order, loss) for r, order, loss in rows], saved["knowledge"])
+        """Raises UserError for a file that is none of `save`'s."""
+        try:
+            saved = load_npz(path, ("rates", "order", "loss", "knowledge"))
+        except ValueError as error:
+            raise UserError(f"{path} is damaged ({error}); delete it to search again") from error
+        rows = zip(saved["rates"].tolist(), saved["order"], saved["loss"].tolist())
+        return cls([SubNetwork(tuple(r), order, loss) for r, order, loss in rows], saved["knowledge"])
 
 
 class Search:

@@ -191,11 +191,12 @@ def search(run, supernet):
 
 def build_bank(run, supernet, search, state):
     """M float16 [N, classes, K] of the training set, mapped from memory_bank.npy."""
-    path = run.folder.file("memory_bank.npy")
-    if run.folder.has("memory_bank.npy"):
-        return memory_bank.open_bank(path)
     data, options = run.data, run.options
+    path = run.folder.file("memory_bank.npy")
     teachers = memory_bank.teachers_of(state.history, options.num_teacher)
+    shape = (len(data.y_train), data.classes, len(teachers))
+    if run.folder.has("memory_bank.npy"):
+        return memory_bank.open_bank(path, shape)
     predicting = predicting_step(supernet, run.runtime, run.normalised, masked=True)
     order = memory_bank.build_order(data.y_train, [options.seed, STREAM["memory_bank"]])
     slots = padded_batches(len(order), options.val_batch_size)
@@ -205,7 +206,7 @@ def build_bank(run, supernet, search, state):
     return memory_bank.build(
         path,
         run.console.bar(batches, "memory bank", len(slots)),
-        (len(order), data.classes, len(teachers)),
+        shape,
         lambda batch, masks: predicting(batch, masks=masks)[1]["logits"].numpy(),
         [search.masks_of(teacher) for teacher in teachers],
     )

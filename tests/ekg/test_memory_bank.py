@@ -7,6 +7,7 @@ import pytest
 
 from dataloader.sampling import padded_batches, shuffled_batches
 from ekg.memory_bank import build, build_order, choose_teachers, open_bank, teachers_of
+from utils import UserError
 
 
 def history(*losses):
@@ -59,7 +60,7 @@ def test_row_n_belongs_to_image_n_after_shuffling(tmp_path, sort):
         for k in range(3):
             np.testing.assert_array_equal(rows[:, 0, k], indices + 0.25 * k)
             np.testing.assert_array_equal(rows[:, 1, k], -indices - k)
-    np.testing.assert_array_equal(np.load(tmp_path / "bank.npy"), open_bank(tmp_path / "bank.npy"))
+    np.testing.assert_array_equal(np.load(tmp_path / "bank.npy"), open_bank(tmp_path / "bank.npy", (23, 2, 3)))
 
 
 def test_logits_beyond_float16_stop_the_bank_and_leave_no_file(tmp_path):
@@ -67,3 +68,13 @@ def test_logits_beyond_float16_stop_the_bank_and_leave_no_file(tmp_path):
     with pytest.raises(FloatingPointError, match="teacher 0"):
         build(str(tmp_path / "bank.npy"), batches, (2, 2, 1), predict, [np.float32([0])])
     assert list(tmp_path.iterdir()) == []
+
+
+def test_another_bank_and_a_damaged_one_are_refused(tmp_path):
+    path = tmp_path / "bank.npy"
+    np.save(path, np.zeros((4, 2, 3), np.float16))
+    with pytest.raises(UserError, match=r"expected float16 \(4, 2, 5\)"):
+        open_bank(path, (4, 2, 5))
+    path.write_bytes(path.read_bytes()[:-3])
+    with pytest.raises(UserError, match="damaged"):
+        open_bank(path, (4, 2, 3))

@@ -131,3 +131,12 @@ def test_state_is_saved_whole(tmp_path):
     for ours, theirs in zip(state.history, loaded.history):
         assert (ours.rates, ours.loss) == (theirs.rates, theirs.loss)
         np.testing.assert_array_equal(search.masks_of(ours), search.masks_of(theirs))
+
+
+def test_a_damaged_state_is_refused(tmp_path):
+    _, state, _ = run(0.5)
+    path = tmp_path / "state.npz"
+    state.save(path)
+    path.write_bytes(path.read_bytes()[:-40])
+    with pytest.raises(UserError, match="delete it to search again"):
+        SearchState.load(path)
