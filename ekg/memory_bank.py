@@ -1,5 +1,7 @@
 """The memory bank: what K interim sub-networks say of every training image (Eq. 10)."""
 
+import os
+
 import numpy as np
 
 from utils import UserError, whole_file
@@ -50,8 +52,11 @@ def build(path, batches, shape, predict, masks):
         header = {"descr": np.lib.format.dtype_to_descr(np.dtype(np.float16)), "fortran_order": False, "shape": shape}
         np.lib.format.write_array_header_1_0(file, header)
         offset = file.tell()
-        file.truncate(offset + 2 * int(np.prod(shape)))
         file.flush()
+        # The space is taken now: on a full disk this raises, while writing to a hole of a mapped file would kill the process.
+        if hasattr(os, "posix_fallocate"):  # macOS has none
+            os.posix_fallocate(file.fileno(), 0, offset + 2 * int(np.prod(shape)))
+        file.truncate(offset + 2 * int(np.prod(shape)))
         bank = np.memmap(file.name, np.float16, "r+", offset, shape)
         for rows, batch in batches:
             for k, mask in enumerate(masks):

@@ -1,14 +1,13 @@
 """CIFAR from every official form is the same set of images; data that are missing or damaged are answered in one line."""
 
-import io
 import os
 import pickle
-import struct
 import tarfile
 import zipfile
 
 import numpy as np
 import pytest
+from python2 import python2
 
 from dataloader import load_dataset
 from utils import UserError
@@ -23,25 +22,6 @@ FORMS = ["python", "python parent", "python archive", "binary", "binary parent",
 
 
 # ----------------------------------------------------------------------------------------------------------------- writers
-
-
-class Python2Pickler(pickle._Pickler):
-    """Writes text and bytes as Python 2 wrote its only strings: so the official files are."""
-
-    dispatch = dict(pickle._Pickler.dispatch)
-
-    def save_string(self, text):
-        data = text.encode("latin1") if isinstance(text, str) else text
-        self.write(pickle.BINSTRING + struct.pack("<i", len(data)) + data)
-        self.memoize(text)
-
-    dispatch[str] = dispatch[bytes] = save_string
-
-
-def python2(value):
-    file = io.BytesIO()
-    Python2Pickler(file, protocol=2).dump(value)
-    return file.getvalue().replace(b"cnumpy._core.", b"cnumpy.core.")
 
 
 def generate(name, seed=0):
