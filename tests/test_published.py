@@ -91,9 +91,30 @@ def test_network(judge):
 
 def test_scores(judge, scores):
     for name, ours in zip(judge.names, split(scores, judge.sizes)):
-        # Float rounding puts some ReLU inputs of the first stage, 65,000 a filter, on the other side of 0, which moves
-        # scores there by up to 1 %: the record itself is 0.5 % away from a calculation in float64.
+        # The first stage: see the next test.
         close(ours, judge.record[f"score/{name}"], 1e-2 if name in FIRST_STAGE else 1e-4)
+
+
+def test_scores_of_the_first_stage_differ_by_one_rounding(judge):
+    """One of the ReLU inputs at the first stage's end is 1.6e-7 here and was not above 0 in the record.
+
+    With that one switched off, all scores are the recorded ones. Scores are sums that nearly cancel, so that a single
+    element in a million moves them by 0.7 %.
+    """
+    element = tf.scatter_nd([[2, 12, 26, 5]], [1.0], [64, 32, 32, 16])
+
+    class SwitchedOff(Pass):
+        def gate(self, y, gate):
+            last_use = len(self.probes[0]) == 3 and gate.index == 0  # stem and two blocks before it
+            return super().gate(y * (1 - element) if last_use else y, gate)
+
+    batch = {"labels": judge.labels, "knowledge": judge.knowledge, "weights": np.full(64, 1 / 64, np.float32)}
+    with tf.GradientTape(watch_accessed_variables=False) as tape:
+        run = SwitchedOff("batch", judge.network.split_masks(tf.ones([judge.sizes.sum()])), tape)
+        loss = tf.reduce_sum(reward_loss(batch, judge.network(judge.images, run)))
+    scores = importance([tf.nest.map_structure(np.asarray, tape.gradient(loss, run.probes))])
+    for name, ours in zip(judge.names, split(scores, judge.sizes)):
+        close(ours, judge.record[f"score/{name}"])
 
 
 def test_orders(judge, scores):
