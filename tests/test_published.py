@@ -96,17 +96,16 @@ def test_scores(judge, scores):
 
 
 def test_scores_of_the_first_stage_differ_by_one_rounding(judge):
-    """One of the ReLU inputs at the first stage's end is 1.6e-7 here and was not above 0 in the record.
+    """One of the ReLU inputs at the first stage's end is above 0 by a rounding, 1.6e-7, and was not in the record.
 
     With that one switched off, all scores are the recorded ones. Scores are sums that nearly cancel, so that a single
     element in a million moves them by 0.7 %.
     """
-    element = tf.scatter_nd([[2, 12, 26, 5]], [1.0], [64, 32, 32, 16])
 
     class SwitchedOff(Pass):
         def gate(self, y, gate):
             last_use = len(self.probes[0]) == 3 and gate.index == 0  # stem and two blocks before it
-            return super().gate(y * (1 - element) if last_use else y, gate)
+            return super().gate(tf.where(y < 3e-7, 0.0, y) if last_use else y, gate)
 
     batch = {"labels": judge.labels, "knowledge": judge.knowledge, "weights": np.full(64, 1 / 64, np.float32)}
     with tf.GradientTape(watch_accessed_variables=False) as tape:
