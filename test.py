@@ -63,10 +63,10 @@ def main():
         network = build_network(arch, data.classes, data.input_size, parameters, origin=args.trained_param)
     statistics = "batch" if args.batch_stats else "moving"
     evaluator = Evaluator(network, runtime, data.augmentation, data.x_test, data.y_test, batch_size, statistics)
-    console = Console()
     if said:
         print(said, file=sys.stderr)
-    figures = evaluator(lambda batches: console.bar(batches, "evaluation"))
+    console = Console()
+    figures = evaluator() if args.json else evaluator(lambda batches: console.bar(batches, "evaluation"))
     flops, params = network.cost()
     whole_flops, whole_params = unpruned_cost(arch, data.classes, data.input_size)
     figures |= {"params": params, "flops": flops, "flops_rate": flops / whole_flops}

@@ -108,7 +108,9 @@ def _meta(value):
         meta = json.loads(str(value)) if value is not None else {}
     except ValueError:
         return {}
-    return meta if isinstance(meta, dict) else {}
+    if not isinstance(meta, dict):
+        return {}
+    return {key: value for key, value in meta.items() if key not in ("arch", "dataset") or isinstance(value, str)}
 
 
 # ------------------------------------------------------------------------------------------------------------- training
@@ -169,7 +171,10 @@ def import_tensorflow():
     saved, null = os.dup(2), os.open(os.devnull, os.O_WRONLY)
     try:
         os.dup2(null, 2)
-        import tensorflow  # noqa: F401
+        import tensorflow
+
+        # One class makes all steps, which TensorFlow takes for one function that is traced again and again.
+        tensorflow.get_logger().setLevel("ERROR")
     finally:
         os.dup2(saved, 2)
         os.close(saved)

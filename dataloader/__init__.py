@@ -4,6 +4,8 @@ import dataclasses
 
 import numpy as np
 
+from utils import UserError
+
 
 @dataclasses.dataclass(frozen=True)
 class Augmentation:
@@ -45,6 +47,8 @@ CLASSES = {"CIFAR10": 10, "CIFAR100": 100, "DIGITS": 10}
 def load_dataset(name, data_path=None):
     """The Dataset `name`; `data_path` as in dataloader.cifar. Raises UserError for data that are missing or damaged."""
     if name == "DIGITS":
+        if data_path is not None:
+            raise UserError(f"--data_path {data_path}: DIGITS comes with this program; leave --data_path out")
         from dataloader.digits import load_digits
 
         arrays = load_digits()

@@ -31,11 +31,15 @@ class _Help(argparse.ArgumentDefaultsHelpFormatter):
         return getattr(action.type, "metavar", "TEXT")
 
     def _get_help_string(self, action):
-        return action.help if action.default in (None, False, argparse.SUPPRESS) else super()._get_help_string(action)
+        unsaid = any(action.default is value for value in (None, False, argparse.SUPPRESS))
+        return action.help if unsaid else super()._get_help_string(action)
 
 
-def run_program(main):
-    """Exit code of main(): a user's mistake is one line on stderr and 2, a stopped run 130, a failed one 1."""
+def run_program(main, then=""):
+    """Exit code of main(): a user's mistake is one line on stderr and 2, a stopped run 130, a failed one 1.
+
+    then: what a user who stopped it should know.
+    """
     try:
         return main() or 0
     except UserError as error:
@@ -45,8 +49,14 @@ def run_program(main):
         print(f"{os.path.basename(sys.argv[0])}: stopped: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        print("\nstopped; the same command goes on after the last finished stage", file=sys.stderr)
+        print(f"\nstopped{then}", file=sys.stderr)
         return 130
+    except Exception as error:
+        # TensorFlow's own class is not imported here, so that --help need not wait for it.
+        if not isinstance(error, MemoryError) and type(error).__name__ != "ResourceExhaustedError":
+            raise
+        print(f"{os.path.basename(sys.argv[0])}: out of memory; try --accum 2 or more, or smaller batches", file=sys.stderr)
+        return 1
 
 
 def _number(kind, least, most=None, above=False):

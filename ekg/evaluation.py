@@ -8,6 +8,7 @@ import tensorflow as tf
 from dataloader.augment import normalise
 from dataloader.sampling import padded_batches
 from ekg.knowledge import log_softmax
+from ekg.progress import Silent
 from nets.tcl import Pass
 from op_utils import predicting_step
 
@@ -34,13 +35,16 @@ class Evaluator:
         self.images, self.labels = images, labels
         self.batches = padded_batches(len(labels), batch_size)
 
-    def __call__(self, track=lambda batches: batches):
+    def __call__(self, track=Silent):
         """dict: top1 and top5 (fractions), loss (mean), images. track: wraps the list of batches to show progress."""
-        totals = {"top1": 0, "top5": 0, "loss": 0.0}
-        for indices, real in track(self.batches):
+        totals, seen = {"top1": 0, "top5": 0, "loss": 0.0}, 0
+        progress = track(self.batches)
+        for indices, real in progress:
             logits = self.step({"images": self.images[indices]})[1]["logits"].numpy()[:real]
             for name, value in measure(self.labels[indices[:real]], logits).items():
                 totals[name] += value
+            seen += real
+            progress.show(loss=totals["loss"] / seen, accuracy=totals["top1"] / seen)
         return {name: value / len(self.labels) for name, value in totals.items()} | {"images": len(self.labels)}
 
 

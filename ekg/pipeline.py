@@ -3,16 +3,16 @@
 `prune` is the driver and reads top to bottom; the stages are in ekg.stages.
 """
 
+import hashlib
 import os
 
 from dataloader import load_dataset
 from dataloader.sampling import select_subsets
 from ekg import stages
 from ekg.evaluation import latencies_ms
-from ekg.importance import filters_kept
 from ekg.progress import Console
 from ekg.report import closing_table, write_figures
-from ekg.run_folder import RunFolder, versions
+from ekg.run_folder import WARM, RunFolder, versions
 from ekg.search import check_reachable
 from nets import build_network
 from op_utils import make_runtime
@@ -24,26 +24,26 @@ def prune(options):
     console = Console()
     run, parameters = _prepare(options, console)
     folder = run.folder
-    if "pruned" in folder.result:
+    if folder.finished:
         console.say(f"{folder.path} holds this run, finished; nothing is left to do")
         console.say(closing_table(folder.result, len(run.data.y_test)))
         return
-    with folder.stage("baseline"):
+    with folder.stage("baseline", "baseline_param.pkl"):
         start = stages.baseline(run, parameters)
-    with folder.stage("warm_up"):
+    with folder.stage("warm_up", WARM):
         supernet = stages.warm_up(run, start)
-    with folder.stage("search"):
+    with folder.stage("search", "search_state.npz"):
         search, state = stages.search(run, supernet)
     bank = None
     if options.fine_tuning.epochs:
-        with folder.stage("memory_bank"):
+        with folder.stage("memory_bank", "memory_bank.npy"):
             bank = stages.build_bank(run, supernet, search, state)
-    with folder.stage("extraction"):
+    with folder.stage("extraction", "slimmed_param.pkl"):
         pruned = stages.extract(run, supernet, search.masks_of(state.history[-1]))
     if options.fine_tuning.epochs:
-        with folder.stage("fine_tuning"):
+        with folder.stage("fine_tuning", "trained_param.pkl"):
             pruned = stages.fine_tune(run, pruned, bank)
-    _finish(run, start, pruned)
+    _finish(run, start, pruned, search.filters_of(state.history[-1]))
 
 
 def _prepare(options, console):
@@ -55,18 +55,19 @@ def _prepare(options, console):
     subsets = options.subsets
     val, subset = select_subsets(data.y_train, data.classes, subsets.val_per_class, subsets.subset_per_class, subsets.seed)
     source = options.trained_param or _pretrained(options)
-    parameters = None
+    parameters, start = None, "a baseline trained here"
     if source:
         parameters, meta = read_parameters(source)
         for key, ours in (("arch", options.arch), ("dataset", options.dataset)):
             if meta.get(key, ours) != ours:
                 raise UserError(f"{source} was saved for --{key} {meta[key]}, not {ours}")
+        start = f"parameters {_digest(parameters)}"
     network = build_network(options.arch, data.classes, data.input_size, parameters, origin=source, seed=options.seed)
     check_reachable(network, options.search.target_rate)
 
     _check_batches(options, runtime, len(data.y_train), len(data.y_test), len(val), len(subset), baseline=not source)
 
-    folder = RunFolder(options.train_path, options, versions())
+    folder = RunFolder(options.train_path, options, start, versions())
     if source:
         console.say(f"starts from {source}")
     return stages.Run(options, data, val, subset, runtime, folder, console), parameters
@@ -87,14 +88,24 @@ def _check_batches(options, runtime, train, test, val, subset, baseline):
 
 
 def _pretrained(options):
-    """pretrained/ARCH_DATASET.pkl beside the programs, if there is one."""
+    """pretrained/ARCH_DATASET.pkl or .npz beside the programs, if there is one and this run has not begun without it."""
+    if os.path.exists(os.path.join(options.train_path, "baseline_param.pkl")):
+        return None
     here = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
-    path = os.path.join(here, "pretrained", f"{options.arch}_{options.dataset}.pkl")
-    return path if os.path.exists(path) else None
+    stem = os.path.join(here, "pretrained", f"{options.arch}_{options.dataset}")
+    return next((stem + ending for ending in (".pkl", ".npz") if os.path.exists(stem + ending)), None)
 
 
-def _finish(run, start, pruned):
-    """result.json, figures, closing table."""
+def _digest(parameters):
+    """A few characters that tell these arrays from any others."""
+    sha = hashlib.sha256()
+    for name, array in sorted(parameters.items()):
+        sha.update(f"{name}{array.shape}".encode() + array.tobytes())
+    return sha.hexdigest()[:16]
+
+
+def _finish(run, start, pruned, filters):
+    """result.json, figures, closing table. filters: int [G], those kept at each gate of `start`."""
     folder, entries = run.folder, {}
     times = latencies_ms([start, pruned], run.runtime.compile)
     for name, network, latency in zip(("baseline", "pruned"), (start, pruned), times):
@@ -103,12 +114,8 @@ def _finish(run, start, pruned):
         entries[name] = {key: figures[key] for key in ("top1", "top5", "loss")}
         entries[name] |= {"params": params, "flops": flops, "latency_ms": round(latency, 3)}
     entries["flops_rate"] = entries["pruned"]["flops"] / entries["baseline"]["flops"]
-    search = folder.lines("search.jsonl")
-    sizes = start.gate_sizes
-    kept = filters_kept(sizes, search[-1]["widths"])
-    figures = write_figures(
-        folder.file("figures"), search, [gate.name for gate in start.gates], sizes, kept, folder.lines("training.jsonl")
-    )
+    lines = folder.lines("search.jsonl"), folder.lines("training.jsonl")
+    figures = write_figures(folder.file("figures"), *lines, start.layer_filters(), start.layer_filters(filters))
     folder.update_result(**entries)
     run.console.say(closing_table(folder.result, len(run.data.y_test)))
     result = "trained_param.pkl" if run.options.fine_tuning.epochs else "slimmed_param.pkl"

@@ -51,6 +51,13 @@ class Bar:
             print(f"  {self.label} {n:g}/{self.total:g}{figures}, {duration(to_go)} to go", flush=True)
 
 
+class Silent(list):
+    """Items whose progress nobody watches."""
+
+    def show(self, **figures):
+        pass
+
+
 class Console:
     """Where a run speaks to its user."""
 

@@ -34,7 +34,7 @@ def closing_table(result, test_images):
     rows.append(("loss", f"{old['loss']:.4f}", f"{new['loss']:.4f}", f"{new['loss'] - old['loss']:+.4f}"))
     for label, key in (("parameters", "params"), ("FLOPs", "flops")):
         rows.append((label, f"{old[key]:,}", f"{new[key]:,}", f"{new[key] / old[key]:.1%} remain"))
-    speed = f"{old['latency_ms'] / new['latency_ms']:.2f}x faster" if new["latency_ms"] else ""
+    speed = f"{old['latency_ms'] / new['latency_ms']:.2f}x as fast"
     rows.append(("latency, batch 1", f"{old['latency_ms']:.2f} ms", f"{new['latency_ms']:.2f} ms", speed))
     widths = [max(len(row[i]) for row in rows) for i in range(4)]
     lines = [
@@ -45,11 +45,10 @@ def closing_table(result, test_images):
     return "\n".join(["", *lines, "", f"{test_images:,} test images, moving averages. Time: {stages}"])
 
 
-def write_figures(folder, search, gates, sizes, kept, training):
-    """Draws trajectory.png, filters.png and training.png into `folder`; says what was done.
+def write_figures(folder, search, training, filters, kept):
+    """Draws trajectory.png, filters.png and, where a stage has more than one epoch, training.png; says what was done.
 
-    search: the records of search.jsonl; gates, sizes, kept: name, filters and filters kept of each gate; training: the
-    records of training.jsonl.
+    search, training: the records of search.jsonl and training.jsonl; filters, kept: dict layer name -> number.
     """
     try:
         import matplotlib
@@ -67,7 +66,7 @@ def write_figures(folder, search, gates, sizes, kept, training):
         "legend.frameon": False,
     }
     with plt.rc_context(style):
-        drawn = {"trajectory": _trajectory(plt, search), "filters": _filters(plt, gates, sizes, kept)}
+        drawn = {"trajectory": _trajectory(plt, search), "filters": _filters(plt, filters, kept)}
         epochs = collections.Counter(record["stage"] for record in training)
         stages = [stage for stage, count in epochs.items() if count > 1]
         if stages:
@@ -96,18 +95,18 @@ def _trajectory(plt, search):
     return figure
 
 
-def _filters(plt, gates, sizes, kept):
-    """Filters kept and dropped at each gate."""
-    figure, ax = plt.subplots(figsize=(8, 1.2 + 0.26 * len(gates)))
-    y = np.arange(len(gates))
+def _filters(plt, filters, kept):
+    """Filters kept and dropped in each convolution."""
+    figure, ax = plt.subplots(figsize=(8, 1.2 + 0.2 * len(filters)))
+    y, sizes = np.arange(len(filters)), list(filters.values())
     ax.barh(y, sizes, color=LIGHT, label="dropped")
-    ax.barh(y, kept, color=GREEN, label="kept")
-    for i, (size, keep) in enumerate(zip(sizes, kept)):
-        ax.text(size + max(sizes) * 0.01, i, f"{keep}/{size}", va="center", fontsize=8, color=INK)
-    ax.set_yticks(y, gates, fontsize=8)
+    ax.barh(y, list(kept.values()), color=GREEN, label="kept")
+    for i, (layer, size) in enumerate(filters.items()):
+        ax.text(size + max(sizes) * 0.01, i, f"{kept[layer]}/{size}", va="center", fontsize=7, color=INK)
+    ax.set_yticks(y, list(filters), fontsize=7)
     ax.invert_yaxis()
     ax.margins(y=0.01)
-    ax.set(xlabel="filters", title="Filters kept at each gate")
+    ax.set(xlabel="filters", title="Filters kept a layer")
     ax.legend(loc="upper right")
     return figure
 

@@ -13,27 +13,37 @@ from utils import UserError, whole_file, write_json
 FREE = {"train_path", "log_every", "gpu_id", "compile"}
 VERSION = "0.1.0"
 
+WARM = os.path.join("checkpoints", "warm_param.pkl")
+STAGE_FILES = ("baseline_param.pkl", WARM, "search_state.npz", "memory_bank.npy", "slimmed_param.pkl", "trained_param.pkl")
+
 
 class RunFolder:
     """The folder of one run, `path`, with the stages' seconds and memory in result.json."""
 
-    def __init__(self, path, options, versions):
-        """Opens or makes the folder. Raises UserError if it holds a run with other options, or cannot be written."""
+    def __init__(self, path, options, start, versions):
+        """Opens or makes the folder. `start` tells the starting network from any other (JSON).
+
+        Raises UserError if the folder holds another run or files of none, or cannot be written.
+        """
         self.path = path
-        config = {"options": dataclasses.asdict(options), "versions": versions}
+        config = {"options": dataclasses.asdict(options) | {"start": start}, "versions": versions}
         config = json.loads(json.dumps(config))  # as it will be read back: lists, not tuples
-        former = self._read("config.json")
+        former = self._read("config.json", {"options": dict})
+        result = self._read("result.json", {"seconds": dict, "peak_rss_mib": dict})
         if former is not None:
-            differ = _differences(former.get("options", {}), config["options"])
+            differ = _differences(former["options"], config["options"])
             if differ:
                 raise UserError(f"--train_path {path} holds a run with other options ({differ}); choose another folder")
         else:
+            stray = [name for name in STAGE_FILES if self.has(name)]
+            if stray:
+                raise UserError(f"--train_path {path} holds {stray[0]} of an unknown run; choose another folder")
             try:
                 os.makedirs(os.path.join(path, "checkpoints"), exist_ok=True)
                 write_json(self.file("config.json"), config)
             except OSError as error:
                 raise UserError(f"--train_path {path} cannot be written: {error.strerror}") from error
-        self.result = self._read("result.json") or {"seconds": {}, "peak_rss_mib": {}}
+        self.result = result or {"seconds": {}, "peak_rss_mib": {}}
 
     def file(self, name):
         return os.path.join(self.path, name)
@@ -41,15 +51,20 @@ class RunFolder:
     def has(self, name):
         return os.path.exists(self.file(name))
 
-    def _read(self, name):
+    @property
+    def finished(self):
+        return all(isinstance(self.result.get(side), dict) for side in ("baseline", "pruned"))
+
+    def _read(self, name, entries):
+        """The JSON object in a file, which must have `entries` (dict name -> type); None if there is no file."""
         try:
             with open(self.file(name)) as file:
                 value = json.load(file)
         except FileNotFoundError:
             return None
         except (OSError, ValueError) as error:
-            raise UserError(f"{self.file(name)} cannot be read: {error}; is {self.path} a run's folder?") from error
-        if not isinstance(value, dict):
+            raise UserError(f"{self.file(name)} cannot be read: {error}; choose another --train_path") from error
+        if not isinstance(value, dict) or not all(isinstance(value.get(key), kind) for key, kind in entries.items()):
             raise UserError(f"{self.file(name)} is none of this program's; choose another --train_path")
         return value
 
@@ -58,12 +73,13 @@ class RunFolder:
         write_json(self.file("result.json"), self.result)
 
     @contextlib.contextmanager
-    def stage(self, name):
-        """Measures a stage, unless a former start has: wall-clock seconds and the peak of resident memory in it."""
+    def stage(self, name, file):
+        """Measures a stage that writes `file`, if it does so now: wall-clock seconds and the peak of resident memory."""
+        done_before = self.has(file)
         _reset_peak()
         begin = time.perf_counter()
         yield
-        if name in self.result["seconds"]:
+        if done_before or not self.has(file):
             return
         self.result["seconds"][name] = round(time.perf_counter() - begin, 3)
         self.result["peak_rss_mib"][name] = peak_rss_mib()
@@ -83,8 +99,11 @@ class RunFolder:
         """The records of a .jsonl file, without a last line that a killed run left unfinished; none if there is no file."""
         if not self.has(name):
             return []
-        with open(self.file(name)) as file:
-            return [json.loads(line) for line in file if line.endswith("\n")]
+        try:
+            with open(self.file(name)) as file:
+                return [json.loads(line) for line in file if line.endswith("\n")]
+        except ValueError as error:
+            raise UserError(f"{self.file(name)} is damaged ({error}); delete it") from error
 
 
 def _flat(options, prefix=""):

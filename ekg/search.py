@@ -5,6 +5,7 @@ it can be read, tested and changed without a network.
 """
 
 import dataclasses
+import math
 import time
 
 import numpy as np
@@ -13,6 +14,7 @@ from array_files import load_npz
 from ekg.candidates import fine_search, slice_steps, worth_evaluating
 from ekg.importance import filters_kept, masks, ranks
 from ekg.knowledge import cross_entropy, knowledge_loss, update_knowledge
+from ekg.progress import Silent
 from utils import UserError, whole_file
 
 
@@ -43,11 +45,17 @@ class SearchState:
             )
 
     @classmethod
-    def load(cls, path):
-        """Raises UserError for a file that is none of `save`'s."""
+    def load(cls, path, gates, filters, images):
+        """The state of a search over `gates` gates with `filters` filters in all and `images` images in D_val.
+
+        Raises UserError for a file that is none of it.
+        """
         try:
             saved = load_npz(path, ("rates", "order", "loss", "knowledge"))
-        except ValueError as error:
+            shapes = [saved[name].shape[axis] for name, axis in (("rates", 1), ("order", 1), ("knowledge", 0))]
+            if shapes != [gates, filters, images] or len({len(saved[name]) for name in ("rates", "order", "loss")}) > 1:
+                raise ValueError(f"it is of another search: gates, filters, images are {shapes}")
+        except (ValueError, IndexError) as error:
             raise UserError(f"{path} is damaged ({error}); delete it to search again") from error
         rows = zip(saved["rates"].tolist(), saved["order"], saved["loss"].tolist())
         return cls([SubNetwork(tuple(r), order, loss) for r, order, loss in rows], saved["knowledge"])
@@ -72,6 +80,10 @@ class Search:
     def flops_of(self, filters):
         return self.network.cost(filters)[0]
 
+    def filters_of(self, sub):
+        """int [G]: filters kept at each gate."""
+        return filters_kept(self.sizes, sub.rates)
+
     def masks_of(self, sub):
         return masks(self.sizes, sub.rates, sub.order)
 
@@ -85,9 +97,9 @@ class Search:
         return state, self._record(state, logits, None, None, [], time.perf_counter() - begin)
 
     def done(self, state):
-        return self.flops_of(filters_kept(self.sizes, state.history[-1].rates)) <= self.target_flops
+        return self.flops_of(self.filters_of(state.history[-1])) <= self.target_flops
 
-    def advance(self, state, bar=lambda candidates: candidates):
+    def advance(self, state, bar=Silent):
         """One step: score, evaluate candidates, take the one with the lowest score, let it join T. Gives its record.
 
         bar wraps the list of candidates to show progress.
@@ -98,13 +110,15 @@ class Search:
         order = ranks(scores, self.sizes)
         candidates = worth_evaluating(self.options.candidate_filter, scores, self.sizes, current.rates, self.steps)
         best = None
-        for gate in bar(candidates):
+        progress = bar(candidates)
+        for gate in progress:
             rates = self.fine(current.rates, gate)
             logits = self.predict(masks(self.sizes, rates, order))
             loss = cross_entropy(self.labels, logits)
             value = loss + knowledge_loss(state.knowledge, logits)  # -R of Eq. 7
             if best is None or value < best[0]:
                 best = value, gate, SubNetwork(tuple(rates), order, loss), logits
+            progress.show(loss=loss, score=value, best=best[0])
         value, gate, chosen, logits = best
         state.knowledge = update_knowledge(state.knowledge, logits, len(state.history))
         state.history.append(chosen)
@@ -116,7 +130,7 @@ class Search:
 
     def _record(self, state, logits, gate, score, candidates, seconds):
         chosen = state.history[-1]
-        flops, params = self.network.cost(filters_kept(self.sizes, chosen.rates))
+        flops, params = self.network.cost(self.filters_of(chosen))
         return {
             "step": len(state.history) - 1,
             "gate": None if gate is None else self.network.gates[gate].name,
@@ -136,7 +150,8 @@ def check_reachable(network, target_rate):
     """Raises UserError for a target rate below what one filter a gate leaves."""
     least = network.cost([1] * len(network.gates))[0] / network.cost()[0]
     if target_rate < least:
+        enough = math.ceil(least * 1e4) / 1e4
         raise UserError(
-            f"--search_target_rate {target_rate:g} is out of reach: one filter a gate leaves {least:.4f} of the FLOPs of "
-            f"{network.arch}; ask for at least that"
+            f"--search_target_rate {target_rate:g} is out of reach: one filter a gate leaves that much of the FLOPs of "
+            f"{network.arch} that at least {enough} is needed"
         )

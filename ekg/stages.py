@@ -5,7 +5,6 @@ A stage whose file is there already has been done by a former start of the same 
 
 import dataclasses
 import functools
-import os
 
 import numpy as np
 import tensorflow as tf
@@ -21,12 +20,12 @@ from ekg.knowledge import reward_loss
 from ekg.options import Options
 from ekg.progress import Console, duration
 from ekg.report import search_line
-from ekg.run_folder import RunFolder, versions
+from ekg.run_folder import WARM, RunFolder, versions
 from ekg.search import Search, SearchState
 from ekg.training import train
 from nets import build_network, unpruned_cost
 from op_utils import Optimizer, Runtime, predicting_step, scoring_step, statistics_step, training_step
-from utils import read_parameters, write_parameters
+from utils import UserError, read_parameters, write_parameters
 
 # Streams of random numbers, so that stages do not share their shuffles.
 STREAM = {"baseline": 1, "warm_up": 2, "fine_tuning": 3, "memory_bank": 4}
@@ -63,6 +62,13 @@ class Run:
         parts = network, self.runtime, data.augmentation, data.x_test, data.y_test
         return Evaluator(*parts, options.val_batch_size)
 
+    def load(self, name):
+        """The network in a parameter file that an earlier stage wrote."""
+        try:
+            return self.network(read_parameters(self.folder.file(name))[0])
+        except UserError as error:
+            raise UserError(f"{error}; delete {self.folder.file(name)} to compute it again") from error
+
     def save(self, name, network):
         """Writes a parameter file that says what it is of."""
         flops, params = network.cost()
@@ -96,7 +102,8 @@ def _fit(run, name, network, options, *, indices=slice(None), views=1, augmented
 
     def on_epoch(record):
         if evaluator:
-            record |= {f"test_{key}": value for key, value in evaluator().items() if key != "images"}
+            figures = evaluator(lambda batches: console.bar(batches, f"{name} test"))
+            record |= {f"test_{key}": value for key, value in figures.items() if key != "images"}
         folder.add_line("training.jsonl", {"stage": name, **record})
         _scalars(run, name, record, record["epoch"])
         test = f", test loss {record['test_loss']:.4f} top-1 {record['test_top1']:.2%}" if evaluator else ""
@@ -123,7 +130,7 @@ def baseline(run, parameters):
         return run.network(parameters)
     name = "baseline_param.pkl"
     if run.folder.has(name):
-        return run.network(read_parameters(run.folder.file(name))[0])
+        return run.load(name)
     network = run.network()
     options = run.options.baseline
     run.console.say(f"no trained {network.arch} is given: a baseline is trained first, {options.epochs} epochs")
@@ -135,13 +142,12 @@ def baseline(run, parameters):
 
 def warm_up(run, start):
     """The supernet: the starting network after the warm-up on D_subset, no augmentation."""
-    name = os.path.join("checkpoints", "warm_param.pkl")
-    if run.folder.has(name):
-        return run.network(read_parameters(run.folder.file(name))[0])
+    if run.folder.has(WARM):
+        return run.load(WARM)
     supernet = run.network(start.parameters())
     if run.options.warm_up.epochs:
         _fit(run, "warm_up", supernet, run.options.warm_up, indices=run.subset, augmented=False, evaluate=False)
-    run.save(name, supernet)
+    run.save(WARM, supernet)
     return supernet
 
 
@@ -170,7 +176,8 @@ def search(run, supernet):
 
     search = Search(supernet, labels, score, predict, options.search)
     if folder.has("search_state.npz"):
-        return search, SearchState.load(folder.file("search_state.npz"))
+        shape = len(supernet.gates), int(supernet.gate_sizes.sum()), len(labels)
+        return search, SearchState.load(folder.file("search_state.npz"), *shape)
     console.say(f"search to {options.search.target_rate:.0%} of {search.all_flops:,} FLOPs, {len(supernet.gates)} gates")
     folder.start_lines("search.jsonl")
     state, record = search.start()
@@ -215,13 +222,14 @@ def build_bank(run, supernet, search, state):
 def extract(run, supernet, masks):
     """The pruned network, its moving averages re-estimated on D_subset."""
     if run.folder.has("slimmed_param.pkl"):
-        return run.network(read_parameters(run.folder.file("slimmed_param.pkl"))[0])
+        return run.load("slimmed_param.pkl")
     pruned = run.network(extraction.extract(supernet, masks))
     step = statistics_step(pruned, run.runtime, run.normalised)
     size = min(run.options.val_batch_size, len(run.subset))
     whole = len(run.subset) // size * size  # whole batches only: a small one would weigh as much as the others
     images = run.data.x_train[run.subset[:whole]]
-    extraction.reestimate(pruned, step, [{"images": part} for part in np.split(images, whole // size)])
+    batches = [{"images": part} for part in np.split(images, whole // size)]
+    extraction.reestimate(pruned, step, batches, lambda batches: run.console.bar(batches, "moving averages"))
     run.save("slimmed_param.pkl", pruned)
     flops, params = pruned.cost()
     old_flops, old_params = supernet.cost()
@@ -231,7 +239,7 @@ def extract(run, supernet, masks):
 
 def fine_tune(run, pruned, bank):
     if run.folder.has("trained_param.pkl"):
-        return run.network(read_parameters(run.folder.file("trained_param.pkl"))[0])
+        return run.load("trained_param.pkl")
     _fit(run, "fine_tuning", pruned, run.options.fine_tuning, views=2, bank=bank)
     run.save("trained_param.pkl", pruned)
     return pruned

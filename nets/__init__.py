@@ -1,5 +1,6 @@
 """The networks by name. Nothing here imports TensorFlow until a network is built."""
 
+import functools
 import importlib
 
 BUILDERS = {
@@ -25,6 +26,7 @@ def build_network(arch, classes, input_size, parameters=None, origin="the parame
     return network
 
 
+@functools.cache
 def unpruned_cost(arch, classes, input_size):
     """(FLOPs, parameters) of `arch` at full width."""
     return build_network(arch, classes, input_size).cost()

@@ -7,7 +7,7 @@ they share the stage's gate: the projection's where there is one, else the stem'
 import tensorflow as tf
 
 from nets.initial import zeros
-from nets.tcl import FC, BatchNorm, Conv2d, Gate, Network
+from nets.tcl import FC, BatchNorm, Conv2d, Gate, Network, same_size
 
 
 class Stem:
@@ -31,7 +31,7 @@ class BasicBlock:
         into = dict(channels=in_gate.size, filters=width, in_size=in_size, strides=strides, in_gate=in_gate)
         # The projection comes first: it settles the stream's width, which conv2 has to meet.
         self.conv3 = Conv2d(f"{name}/conv3", arrays, 1, out_gate=out_gate, **into) if project else None
-        size = -(-in_size // strides)
+        size = same_size(in_size, strides)
         self.bn3 = BatchNorm(f"{name}/bn3", arrays, out_gate.size, size=size, gate=out_gate) if project else None
 
         self.gate = Gate(f"{name}/conv1")

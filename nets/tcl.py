@@ -285,6 +285,11 @@ class Network(tf.Module):
         layers = self.network_layers
         return sum(layer.macs(filters) for layer in layers), sum(layer.params(filters) for layer in layers)
 
+    def layer_filters(self, filters=None):
+        """dict layer name -> filters of each convolution, in network order, when gate i keeps filters[i] filters."""
+        convs = (layer for layer in self.network_layers if isinstance(layer, Conv2d))
+        return {conv.path: conv.shape("kernel", filters)[3] for conv in convs}
+
     def split_masks(self, flat):
         """The list of masks a Pass takes from one float32 [sum of gate sizes]."""
         return tf.split(flat, [gate.size for gate in self.gates])

@@ -24,6 +24,9 @@ ROOT = pathlib.Path(__file__).resolve().parent.parent
 META = {"arch": "ResNet-20", "dataset": "DIGITS"}
 
 
+BASELINE = "a baseline trained here"  # what a folder says of its start where no file is given
+
+
 @pytest.fixture(scope="module")
 def parameters():
     return build_network("ResNet-20", 10, 32).parameters()
@@ -34,7 +37,7 @@ def program(tmp_path, monkeypatch, capfd):
     """program("train_cifar.py", flag, ...) -> (exit code, stdout, stderr), run in this process from an empty folder."""
     monkeypatch.chdir(tmp_path)
 
-    def started(self, stage):
+    def started(self, stage, file):
         raise AssertionError(f"a run that should have been refused has reached its {stage}")
 
     monkeypatch.setattr(RunFolder, "stage", started)
@@ -212,7 +215,8 @@ def test_file_that_says_it_is_of_something_else_is_refused(program, tmp_path, pa
     data = tmp_path / "cifar.npz"
     zeros = lambda count: (np.zeros((count, 32, 32, 3), np.uint8), np.arange(count) % 10)
     np.savez(data, **dict(zip(("x_train", "y_train", "x_test", "y_test"), (*zeros(700), *zeros(20)))))
-    flags = "--arch", "ResNet-20", "--dataset", "DIGITS", "--data_path", data, *flags
+    own_data = ("--data_path", data) if key == "dataset" else ()
+    flags = "--arch", "ResNet-20", "--dataset", "DIGITS", *own_data, *flags
     line = mistake(program, tmp_path, *with_param(name, path, *flags))
     assert str(path) in line and META[key] in line and f"--{key}" in line and flags[-1] in line
 
@@ -303,7 +307,7 @@ def test_train_path_that_is_a_file_is_refused(program, tmp_path):
     ],
 )
 def test_folder_of_another_run_is_refused_and_kept(program, tmp_path, flags, differs):
-    RunFolder(str(tmp_path / "run"), train_cifar.parse(train()[1:]), versions())
+    RunFolder(str(tmp_path / "run"), train_cifar.parse(train()[1:]), BASELINE, versions())
     line = mistake(program, tmp_path, *train(*flags))
     assert "--train_path run" in line and differs in line
 
@@ -317,9 +321,9 @@ def test_folder_with_a_config_of_something_else_is_refused_and_kept(program, tmp
 
 def test_what_changes_speed_alone_may_differ_when_a_run_goes_on(tmp_path):
     path = str(tmp_path / "run")
-    RunFolder(path, train_cifar.parse(train()[1:]), versions())
+    RunFolder(path, train_cifar.parse(train()[1:]), BASELINE, versions())
     again = train_cifar.parse(train("--do_log", "7", "--gpu_id", "0", "--compile", "--train_path", path)[1:])
-    assert RunFolder(path, again, versions()).result["seconds"] == {}
+    assert RunFolder(path, again, BASELINE, versions()).result["seconds"] == {}
 
 
 # ------------------------------------------------------------------------------------------------------------ exit codes
@@ -503,3 +507,8 @@ def test_test_prints_one_json_object_about_the_file(program, tmp_path, parameter
     assert figures["images"] == 355 and figures["flops_rate"] == 1
     assert 0 <= figures["top1"] <= figures["top5"] <= 1 and np.isfinite(figures["loss"])
     assert figures["params"] == sum(array.size for array in parameters.values())
+
+
+def test_data_path_goes_with_cifar_alone(program, tmp_path):
+    line = mistake(program, tmp_path, *train("--data_path", tmp_path))
+    assert "DIGITS comes with this program" in line

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import pathlib
+import shutil
 import sys
 
 import numpy as np
@@ -19,7 +20,7 @@ from ekg.search import SearchState
 from nets import build_network
 from nets.tcl import Pass
 from train_cifar import parse
-from utils import read_parameters
+from utils import UserError, read_parameters
 
 TARGET = 0.9
 COMMAND = (
@@ -117,7 +118,7 @@ def test_figures_are_pictures(finished):
 def searched(finished):
     """(supernet, history) as the folder's files have them."""
     supernet = build_network("ResNet-20", 10, 32, read_parameters(str(finished / "checkpoints" / "warm_param.pkl"))[0])
-    return supernet, SearchState.load(finished / "search_state.npz").history
+    return supernet, SearchState.load(finished / "search_state.npz", 12, sum(supernet.gate_sizes), 40).history
 
 
 def masked_logits(supernet, sub, images):
@@ -188,7 +189,6 @@ def test_same_seed_same_run_and_a_second_start_goes_on(finished, data_path, tmp_
     unfinished = result(folder)
     for key in ("baseline", "pruned", "flops_rate"):
         del unfinished[key]
-    del unfinished["seconds"]["fine_tuning"]
     (folder / "result.json").write_text(json.dumps(unfinished))
     capsys.readouterr()
     start(data_path, folder)
@@ -214,6 +214,56 @@ def test_no_fine_tuning_and_no_search(finished, data_path, tmp_path):
     for name, array in before.items():
         if "moving" not in name:
             np.testing.assert_array_equal(after[name], array)
+
+
+def test_a_run_goes_on_from_its_own_start(finished, data_path, tmp_path, monkeypatch):
+    """Neither another file under the same name nor one found later under pretrained/ takes the start's place."""
+    folder, own = tmp_path / "run", tmp_path / "own.pkl"
+    shutil.copy(finished / "slimmed_param.pkl", own)
+    more = ("--train_epoch", "0", "--search_target_rate", "1", "--search_warmup_epoch", "0")
+    start(data_path, folder, *more, "--trained_param", str(own))
+    shutil.copy(finished / "trained_param.pkl", own)
+    with pytest.raises(UserError, match="start: parameters"):
+        start(data_path, folder, *more, "--trained_param", str(own))
+
+
+def test_a_folder_with_files_of_an_unknown_run_is_refused(finished, data_path, tmp_path):
+    shutil.copy(finished / "trained_param.pkl", tmp_path)
+    with pytest.raises(UserError, match=r"holds trained_param.pkl of an unknown run"):
+        start(data_path, tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["trained_param.pkl"]
+
+
+def test_a_lost_record_is_no_reason_to_fail(finished, data_path, tmp_path):
+    """Without search.jsonl and result.json a finished run's files still make a result, of what was measured now."""
+    folder = tmp_path / "run"
+    shutil.copytree(finished, folder)
+    for name in ("search.jsonl", "training.jsonl", "result.json"):
+        (folder / name).unlink()
+    start(data_path, folder)
+    figures, before = result(folder), result(finished)
+    assert figures["pruned"]["top1"] == before["pruned"]["top1"] and figures["flops_rate"] == before["flops_rate"]
+    assert figures["seconds"] == {}
+
+
+@pytest.mark.parametrize(
+    "name, content",
+    [("config.json", "{"), ("config.json", '{"options": 3}'), ("result.json", "[]"), ("result.json", '{"seconds": 1}')],
+)
+def test_strange_files_in_the_folder_are_answered_in_one_line(finished, data_path, tmp_path, name, content):
+    (tmp_path / name).write_text(content)
+    with pytest.raises(UserError, match=f"{name} .*choose another --train_path"):
+        start(data_path, tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == [name]
+
+
+def test_damaged_parameters_of_a_stage_say_what_to_do(finished, data_path, tmp_path):
+    folder = tmp_path / "run"
+    shutil.copytree(finished, folder)
+    (folder / "result.json").unlink()
+    (folder / "slimmed_param.pkl").write_bytes((folder / "slimmed_param.pkl").read_bytes()[:-100])
+    with pytest.raises(UserError, match=r"delete .*slimmed_param.pkl to compute it again"):
+        start(data_path, folder)
 
 
 def test_options_are_frozen():

@@ -126,7 +126,7 @@ def test_same_start_same_search():
 def test_state_is_saved_whole(tmp_path):
     search, state, _ = run(0.5)
     state.save(tmp_path / "state.npz")
-    loaded = SearchState.load(tmp_path / "state.npz")
+    loaded = SearchState.load(tmp_path / "state.npz", 3, 28, 20)
     np.testing.assert_array_equal(loaded.knowledge, state.knowledge)
     for ours, theirs in zip(state.history, loaded.history):
         assert (ours.rates, ours.loss) == (theirs.rates, theirs.loss)
@@ -139,4 +139,11 @@ def test_a_damaged_state_is_refused(tmp_path):
     state.save(path)
     path.write_bytes(path.read_bytes()[:-40])
     with pytest.raises(UserError, match="delete it to search again"):
-        SearchState.load(path)
+        SearchState.load(path, 3, 28, 20)
+
+
+def test_the_state_of_another_search_is_refused(tmp_path):
+    _, state, _ = run(0.5)
+    state.save(tmp_path / "state.npz")
+    with pytest.raises(UserError, match=r"gates, filters, images are \[3, 28, 20\]"):
+        SearchState.load(tmp_path / "state.npz", 12, 28, 20)
