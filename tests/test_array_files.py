@@ -88,7 +88,7 @@ def test_ordered_dict_and_numpy_scalars_come_back_as_plain_ones(protocol):
 @pytest.mark.parametrize("core", [b"numpy.core.", b"numpy._core."])
 def test_both_spellings_of_numpy_are_read(core):
     array = numbered((2, 5), np.float32)
-    data = pickle.dumps(array, 2).replace(b"numpy._core.", core)
+    data = pickle.dumps(array, 2).replace(b"numpy._core.", b"numpy.core.").replace(b"numpy.core.", core)
     assert core in data
     assert_same(array_files.load_pickle(data), array)
 
@@ -257,7 +257,7 @@ class Claims:
         self.state = state
 
     def __reduce__(self):
-        return np._core.multiarray._reconstruct, (np.ndarray, (0,), b"b"), (1, *self.state)
+        return np.zeros(0).__reduce__()[0], (np.ndarray, (0,), b"b"), (1, *self.state)
 
 
 @pytest.mark.parametrize("fortran", [False, True])
