@@ -88,7 +88,8 @@ def same_size(size, strides):
 class Layer(tf.Module):
     """A layer's arrays by name, and the axes of each that a gate owns: enough for masks, costs and extraction.
 
-    `arrays`: dict array name ('kernel') -> tf.Variable; `gated`: dict array name -> {axis: Gate or None}.
+    `arrays`: dict array name ('kernel') -> tf.Variable; `gated`: dict array name -> {axis: Gate or None}; `path`: name in
+    parameter files; `out_size`: height and width of the output.
     """
 
     def __init__(self, name):
@@ -119,13 +120,14 @@ class Layer(tf.Module):
         return sum(math.prod(self.shape(name, filters)) for name in self.arrays)
 
     def macs(self, filters=None):
-        raise NotImplementedError
+        """Multiply-accumulates of one image: each weight of the kernel once at every place of the output."""
+        return math.prod(self.shape("kernel", filters)) * self.out_size**2
 
 
 class Conv2d(Layer):
     """Convolution without bias, 'SAME' padding: [B, H, W, in] -> [B, H / strides, W / strides, out].
 
-    The first convolution that writes through `out_gate` gives it its size, unless `filters` does.
+    The first convolution that writes through `out_gate` settles its size: `filters`, or what a parameter file has.
     """
 
     def __init__(self, name, arrays, kernel_size, channels, filters, *, in_size, strides=1, in_gate=None, out_gate=None):
@@ -148,9 +150,6 @@ class Conv2d(Layer):
         kernel = masked_kernel(self.kernel, {2: run.mask(self.in_gate), 3: run.mask(self.out_gate)})
         return tf.nn.conv2d(x, tf.cast(kernel, x.dtype), self.strides, "SAME")
 
-    def macs(self, filters=None):
-        return math.prod(self.shape("kernel", filters)) * self.out_size**2
-
 
 class DepthwiseConv2d(Layer):
     """Depthwise convolution without bias, 'SAME' padding; the channels it reads and writes are those of one gate."""
@@ -166,25 +165,19 @@ class DepthwiseConv2d(Layer):
         kernel = masked_kernel(self.kernel, {2: run.mask(self.in_gate)})
         return tf.nn.depthwise_conv2d(x, tf.cast(kernel, x.dtype), [1, self.strides, self.strides, 1], "SAME")
 
-    def macs(self, filters=None):
-        return math.prod(self.shape("kernel", filters)) * self.out_size**2
-
 
 class FC(Layer):
     """Fully connected layer with bias: [B, in] -> float32 [B, classes]."""
 
     def __init__(self, name, arrays, channels, classes, *, in_gate=None):
         super().__init__(name)
-        self.in_gate, self.out_gate = in_gate, None
+        self.in_gate, self.out_gate, self.out_size = in_gate, None, 1
         self.kernel = self._add("kernel", arrays.take(f"{name}/kernel:0", [channels, classes], normal), {0: in_gate})
         self.biases = self._add("biases", arrays.take(f"{name}/biases:0", [1, classes], zeros), {})
 
     def __call__(self, x, run):
         kernel = masked_kernel(self.kernel, {0: run.mask(self.in_gate)})
         return tf.cast(x @ tf.cast(kernel, x.dtype), tf.float32) + self.biases
-
-    def macs(self, filters=None):
-        return math.prod(self.shape("kernel", filters))
 
 
 class BatchNorm(Layer):
