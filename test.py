@@ -11,7 +11,7 @@ import sys
 from dataloader import CLASSES
 from ekg.cli import Parser, add_data_flags, add_device_flags, run_program
 from nets import BUILDERS
-from utils import UserError
+from utils import UserError, check_saved_for
 
 
 def parse(argv=None):
@@ -34,8 +34,8 @@ def parse(argv=None):
 def settle(asked, meta, key, known, fallback, path):
     """The value of --arch or --dataset: the one asked for, which must not contradict the file, else the file's."""
     written = meta.get(key)
-    if asked and written and asked != written:
-        raise UserError(f"{path} was saved for --{key} {written}, not {asked}")
+    if asked:
+        check_saved_for(path, meta, key, asked)
     if not asked and written and written not in known:
         raise UserError(f"{path} was saved for {key} {written}, which this program does not know")
     return asked or written or fallback

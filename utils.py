@@ -102,6 +102,12 @@ def read_parameters(path):
     return arrays, _meta(content.get(META))
 
 
+def check_saved_for(path, meta, key, asked):
+    """Raises UserError if the file at `path` says in its `meta` that it is of another `key` (arch, dataset) than `asked`."""
+    if meta.get(key, asked) != asked:
+        raise UserError(f"{path} was saved for --{key} {meta[key]}, not {asked}")
+
+
 def _meta(value):
     """The dict in a file's META entry; a strange entry counts as none, since it only ever adds to what the arrays say."""
     try:

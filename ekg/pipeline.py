@@ -16,7 +16,7 @@ from ekg.run_folder import WARM, RunFolder, versions
 from ekg.search import check_reachable
 from nets import build_network
 from op_utils import make_runtime
-from utils import UserError, read_parameters
+from utils import check_saved_for, read_parameters
 
 
 def prune(options):
@@ -59,8 +59,7 @@ def _prepare(options, console):
     if source:
         parameters, meta = read_parameters(source)
         for key, ours in (("arch", options.arch), ("dataset", options.dataset)):
-            if meta.get(key, ours) != ours:
-                raise UserError(f"{source} was saved for --{key} {meta[key]}, not {ours}")
+            check_saved_for(source, meta, key, ours)
         start = f"parameters {_digest(parameters)}"
     network = build_network(options.arch, data.classes, data.input_size, parameters, origin=source, seed=options.seed)
     check_reachable(network, options.search.target_rate)
