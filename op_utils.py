@@ -30,10 +30,14 @@ class Runtime:
     def replicas(self):
         return self.strategy.num_replicas_in_sync
 
+    @property
+    def parts(self):
+        """In how many parts a global batch is taken, over all replicas."""
+        return self.replicas * self.accum
+
     def check_batch(self, flag, size):
         """Raises UserError unless a batch of `size` images, which option `flag` asks for, divides into equal parts."""
-        parts = self.replicas * self.accum
-        if size % parts:
+        if size % self.parts:
             raise UserError(f"{flag}: a batch of {size} does not divide into {self.replicas} replicas x {self.accum} --accum")
 
 
@@ -141,6 +145,11 @@ class Optimizer:
             variable.assign(w)
 
 
+def _own_share(statistics, runtime):
+    """Batch statistics of one part, weighted so that the sum over parts and replicas is their mean."""
+    return [(mean / runtime.parts, variance / runtime.parts) for mean, variance in statistics]
+
+
 def training_step(network, optimizer, runtime, prepare, loss):
     """A step that trains `network` on one view or several of every image: plain training and distillation in one.
 
@@ -154,17 +163,16 @@ def training_step(network, optimizer, runtime, prepare, loss):
         views = prepare(batch)
         b, v = views.shape[:2]
         # Losses are divided by the global batch, because gradients are summed over parts and replicas.
-        share = 1.0 / (b * runtime.accum * runtime.replicas)
+        share = 1.0 / (b * runtime.parts)
         run = Pass("batch")
         with tf.GradientTape() as tape:
             logits = tf.reshape(network(tf.reshape(views, [b * v, *views.shape[2:]]), run), [b, v, -1])
             total = tf.reduce_sum(loss(batch, logits)) * share
         gradients = [g / v for g in tape.gradient(total, network.trainable)]
         hits = tf.equal(tf.argmax(logits, -1), tf.cast(batch["labels"], tf.int64)[:, None])
-        part = 1.0 / (runtime.accum * runtime.replicas)  # statistics: the mean over parts and replicas
         return {
             "gradients": gradients,
-            "statistics": [(mean * part, variance * part) for mean, variance in run.batch_statistics],
+            "statistics": _own_share(run.batch_statistics, runtime),
             "loss": total,
             "accuracy": tf.reduce_sum(tf.cast(hits, tf.float32)) * share / v,
         }, {}
@@ -214,7 +222,6 @@ def statistics_step(network, runtime, prepare):
     def compute(batch, shared):
         run = Pass("batch")
         network(prepare(batch), run)
-        part = 1.0 / (runtime.accum * runtime.replicas)
-        return {"statistics": [(mean * part, variance * part) for mean, variance in run.batch_statistics]}, {}
+        return {"statistics": _own_share(run.batch_statistics, runtime)}, {}
 
     return Step(compute, runtime)
