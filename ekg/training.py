@@ -27,7 +27,7 @@ def train(step, images, labels, options, *, seed, views=1, augmented=True, bank=
         schedule = options.learning_rate, options.decay_points, options.decay_rate
         learning_rate = learning_rate_at(epoch, options.epochs, *schedule)
         shared = {"learning_rate": np.float32(learning_rate), "weight_decay": np.float32(options.weight_decay)}
-        losses, accuracies = [], []
+        steps, totals, means = 0, {"loss": 0.0, "accuracy": 0.0}, {}
         progress = bar(shuffled_batches(len(labels), options.batch_size, rng), f"epoch {epoch + 1}/{options.epochs}")
         for indices in progress:
             batch = {"images": images[indices], "labels": labels[indices]}
@@ -36,18 +36,17 @@ def train(step, images, labels, options, *, seed, views=1, augmented=True, bank=
             if bank is not None:
                 batch["bank"] = bank[indices]
             figures = {name: float(value) for name, value in step(batch, **shared)[0].items()}
-            losses.append(figures["loss"])
-            accuracies.append(figures["accuracy"])
-            if not math.isfinite(losses[-1]):
+            number, steps = number + 1, steps + 1
+            if not math.isfinite(figures["loss"]):
                 raise FloatingPointError(
-                    f"the loss is {losses[-1]} in epoch {epoch + 1}, step {len(losses)}; try a lower learning rate"
+                    f"the loss is {figures['loss']} in epoch {epoch + 1}, step {steps}; try a lower learning rate"
                 )
-            number += 1
-            progress.show(loss=float(np.mean(losses)), accuracy=float(np.mean(accuracies)))
+            totals = {name: total + figures[name] for name, total in totals.items()}
+            means = {name: total / steps for name, total in totals.items()}
+            progress.show(**means)
             if on_step is not None:
                 on_step(number, figures)
-        record = {"epoch": epoch + 1, "learning_rate": learning_rate}
-        record |= {"loss": float(np.mean(losses)), "accuracy": float(np.mean(accuracies))}
+        record = {"epoch": epoch + 1, "learning_rate": learning_rate, **means}
         record["seconds"] = round(time.perf_counter() - begin, 3)
         if on_epoch is not None:
             on_epoch(record)
