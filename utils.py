@@ -150,7 +150,7 @@ def accumulator(compute, parts):
         rows = tf.nest.map_structure(lambda s: tf.TensorArray(s.dtype, parts, element_shape=s.shape), rows_spec)
 
         def body(i, sums, rows):
-            new_sums, new_rows = compute({k: v[i] for k, v in split.items()}, shared)
+            new_sums, new_rows = one({k: v[i] for k, v in split.items()}, shared)
             write = lambda array, value: array.write(i, value)
             return i + 1, tf.nest.map_structure(tf.add, sums, new_sums), tf.nest.map_structure(write, rows, new_rows)
 
