@@ -13,7 +13,7 @@ from ekg.contrastive import contrastive_loss, plain_loss
 from ekg.knowledge import reward_loss
 from nets import build_network
 from nets.tcl import Pass
-from op_utils import Optimizer, Step, nesterov, predicting_step, scoring_step, statistics_step, training_step
+from op_utils import Optimizer, Step, choose_gpus, nesterov, predicting_step, scoring_step, statistics_step, training_step
 from utils import UserError, accumulator
 
 CIFAR = AUGMENTATIONS["CIFAR10"]
@@ -212,3 +212,28 @@ def test_training_moves_the_averages_and_learns(runtime):
     losses = [float(step({"images": images, "labels": labels}, learning_rate=0.1, weight_decay=0.0)[0]["loss"]) for _ in range(8)]
     assert losses[-1] < 0.5 * losses[0]
     assert network.batch_norms[0].arrays["moving_mean"].numpy().any()
+
+
+@pytest.mark.parametrize(
+    "requested, available, chosen",
+    [
+        (None, 0, []),
+        (None, 1, [0]),
+        (None, 4, [0]),
+        ([0], 0, []),
+        ([3], 0, []),
+        ([1], 2, [1]),
+        ([0, 1], 2, [0, 1]),
+        ([2, 0], 4, [0, 2]),
+        ([1, 1], 2, [1]),
+    ],
+)
+def test_choice_of_gpus(requested, available, chosen):
+    assert choose_gpus(requested, available) == chosen
+
+
+@pytest.mark.parametrize("requested, available, missing, there", [([1], 1, "1", "0"), ([0, 5], 3, "5", "0, 1, 2")])
+def test_gpus_that_are_not_there_are_answered_with_those_that_are(requested, available, missing, there):
+    with pytest.raises(UserError) as refusal:
+        choose_gpus(requested, available)
+    assert f"--gpu_id {missing}:" in str(refusal.value) and str(refusal.value).endswith(f" {there}")
