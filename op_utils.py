@@ -1,75 +1,17 @@
-"""What runs on devices: where it runs, and the compiled steps: train, distil, score, predict.
+"""The steps that run on devices: train, distil, score, predict, and what makes a function of a batch a step.
 
 Every step is one function of a batch, made ready to run by `Step`: accumulation in the graph innermost, XLA around a
 replica's forward and backward pass, the all-reduce outside of it (a merge of replicas cannot be compiled), then the update.
 What changes from call to call - images, random draws, learning rate, masks - comes in as tensors, so each step is traced once.
 """
 
-import dataclasses
-
+import numpy as np
 import tensorflow as tf
 
 from nets.tcl import Pass
-from utils import UserError, accumulator
+from utils import accumulator
 
 MOMENTUM = 0.9
-
-
-# -------------------------------------------------------------------------------------------------------------- devices
-
-
-@dataclasses.dataclass(frozen=True)
-class Runtime:
-    """Where steps run and how: the strategy, whether XLA compiles them, and in how many parts a replica takes its batch."""
-
-    strategy: tf.distribute.Strategy
-    compile: bool = False
-    accum: int = 1
-
-    @property
-    def replicas(self):
-        return self.strategy.num_replicas_in_sync
-
-    @property
-    def parts(self):
-        """In how many parts a global batch is taken, over all replicas."""
-        return self.replicas * self.accum
-
-    def check_batch(self, flag, size):
-        """Raises UserError unless a batch of `size` images, which option `flag` asks for, divides into equal parts."""
-        if size % self.parts:
-            raise UserError(f"{flag}: a batch of {size} does not divide into {self.replicas} replicas x {self.accum} --accum")
-
-
-def choose_gpus(requested, available):
-    """Indices of the GPUs to use. `requested`: list of ids or None; `available`: how many the machine has.
-
-    None asks for the first GPU if there is one. An empty list means the CPU. Raises UserError for ids that are not there.
-    """
-    if available == 0:
-        return []
-    if requested is None:
-        return [0]
-    missing = [i for i in requested if i not in range(available)]
-    if missing:
-        there = ", ".join(map(str, range(available)))
-        raise UserError(f"--gpu_id {missing[0]}: there is no such GPU; this machine has {there}")
-    return sorted(set(requested))
-
-
-def make_runtime(gpu_id, compile, accum):
-    """(Runtime, line to say or None). gpu_id: list of ids or None; compile: True, False or None for on with GPUs only."""
-    gpus = tf.config.list_physical_devices("GPU")
-    chosen = [gpus[i] for i in choose_gpus(gpu_id, len(gpus))]
-    tf.config.set_visible_devices(chosen, "GPU")
-    for gpu in chosen:
-        tf.config.experimental.set_memory_growth(gpu, True)
-    said = None if chosen or gpu_id is None else f"--gpu_id {gpu_id[0]}: this machine has no GPU, the CPU is used"
-    if len(chosen) > 1:
-        strategy = tf.distribute.MirroredStrategy([f"GPU:{i}" for i in range(len(chosen))])
-    else:
-        strategy = tf.distribute.get_strategy()  # the default strategy adds nothing to a call
-    return Runtime(strategy, bool(chosen) if compile is None else compile, accum), said
 
 
 # ---------------------------------------------------------------------------------------------------------------- steps
@@ -81,24 +23,27 @@ class Step:
     compute(batch, shared) -> (sums, rows) sees one part of the batch: `batch` a dict of tensors [b, ...], `shared` a dict of
     tensors that every part sees whole, `sums` a structure of tensors added over parts and replicas, `rows` one of tensors
     [b, ...] put together in the batch's order. update(sums, shared), if given, runs in every replica with the totals, may
-    assign variables, and returns what the caller gets in place of `sums`.
+    assign variables, and returns what the caller gets in place of `sums`. merges: whether `compute` itself brings replicas
+    together, which cannot be compiled.
 
     Called with a dict of arrays [B, ...], B the global batch, and shared values by keyword; gives (sums, rows) as tensors.
     `traces` counts how often it was traced.
     """
 
-    def __init__(self, compute, runtime, update=None):
+    def __init__(self, compute, runtime, update=None, *, merges=False):
         self.traces = 0
         self.runtime = runtime
         strategy = runtime.strategy
         forward = accumulator(compute, runtime.accum)
-        if runtime.compile:
+        if runtime.compile and not merges:
             forward = tf.function(forward, jit_compile=True, autograph=False)
 
         def replica(batch, shared):
             sums, rows = forward(batch, shared)
-            if runtime.replicas > 1 and tf.nest.flatten(sums):
-                sums = tf.distribute.get_replica_context().all_reduce(tf.distribute.ReduceOp.SUM, sums)
+            if runtime.replicas > 1:
+                context = tf.distribute.get_replica_context()
+                sums = context.all_reduce(tf.distribute.ReduceOp.SUM, sums) if tf.nest.flatten(sums) else sums
+                rows = context.all_gather(rows, axis=0) if rows else rows
             return update(sums, shared) if update else sums, rows
 
         def run(batch, shared):
@@ -118,9 +63,9 @@ class Step:
             i = context.replica_id_in_sync_group
             return {k: tf.convert_to_tensor(v[i * len(v) // replicas : (i + 1) * len(v) // replicas]) for k, v in batch.items()}
 
-        sums, rows = self._run(strategy.experimental_distribute_values_from_function(own), shared)
-        first = lambda value: strategy.experimental_local_results(value)[0]
-        return tf.nest.map_structure(first, sums), tf.nest.map_structure(lambda v: strategy.gather(v, axis=0), rows)
+        # Every replica has the totals and all rows; the first of this machine speaks for all.
+        results = self._run(strategy.experimental_distribute_values_from_function(own), shared)
+        return tf.nest.map_structure(lambda value: strategy.experimental_local_results(value)[0], results)
 
 
 def nesterov(variable, velocity, gradient, learning_rate):
@@ -129,20 +74,69 @@ def nesterov(variable, velocity, gradient, learning_rate):
     return velocity, variable + MOMENTUM * velocity - learning_rate * gradient
 
 
-class Optimizer:
-    """SGD with Nesterov momentum; weight decay is an L2 gradient on every trainable variable, added after the reduce."""
+class LossScale:
+    """Dynamic loss scaling: float16 gradients are taken of loss * scale, so that small ones do not become 0.
 
-    def __init__(self, variables, strategy):
-        with strategy.scope():
-            once = tf.VariableAggregation.ONLY_FIRST_REPLICA
-            self.velocities = [tf.Variable(tf.zeros_like(v), trainable=False, aggregation=once) for v in variables]
+    A step whose gradients overflow changes no weight and halves the scale; GROW_AFTER steps without one double it.
+    """
+
+    START, LEAST, GROW_AFTER = 2.0**15, 1.0, 2000
+
+    def __init__(self, strategy):
+        self.scale, self.good_steps = (_state(value, strategy) for value in (self.START, 0.0))
+
+    def settle(self, gradients):
+        """Whether all `gradients` are finite (bool []), and the scale moved accordingly."""
+        finite = tf.reduce_all([tf.reduce_all(tf.math.is_finite(gradient)) for gradient in gradients])
+        good_steps = tf.where(finite, self.good_steps + 1, 0.0)
+        grows = good_steps >= self.GROW_AFTER
+        self.scale.assign(self.scale * tf.where(finite, tf.where(grows, 2.0, 1.0), 0.5))
+        self.good_steps.assign(tf.where(grows, 0.0, good_steps))
+        return finite
+
+
+def _state(value, strategy):
+    """A variable that steps change with what all replicas have agreed on before: one replica's value stands for all."""
+    with strategy.scope():
+        return tf.Variable(value, trainable=False, aggregation=tf.VariableAggregation.ONLY_FIRST_REPLICA)
+
+
+class Optimizer:
+    """SGD with Nesterov momentum; weight decay is an L2 gradient on every trainable variable, added after the reduce.
+
+    `loss_scale` is a LossScale where `runtime` computes in float16, else None.
+    """
+
+    def __init__(self, variables, runtime):
         self.variables = variables
+        self.velocities = [_state(tf.zeros_like(v), runtime.strategy) for v in variables]
+        self.loss_scale = LossScale(runtime.strategy) if runtime.precision == "float16" else None
 
     def apply(self, gradients, learning_rate, weight_decay):
+        finite = True if self.loss_scale is None else self.loss_scale.settle(gradients)
         for variable, velocity, gradient in zip(self.variables, self.velocities, gradients):
             v, w = nesterov(variable, velocity, gradient + weight_decay * variable, learning_rate)
-            velocity.assign(v)
-            variable.assign(w)
+            velocity.assign(v if finite is True else tf.where(finite, v, velocity))
+            variable.assign(w if finite is True else tf.where(finite, w, variable))
+
+
+def _pass(runtime, statistics, masks=None, tape=None):
+    """A forward pass of one part of the batch, as `runtime` computes."""
+    return Pass(statistics, masks, tape, dtype=runtime.dtype, merge=_merged if runtime.synchronises else None)
+
+
+def _merged(mean, variance):
+    """(mean, biased variance) over the equal batches of all replicas, from those of each: float32 [C].
+
+    The variances' mean plus the means' variance: the mean of squares would cancel. One all-reduce tells every replica what
+    each of them has; gradients go back through it.
+    """
+    context = tf.distribute.get_replica_context()
+    own = tf.one_hot(context.replica_id_in_sync_group, context.num_replicas_in_sync)
+    both = own[:, None, None] * tf.stack([mean, variance])
+    means, variances = tf.unstack(context.all_reduce(tf.distribute.ReduceOp.SUM, both), axis=1)
+    mean = tf.reduce_mean(means, 0)
+    return mean, tf.reduce_mean(variances, 0) + tf.reduce_mean(tf.math.squared_difference(means, mean), 0)
 
 
 def _own_share(statistics, runtime):
@@ -155,20 +149,24 @@ def training_step(network, optimizer, runtime, prepare, loss):
 
     prepare(batch) -> float32 [b, V, S, S, 3], the views; loss(batch, logits [b, V, C]) -> float32 [b], summed over views.
     The views of an image pass through the network together, view index fastest, so that BN statistics span all of them;
-    the gradient is divided by their number. Called with learning_rate and weight_decay; gives `loss` (mean over images) and
-    `accuracy` (over images and views).
+    the gradient is divided by their number. Called with learning_rate and weight_decay; gives `loss` (mean over images),
+    `accuracy` (over images and views) and, in float16, the `loss_scale` of the next step.
     """
+
+    scaling = optimizer.loss_scale
 
     def compute(batch, shared):
         views = prepare(batch)
         b, v = views.shape[:2]
         # Losses are divided by the global batch, because gradients are summed over parts and replicas.
         share = 1.0 / (b * runtime.parts)
-        run = Pass("batch")
+        scale = 1.0 if scaling is None else tf.convert_to_tensor(scaling.scale)
+        run = _pass(runtime, "batch")
         with tf.GradientTape() as tape:
             logits = tf.reshape(network(tf.reshape(views, [b * v, *views.shape[2:]]), run), [b, v, -1])
             total = tf.reduce_sum(loss(batch, logits)) * share
-        gradients = [g / v for g in tape.gradient(total, network.trainable)]
+            scaled = total * scale
+        gradients = [g / (v * scale) for g in tape.gradient(scaled, network.trainable)]
         hits = tf.equal(tf.argmax(logits, -1), tf.cast(batch["labels"], tf.int64)[:, None])
         return {
             "gradients": gradients,
@@ -181,9 +179,10 @@ def training_step(network, optimizer, runtime, prepare, loss):
         optimizer.apply(sums["gradients"], shared["learning_rate"], shared["weight_decay"])
         for bn, (mean, variance) in zip(network.batch_norms, sums["statistics"]):
             bn.move(mean, variance)
-        return {"loss": sums["loss"], "accuracy": sums["accuracy"]}
+        figures = {"loss": sums["loss"], "accuracy": sums["accuracy"]}
+        return figures if scaling is None else {**figures, "loss_scale": tf.convert_to_tensor(scaling.scale)}
 
-    return Step(compute, runtime, update)
+    return Step(compute, runtime, update, merges=runtime.synchronises)
 
 
 def scoring_step(network, runtime, prepare, loss):
@@ -192,36 +191,58 @@ def scoring_step(network, runtime, prepare, loss):
     loss(batch, logits [b, C]) -> float32 [b], each image's share of the mean over the whole set. Called with masks=float32
     [sum of gate sizes]. Gives `signed`, for every gate a list of float32 [C], one for every place where it masks: the sum
     over B, H, W of dy * y, over all parts and replicas, so that the absolute value can be taken of the whole sum. The rows
-    are the `logits`.
+    are the `logits`. In float16 the loss is scaled, and the batch taken again at half the scale while a sum overflows.
     """
+    half = runtime.precision == "float16"
 
     def compute(batch, shared):
         with tf.GradientTape(watch_accessed_variables=False) as tape:
-            run = Pass("batch", network.split_masks(shared["masks"]), tape)
+            run = _pass(runtime, "batch", network.split_masks(shared["masks"]), tape)
             logits = network(prepare(batch), run)
             total = tf.reduce_sum(loss(batch, logits))
-        return {"signed": tape.gradient(total, run.probes)}, {"logits": logits}
+            total = total * shared["scale"] if half else total
+        signed = tape.gradient(total, run.probes)
+        return {"signed": tf.nest.map_structure(lambda sums: sums / shared["scale"], signed) if half else signed}, {
+            "logits": logits
+        }
 
-    return Step(compute, runtime)
+    step = Step(compute, runtime, merges=runtime.synchronises)
+    return _Scaled(step) if half else step
+
+
+class _Scaled:
+    """A scoring step in float16 at the largest power of two that does not overflow."""
+
+    def __init__(self, step):
+        self.step, self.scale = step, LossScale.START
+
+    def __call__(self, batch, **shared):
+        while True:
+            sums, rows = self.step(batch, scale=np.float32(self.scale), **shared)
+            if all(np.isfinite(value).all() for value in tf.nest.flatten(sums)):
+                return sums, rows
+            if self.scale <= LossScale.LEAST:
+                raise FloatingPointError("the scores are not finite in float16; try --precision bfloat16")
+            self.scale /= 2
 
 
 def predicting_step(network, runtime, prepare, *, masked=False, statistics="moving"):
     """A step that gives the logits of a batch as rows. A masked network uses batch statistics and takes masks=float32 [F]."""
+    statistics = "batch" if masked else statistics
 
     def compute(batch, shared):
         masks = network.split_masks(shared["masks"]) if masked else None
-        run = Pass("batch" if masked else statistics, masks)
-        return {}, {"logits": network(prepare(batch), run)}
+        return {}, {"logits": network(prepare(batch), _pass(runtime, statistics, masks))}
 
-    return Step(compute, runtime)
+    return Step(compute, runtime, merges=runtime.synchronises and statistics == "batch")
 
 
 def statistics_step(network, runtime, prepare):
     """A step that gives `statistics`, a list of (mean, biased variance) float32 [C] a batch norm, of one batch."""
 
     def compute(batch, shared):
-        run = Pass("batch")
+        run = _pass(runtime, "batch")
         network(prepare(batch), run)
         return {"statistics": _own_share(run.batch_statistics, runtime)}, {}
 
-    return Step(compute, runtime)
+    return Step(compute, runtime, merges=runtime.synchronises)

@@ -5,11 +5,12 @@
 The shapes come from the file. Answers are those of deployment, on moving averages; see --batch_stats.
 """
 
+import contextlib
 import json
 import sys
 
 from dataloader import CLASSES
-from ekg.cli import Parser, add_data_flags, add_device_flags, run_program
+from ekg.cli import Parser, add_data_flags, add_device_flags, device_options, run_program
 from nets import BUILDERS
 from utils import UserError, check_saved_for
 
@@ -43,42 +44,60 @@ def settle(asked, meta, key, known, fallback, path):
 
 def main():
     args = parse()
+    from machines import meet
+
+    with contextlib.closing(meet(say=lambda line: print(line, file=sys.stderr))) as machines:
+        evaluate(args, machines)
+        machines.exchange(None)  # none leaves while another still computes with it
+
+
+def evaluate(args, machines):
     from utils import import_tensorflow, read_parameters  # after the options, so that these are answered at once
 
-    parameters, meta = read_parameters(args.trained_param)
-    arch = settle(args.arch, meta, "arch", BUILDERS, "ResNet-56", args.trained_param)
-    dataset = settle(args.dataset, meta, "dataset", CLASSES, "CIFAR10", args.trained_param)
+    with machines.together():
+        parameters, meta = read_parameters(args.trained_param)
+        arch = settle(args.arch, meta, "arch", BUILDERS, "ResNet-56", args.trained_param)
+        dataset = settle(args.dataset, meta, "dataset", CLASSES, "CIFAR10", args.trained_param)
     import_tensorflow()
     from dataloader import load_dataset
+    from devices import make_runtime
     from ekg.evaluation import Evaluator
     from ekg.progress import Console
-    from nets import build_network, unpruned_cost
-    from op_utils import make_runtime
+    from nets import build_network
 
-    data = load_dataset(dataset, args.data_path)
-    runtime, said = make_runtime(args.gpu_id, args.compile, accum=1)
+    with machines.together():
+        data = load_dataset(dataset, args.data_path)
+    runtime, lines = make_runtime(device_options(args), machines)
     batch_size = min(args.val_batch_size, len(data.y_test))
     runtime.check_batch("--val_batch_size", batch_size)
     with runtime.strategy.scope():
         network = build_network(arch, data.classes, data.input_size, parameters, origin=args.trained_param)
     statistics = "batch" if args.batch_stats else "moving"
     evaluator = Evaluator(network, runtime, data.augmentation, data.x_test, data.y_test, batch_size, statistics)
-    if said:
-        print(said, file=sys.stderr)
-    console = Console()
+    if machines.chief:
+        print("".join(f"{line}\n" for line in lines), end="", file=sys.stderr)
+    console = Console(speaks=machines.chief)
     figures = evaluator() if args.json else evaluator(lambda batches: console.bar(batches, "evaluation"))
+    if machines.chief:
+        report(args, network, f"{arch} on {dataset}", figures)
+
+
+def report(args, network, what, figures):
+    """Prints the figures of an evaluation (ekg.evaluation.Evaluator) beside the network's costs."""
+    from nets import unpruned_cost
+
     flops, params = network.cost()
-    whole_flops, whole_params = unpruned_cost(arch, data.classes, data.input_size)
+    whole_flops, whole_params = unpruned_cost(network.arch, network.classes, network.input_size)
     figures |= {"params": params, "flops": flops, "flops_rate": flops / whole_flops}
     if args.json:
         print(json.dumps(figures))
         return
     images = figures["images"]
-    print(f"{arch} on {dataset}, {images:,} test images, {statistics} {'statistics' if args.batch_stats else 'averages'}")
+    print(f"{what}, {images:,} test images, {'batch statistics' if args.batch_stats else 'moving averages'}")
     for label, key in (("top-1", "top1"), ("top-5", "top5")):
         print(f"  {label:10}  {figures[key]:.2%}  ({round(figures[key] * images):,})")
     print(f"  {'loss':10}  {figures['loss']:.4f}")
-    print(f"  {'parameters':10}  {params:,}  ({params / whole_params:.1%} of the unpruned {arch})")
+    print(f"  {'parameters':10}  {params:,}  ({params / whole_params:.1%} of the unpruned {network.arch})")
     print(f"  {'FLOPs':10}  {flops:,}  ({flops / whole_flops:.1%})")
 
 

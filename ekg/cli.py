@@ -35,6 +35,10 @@ class _Help(argparse.ArgumentDefaultsHelpFormatter):
         return action.help if unsaid else super()._get_help_string(action)
 
 
+# What TensorFlow raises in the middle of a step when a peer is lost.
+MACHINE_GONE = ("UnavailableError", "AbortedError", "CancelledError", "DeadlineExceededError", "FailedPreconditionError")
+
+
 def run_program(main, then=""):
     """Exit code of main(): a user's mistake is one line on stderr and 2, a stopped run 130, a failed one 1.
 
@@ -52,10 +56,15 @@ def run_program(main, then=""):
         print(f"\nstopped{then}", file=sys.stderr)
         return 130
     except Exception as error:
-        # TensorFlow's own class is not imported here, so that --help need not wait for it.
-        if not isinstance(error, MemoryError) and type(error).__name__ != "ResourceExhaustedError":
+        # TensorFlow's own classes are not imported here, so that --help need not wait for it.
+        kind = type(error).__name__
+        if isinstance(error, MemoryError) or kind == "ResourceExhaustedError":
+            said = "out of memory; try --accum 2 or more, or smaller batches"
+        elif kind in MACHINE_GONE and os.environ.get("TF_CONFIG"):
+            said = f"another machine of TF_CONFIG has stopped or is out of reach ({kind}){then}"
+        else:
             raise
-        print(f"{os.path.basename(sys.argv[0])}: out of memory; try --accum 2 or more, or smaller batches", file=sys.stderr)
+        print(f"{os.path.basename(sys.argv[0])}: {said}", file=sys.stderr)
         return 1
 
 
@@ -87,8 +96,11 @@ positive = _number(float, 0, above=True)
 not_negative = _number(float, 0)
 
 
+PRECISIONS = ("float32", "bfloat16", "float16")
+
+
 def add_device_flags(parser):
-    group = parser.add_argument_group("devices")
+    group = parser.add_argument_group("devices", "Several machines: the same command on each, with TF_CONFIG.")
     group.add_argument(
         "--gpu_id",
         type=count_or_none,
@@ -97,10 +109,26 @@ def add_device_flags(parser):
         help="GPUs to use; several train together (default: the first GPU if there is one, else the CPU)",
     )
     group.add_argument(
+        "--cpu_replicas",
+        type=count,
+        help="replicas in which the CPU works, as several GPUs would, to try that without them",
+    )
+    group.add_argument(
         "--compile",
         action=argparse.BooleanOptionalAction,
         default=None,
         help="compile the steps with XLA (default: on for GPUs, off for CPUs, where oneDNN is faster)",
+    )
+    group.add_argument(
+        "--precision",
+        choices=PRECISIONS,
+        default="float32",
+        help="what layers compute in; variables, statistics, losses and knowledge are float32",
+    )
+    group.add_argument(
+        "--sync_bn",
+        action="store_true",
+        help="batch statistics over all replicas, not of each; the steps that use them are not compiled then",
     )
 
 
@@ -134,7 +162,7 @@ def add_training_flags(parser, architectures):
         "is one, else a baseline is trained first)",
     )
     group.add_argument("--seed", type=count_or_none, default=0, help="seed of initial values, shuffling and augmentation")
-    group.add_argument("--accum", type=count, default=1, help="parts in which a batch is taken, to need less memory")
+    group.add_argument("--accum", type=count, default=1, help="parts in which a replica takes its batch, to need less memory")
     group.add_argument(
         "--do_log",
         type=count_or_none,
@@ -191,7 +219,12 @@ def _add_schedule(group, prefix, epochs, learning_rate, points, rate, decay, bat
     group.add_argument(
         f"--{prefix}weight_decay", type=not_negative, default=decay, help="L2 gradient on every trainable variable"
     )
-    group.add_argument(f"--{prefix}batch_size", type=count, default=batch, help="images a batch, over all GPUs")
+    group.add_argument(f"--{prefix}batch_size", type=count, default=batch, help="images a batch, over all replicas")
+
+
+def device_options(args, accum=1):
+    """The DeviceOptions of a parsed command line."""
+    return DeviceOptions(args.gpu_id, args.cpu_replicas, args.compile, accum, args.precision, args.sync_bn)
 
 
 def options_from(args):
@@ -213,7 +246,7 @@ def options_from(args):
         val_batch_size=args.val_batch_size,
         seed=args.seed,
         log_every=args.do_log,
-        device=DeviceOptions(args.gpu_id, args.compile, args.accum),
+        device=device_options(args, args.accum),
         subsets=SubsetOptions(args.val_per_class, args.subset_per_class, args.search_seed, args.search_batch_size),
         search=SearchOptions(args.search_target_rate, args.search_step, args.candidate_filter),
         baseline=schedule("baseline_"),

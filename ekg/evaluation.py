@@ -48,12 +48,13 @@ class Evaluator:
         return {name: value / len(self.labels) for name, value in totals.items()} | {"images": len(self.labels)}
 
 
-def latencies_ms(networks, compile, repeats=100):
+def latencies_ms(networks, runtime, repeats=100):
     """Median milliseconds of one image through each of `networks`, taken in turn so that they meet the same machine."""
+    run = Pass("moving", dtype=runtime.dtype)
     runs = []
     for network in networks:
         image = tf.zeros([1, network.input_size, network.input_size, 3])
-        predict = tf.function(lambda x, network=network: network(x, Pass("moving")), jit_compile=compile, autograph=False)
+        predict = tf.function(lambda x, network=network: network(x, run), jit_compile=runtime.compile, autograph=False)
         for _ in range(5):
             predict(image)
         runs.append((predict, image, []))

@@ -1,5 +1,6 @@
 """The memory bank: what K interim sub-networks say of every training image (Eq. 10)."""
 
+import contextlib
 import os
 
 import numpy as np
@@ -44,10 +45,26 @@ def build_order(labels, seed):
 def build(path, batches, shape, predict, masks):
     """Writes M float16 [N, classes, K] to the .npy file `path`, batch by batch and never in memory as a whole.
 
+    path: None on a machine that takes part in the predictions and leaves the writing to another.
+
     batches: an iterable of (rows, batch), rows int [n] being the images the batch's first n entries show. predict(batch,
     masks) -> float32 [B, classes]; masks: a list of K masks float32 [F]. M[n, :, k] are the logits of teacher k for training
     image n. Raises FloatingPointError where a logit is not finite in float16.
     """
+    with _new_bank(path, shape) if path else contextlib.nullcontext() as bank:
+        for rows, batch in batches:
+            for k, mask in enumerate(masks):
+                with np.errstate(over="ignore"):
+                    logits = predict(batch, mask)[: len(rows)].astype(np.float16)
+                if not np.isfinite(logits).all():
+                    raise FloatingPointError(f"memory bank: teacher {k} gives logits that are not finite in float16")
+                if bank is not None:
+                    bank[rows, :, k] = logits
+
+
+@contextlib.contextmanager
+def _new_bank(path, shape):
+    """M, mapped from a file that appears under `path` whole, when the block ends without an error, or not at all."""
     with whole_file(path) as file:
         header = {"descr": np.lib.format.dtype_to_descr(np.dtype(np.float16)), "fortran_order": False, "shape": shape}
         np.lib.format.write_array_header_1_0(file, header)
@@ -58,16 +75,8 @@ def build(path, batches, shape, predict, masks):
             os.posix_fallocate(file.fileno(), 0, offset + 2 * int(np.prod(shape)))
         file.truncate(offset + 2 * int(np.prod(shape)))
         bank = np.memmap(file.name, np.float16, "r+", offset, shape)
-        for rows, batch in batches:
-            for k, mask in enumerate(masks):
-                with np.errstate(over="ignore"):
-                    logits = predict(batch, mask)[: len(rows)].astype(np.float16)
-                if not np.isfinite(logits).all():
-                    raise FloatingPointError(f"memory bank: teacher {k} gives logits that are not finite in float16")
-                bank[rows, :, k] = logits
+        yield bank
         bank.flush()
-        del bank
-    return open_bank(path, shape)
 
 
 def open_bank(path, shape):

@@ -36,11 +36,16 @@ class SearchOptions:
 
 @dataclasses.dataclass(frozen=True)
 class DeviceOptions:
-    """gpu_id: list of ids or None; compile: True, False or None for on with GPUs only; accum: parts a batch."""
+    """gpu_id: list of ids or None; cpu_replicas: int or None; compile: True, False or None for on with GPUs only; accum: parts
+    a replica's batch; precision: what layers compute in; sync_bn: batch norm's statistics span all replicas.
+    """
 
     gpu_id: list
+    cpu_replicas: int
     compile: bool
     accum: int
+    precision: str
+    sync_bn: bool
 
 
 @dataclasses.dataclass(frozen=True)

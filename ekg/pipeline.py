@@ -3,26 +3,36 @@
 `prune` is the driver and reads top to bottom; the stages are in ekg.stages.
 """
 
+import contextlib
 import hashlib
 import os
 
+import numpy as np
+
 from dataloader import load_dataset
 from dataloader.sampling import select_subsets
+from devices import check_options, make_runtime
 from ekg import stages
 from ekg.evaluation import latencies_ms
 from ekg.progress import Console
 from ekg.report import closing_table, write_figures
-from ekg.run_folder import WARM, RunFolder, versions
+from ekg.run_folder import WARM, RunFolder, described, differences, versions
 from ekg.search import check_reachable
+from machines import meet
 from nets import build_network
-from op_utils import make_runtime
-from utils import check_saved_for, read_parameters
+from utils import UserError, check_saved_for, read_parameters
 
 
 def prune(options):
     """Runs the method as `options` (Options) say. Raises UserError before anything is written if it cannot be done."""
-    console = Console()
-    run, parameters = _prepare(options, console)
+    with contextlib.closing(meet()) as machines:
+        _prune(options, machines)
+        machines.exchange(None)  # none leaves while another still computes with it
+
+
+def _prune(options, machines):
+    console = Console(speaks=machines.chief)
+    run, parameters = _prepare(options, machines, console)
     folder = run.folder
     if folder.finished:
         console.say(f"{folder.path} holds this run, finished; nothing is left to do")
@@ -46,30 +56,52 @@ def prune(options):
     _finish(run, start, pruned, search.filters_of(state.history[-1]))
 
 
-def _prepare(options, console):
+def _prepare(options, machines, console):
     """(Run, parameters of the starting network or None): every check that can fail comes before the folder is made."""
-    data = load_dataset(options.dataset, options.data_path)
-    runtime, said = make_runtime(options.device.gpu_id, options.device.compile, options.device.accum)
-    if said:
-        console.say(said)
-    subsets = options.subsets
-    val, subset = select_subsets(data.y_train, data.classes, subsets.val_per_class, subsets.subset_per_class, subsets.seed)
-    source = options.trained_param or _pretrained(options)
-    parameters, start = None, "a baseline trained here"
-    if source:
-        parameters, meta = read_parameters(source)
-        for key, ours in (("arch", options.arch), ("dataset", options.dataset)):
-            check_saved_for(source, meta, key, ours)
-        start = f"parameters {_digest(parameters)}"
+    with machines.together():
+        check_options(options.device, machines)
+        data = load_dataset(options.dataset, options.data_path)
+        subsets = options.subsets
+        val, subset = select_subsets(data.y_train, data.classes, subsets.val_per_class, subsets.subset_per_class, subsets.seed)
+        source, parameters, start = _start(options)
+    _check_agreement(options, machines, data, start)
+
+    runtime, lines = make_runtime(options.device, machines)
+    for line in lines:
+        console.say(line)
     network = build_network(options.arch, data.classes, data.input_size, parameters, origin=source, seed=options.seed)
     check_reachable(network, options.search.target_rate)
 
     _check_batches(options, runtime, len(data.y_train), len(data.y_test), len(val), len(subset), baseline=not source)
 
-    folder = RunFolder(options.train_path, options, start, versions())
+    folder = RunFolder(options.train_path, described(options, start, runtime.parts), versions(), machines)
     if source:
         console.say(f"starts from {source}")
     return stages.Run(options, data, val, subset, runtime, folder, console), parameters
+
+
+def _start(options):
+    """(file or None, its arrays or None, what tells this start from any other) of the network a run begins with."""
+    source = options.trained_param or _pretrained(options)
+    if not source:
+        return None, None, "a baseline trained here"
+    parameters, meta = read_parameters(source)
+    for key, ours in (("arch", options.arch), ("dataset", options.dataset)):
+        check_saved_for(source, meta, key, ours)
+    return source, parameters, f"parameters {_digest(parameters)}"
+
+
+def _check_agreement(options, machines, data, start):
+    """Raises UserError on all machines if they would not compute the same: other options, images or versions."""
+    if len(machines.addresses) == 1:
+        return
+    arrays = {"train": data.x_train, "labels": data.y_train, "test": data.x_test, "test labels": data.y_test}
+    facts = described(options, start, options.device.accum) | {"data": _digest(arrays), "versions": versions()}
+    said = machines.exchange(facts)
+    for index, (address, theirs) in enumerate(zip(machines.addresses, said)):
+        differ = differences(said[0], theirs, ignored=("data_path", "trained_param"), words=("at the chief", "there"))
+        if differ:
+            raise UserError(f"machine {index}, {address}, would compute something else than the chief ({differ})")
 
 
 def _check_batches(options, runtime, train, test, val, subset, baseline):
@@ -95,26 +127,29 @@ def _pretrained(options):
     return next((stem + ending for ending in (".pkl", ".npz") if os.path.exists(stem + ending)), None)
 
 
-def _digest(parameters):
+def _digest(arrays):
     """A few characters that tell these arrays from any others."""
     sha = hashlib.sha256()
-    for name, array in sorted(parameters.items()):
-        sha.update(f"{name}{array.shape}".encode() + array.tobytes())
+    for name, array in sorted(arrays.items()):
+        sha.update(f"{name}{array.shape}".encode())
+        sha.update(np.ascontiguousarray(array))
     return sha.hexdigest()[:16]
 
 
 def _finish(run, start, pruned, filters):
     """result.json, figures, closing table. filters: int [G], those kept at each gate of `start`."""
     folder, entries = run.folder, {}
-    times = latencies_ms([start, pruned], run.runtime.compile)
+    times = latencies_ms([start, pruned], run.runtime)
     for name, network, latency in zip(("baseline", "pruned"), (start, pruned), times):
         figures = run.evaluator(network)(lambda batches, name=name: run.console.bar(batches, f"evaluation of {name}"))
         flops, params = network.cost()
         entries[name] = {key: figures[key] for key in ("top1", "top5", "loss")}
         entries[name] |= {"params": params, "flops": flops, "latency_ms": round(latency, 3)}
     entries["flops_rate"] = entries["pruned"]["flops"] / entries["baseline"]["flops"]
-    lines = folder.lines("search.jsonl"), folder.lines("training.jsonl")
-    figures = write_figures(folder.file("figures"), *lines, start.layer_filters(), start.layer_filters(filters))
+    figures = ""
+    if folder.writes:
+        lines = folder.lines("search.jsonl"), folder.lines("training.jsonl")
+        figures = write_figures(folder.file("figures"), *lines, start.layer_filters(), start.layer_filters(filters))
     folder.update_result(**entries)
     run.console.say(closing_table(folder.result, len(run.data.y_test)))
     result = "trained_param.pkl" if run.options.fine_tuning.epochs else "slimmed_param.pkl"

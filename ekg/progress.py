@@ -12,8 +12,8 @@ QUIET_SECONDS = 30  # at most one line in this time where output is no terminal
 class Bar:
     """Progress of one loop. Iterate over it, or call `to(n)`; `show(loss=...)` sets the figures beside it."""
 
-    def __init__(self, items, label, total, live):
-        self.items, self.label, self.total = items, label, total
+    def __init__(self, items, label, total, live, speaks=True):
+        self.items, self.label, self.total, self.speaks = items, label, total, speaks
         self.begin = self.last = time.perf_counter()
         self.figures, self.n = {}, 0
         settings = dict(file=sys.stderr, leave=False, dynamic_ncols=True, bar_format=FORMAT)
@@ -44,7 +44,7 @@ class Bar:
             self.tqdm.update(n - self.tqdm.n)
             return
         now = time.perf_counter()
-        if now - self.last >= QUIET_SECONDS and 0 < n < self.total:
+        if self.speaks and now - self.last >= QUIET_SECONDS and 0 < n < self.total:
             self.last = now
             to_go = (now - self.begin) * (self.total - n) / n
             figures = "".join(f", {name} {value}" for name, value in self.figures.items())
@@ -59,17 +59,19 @@ class Silent(list):
 
 
 class Console:
-    """Where a run speaks to its user."""
+    """Where a run speaks to its user; speaks: False on a machine that works for another one's."""
 
-    def __init__(self):
-        self.live = sys.stderr.isatty()
+    def __init__(self, speaks=True):
+        self.speaks, self.live = speaks, speaks and sys.stderr.isatty()
 
     def say(self, text=""):
+        if not self.speaks:
+            return
         tqdm.write(text, file=sys.stdout) if self.live else print(text)
         sys.stdout.flush()
 
     def bar(self, items, label, total=None):
-        return Bar(items, label, len(items) if total is None else total, self.live)
+        return Bar(items, label, len(items) if total is None else total, self.live, self.speaks)
 
 
 def duration(seconds):

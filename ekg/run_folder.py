@@ -9,29 +9,52 @@ import time
 
 from utils import UserError, whole_file, write_json
 
-# What may differ when a run goes on: it changes where and how fast, not what is computed.
-FREE = {"train_path", "log_every", "gpu_id", "compile"}
+# What may differ when a run goes on, and between machines: it changes where and how fast, not what is computed. In how many
+# parts a batch is taken does, replicas or not, since each has its own batch statistics.
+FREE = {"train_path", "log_every", "gpu_id", "cpu_replicas", "compile", "accum"}
+PARTS = "replicas x accum"
 VERSION = "0.1.0"
 
 WARM = os.path.join("checkpoints", "warm_param.pkl")
 STAGE_FILES = ("baseline_param.pkl", WARM, "search_state.npz", "memory_bank.npy", "slimmed_param.pkl", "trained_param.pkl")
 
 
+def described(options, start, parts):
+    """What a run computes, as config.json keeps it (JSON). `start` tells the starting network from any other."""
+    return json.loads(json.dumps(dataclasses.asdict(options) | {"start": start, PARTS: parts}))
+
+
 class RunFolder:
-    """The folder of one run, `path`, with the stages' seconds and memory in result.json."""
+    """The folder of one run, `path`, with the stages' seconds and memory in result.json.
 
-    def __init__(self, path, options, start, versions):
-        """Opens or makes the folder. `start` tells the starting network from any other (JSON).
+    Of several machines the chief alone writes; what the others are told to write is dropped (`writes`).
+    """
 
-        Raises UserError if the folder holds another run or files of none, or cannot be written.
+    def __init__(self, path, options, versions, machines):
+        """Opens or makes the folder. `options`: from `described`; machines: from machines.meet.
+
+        Raises UserError if the folder holds another run or files of none, cannot be written, or is not the chief's.
         """
-        self.path = path
-        config = {"options": dataclasses.asdict(options) | {"start": start}, "versions": versions}
-        config = json.loads(json.dumps(config))  # as it will be read back: lists, not tuples
-        former = self._read("config.json", {"options": dict})
+        self.path, self.writes, self.result = path, machines.chief, None
+        with machines.together():
+            if self.writes:
+                self._open({"options": options, "versions": versions, "begun": time.time()})
+        config = self._read("config.json", {"options": dict}) if self.writes else None
+        done = [name for name in STAGE_FILES if self.has(name)]
+        # Stages that are done are known from here on: a machine that looked later would find what another has just written.
+        config, self._done = machines.exchange([config, done])[0]
+        with machines.together():
+            if not self.writes and self._read("config.json", {"options": dict}) != config:
+                raise UserError(f"--train_path {path} is not the chief's; the machines must share the storage it is on")
         result = self._read("result.json", {"seconds": dict, "peak_rss_mib": dict})
+        self.result = result or {"seconds": {}, "peak_rss_mib": {}}
+
+    def _open(self, config):
+        path = self.path
+        former = self._read("config.json", {"options": dict})
+        self._read("result.json", {"seconds": dict, "peak_rss_mib": dict})
         if former is not None:
-            differ = _differences(former["options"], config["options"])
+            differ = differences(former["options"], config["options"])
             if differ:
                 raise UserError(f"--train_path {path} holds a run with other options ({differ}); choose another folder")
         else:
@@ -43,13 +66,16 @@ class RunFolder:
                 write_json(self.file("config.json"), config)
             except OSError as error:
                 raise UserError(f"--train_path {path} cannot be written: {error.strerror}") from error
-        self.result = result or {"seconds": {}, "peak_rss_mib": {}}
 
     def file(self, name):
         return os.path.join(self.path, name)
 
     def has(self, name):
         return os.path.exists(self.file(name))
+
+    def done(self, name):
+        """Whether a former start of the run has written this stage's file."""
+        return name in self._done
 
     @property
     def finished(self):
@@ -70,16 +96,16 @@ class RunFolder:
 
     def update_result(self, **entries):
         self.result.update(entries)
-        write_json(self.file("result.json"), self.result)
+        if self.writes:
+            write_json(self.file("result.json"), self.result)
 
     @contextlib.contextmanager
     def stage(self, name, file):
         """Measures a stage that writes `file`, if it does so now: wall-clock seconds and the peak of resident memory."""
-        done_before = self.has(file)
         _reset_peak()
         begin = time.perf_counter()
         yield
-        if done_before or not self.has(file):
+        if self.done(file) or not (self.writes and self.has(file)):
             return
         self.result["seconds"][name] = round(time.perf_counter() - begin, 3)
         self.result["peak_rss_mib"][name] = peak_rss_mib()
@@ -87,13 +113,16 @@ class RunFolder:
 
     def start_lines(self, name, keep=lambda record: False):
         """Begins a .jsonl file anew, keeping the lines of a former start for which `keep` holds."""
+        if not self.writes:
+            return
         kept = [line for line in self.lines(name) if keep(line)]
         with whole_file(self.file(name), "w") as file:
             file.writelines(json.dumps(line) + "\n" for line in kept)
 
     def add_line(self, name, record):
-        with open(self.file(name), "a") as file:
-            file.write(json.dumps(record) + "\n")
+        if self.writes:
+            with open(self.file(name), "a") as file:
+                file.write(json.dumps(record) + "\n")
 
     def lines(self, name):
         """The records of a .jsonl file, without a last line that a killed run left unfinished; none if there is no file."""
@@ -114,10 +143,11 @@ def _flat(options, prefix=""):
             yield prefix + name, value
 
 
-def _differences(former, new):
+def differences(former, new, ignored=(), words=("there", "asked for")):
+    """In what two descriptions of runs differ, in words; "" if in nothing that counts."""
     former, new = dict(_flat(former)), dict(_flat(new))
-    keys = sorted(k for k in former.keys() | new.keys() if former.get(k) != new.get(k))
-    return ", ".join(f"{k}: {former.get(k)} there, {new.get(k)} asked for" for k in keys)
+    keys = sorted(k for k in former.keys() | new.keys() if former.get(k) != new.get(k) and k not in ignored)
+    return ", ".join(f"{k}: {former.get(k)} {words[0]}, {new.get(k)} {words[1]}" for k in keys)
 
 
 def versions():

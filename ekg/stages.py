@@ -12,6 +12,7 @@ import tensorflow as tf
 from dataloader import Dataset
 from dataloader.augment import augment, normalise
 from dataloader.sampling import padded_batches
+from devices import Runtime
 from ekg import extraction, memory_bank
 from ekg.contrastive import contrastive_loss, plain_loss
 from ekg.evaluation import Evaluator
@@ -24,7 +25,7 @@ from ekg.run_folder import WARM, RunFolder, versions
 from ekg.search import Search, SearchState
 from ekg.training import train
 from nets import build_network, unpruned_cost
-from op_utils import Optimizer, Runtime, predicting_step, scoring_step, statistics_step, training_step
+from op_utils import Optimizer, predicting_step, scoring_step, statistics_step, training_step
 from utils import UserError, read_parameters, write_parameters
 
 # Streams of random numbers, so that stages do not share their shuffles.
@@ -52,7 +53,7 @@ class Run:
     @functools.cached_property
     def board(self):
         """Where TensorBoard scalars go."""
-        return tf.summary.create_file_writer(self.folder.path)
+        return tf.summary.create_file_writer(self.folder.path) if self.folder.writes else tf.summary.create_noop_writer()
 
     def normalised(self, batch):
         return normalise(batch["images"], self.data.augmentation)
@@ -71,6 +72,8 @@ class Run:
 
     def save(self, name, network):
         """Writes a parameter file that says what it is of."""
+        if not self.folder.writes:
+            return
         flops, params = network.cost()
         whole = unpruned_cost(network.arch, network.classes, network.input_size)
         meta = {
@@ -91,7 +94,7 @@ def _fit(run, name, network, options, *, indices=slice(None), views=1, augmented
     data, console, folder = run.data, run.console, run.folder
     loss = plain_loss if bank is None else contrastive_loss
     prepare = lambda batch: augment(batch["images"], batch["draws"], data.augmentation, colour=views > 1)
-    optimizer = Optimizer(network.trainable, run.runtime.strategy)
+    optimizer = Optimizer(network.trainable, run.runtime)
     step = training_step(network, optimizer, run.runtime, prepare, loss)
     evaluator = run.evaluator(network) if evaluate else None
     folder.start_lines("training.jsonl", keep=lambda line: line["stage"] != name)
@@ -129,7 +132,7 @@ def baseline(run, parameters):
     if parameters is not None:
         return run.network(parameters)
     name = "baseline_param.pkl"
-    if run.folder.has(name):
+    if run.folder.done(name):
         return run.load(name)
     network = run.network()
     options = run.options.baseline
@@ -142,7 +145,7 @@ def baseline(run, parameters):
 
 def warm_up(run, start):
     """The supernet: the starting network after the warm-up on D_subset, no augmentation."""
-    if run.folder.has(WARM):
+    if run.folder.done(WARM):
         return run.load(WARM)
     supernet = run.network(start.parameters())
     if run.options.warm_up.epochs:
@@ -175,7 +178,7 @@ def search(run, supernet):
         return np.concatenate(logits)[: len(labels)]
 
     search = Search(supernet, labels, score, predict, options.search)
-    if folder.has("search_state.npz"):
+    if folder.done("search_state.npz"):
         shape = len(supernet.gates), int(supernet.gate_sizes.sum()), len(labels)
         return search, SearchState.load(folder.file("search_state.npz"), *shape)
     console.say(f"search to {options.search.target_rate:.0%} of {search.all_flops:,} FLOPs, {len(supernet.gates)} gates")
@@ -192,7 +195,8 @@ def search(run, supernet):
             bar.show(FLOPs=f"{record['flops_rate']:.1%}", loss=record["loss"], accuracy=f"{record['accuracy']:.1%}")
             bar.to(min(100, round(100 * (1 - record["flops_rate"]) / goes, 1)))
             record = search.advance(state, bar=lambda items: console.bar(items, "candidates"))
-    state.save(folder.file("search_state.npz"))
+    if folder.writes:
+        state.save(folder.file("search_state.npz"))
     return search, state
 
 
@@ -202,7 +206,7 @@ def build_bank(run, supernet, search, state):
     path = run.folder.file("memory_bank.npy")
     teachers = memory_bank.teachers_of(state.history, options.num_teacher)
     shape = (len(data.y_train), data.classes, len(teachers))
-    if run.folder.has("memory_bank.npy"):
+    if run.folder.done("memory_bank.npy"):
         return memory_bank.open_bank(path, shape)
     predicting = predicting_step(supernet, run.runtime, run.normalised, masked=True)
     order = memory_bank.build_order(data.y_train, [options.seed, STREAM["memory_bank"]])
@@ -210,18 +214,20 @@ def build_bank(run, supernet, search, state):
     batches = ((order[slot[:real]], {"images": data.x_train[order[slot]]}) for slot, real in slots)
     losses = ", ".join(f"{teacher.loss:.4f}" for teacher in teachers)
     run.console.say(f"memory bank: {len(teachers)} teachers with losses {losses}; {len(order):,} images")
-    return memory_bank.build(
-        path,
+    memory_bank.build(
+        path if run.folder.writes else None,
         run.console.bar(batches, "memory bank", len(slots)),
         shape,
         lambda batch, masks: predicting(batch, masks=masks)[1]["logits"].numpy(),
         [search.masks_of(teacher) for teacher in teachers],
     )
+    run.runtime.machines.exchange(None)  # the other machines wait until the chief has written it
+    return memory_bank.open_bank(path, shape)
 
 
 def extract(run, supernet, masks):
     """The pruned network, its moving averages re-estimated on D_subset."""
-    if run.folder.has("slimmed_param.pkl"):
+    if run.folder.done("slimmed_param.pkl"):
         return run.load("slimmed_param.pkl")
     pruned = run.network(extraction.extract(supernet, masks))
     step = statistics_step(pruned, run.runtime, run.normalised)
@@ -238,7 +244,7 @@ def extract(run, supernet, masks):
 
 
 def fine_tune(run, pruned, bank):
-    if run.folder.has("trained_param.pkl"):
+    if run.folder.done("trained_param.pkl"):
         return run.load("trained_param.pkl")
     _fit(run, "fine_tuning", pruned, run.options.fine_tuning, views=2, bank=bank)
     run.save("trained_param.pkl", pruned)

@@ -41,6 +41,10 @@ def train(step, images, labels, options, *, seed, views=1, augmented=True, bank=
                 raise FloatingPointError(
                     f"the loss is {figures['loss']} in epoch {epoch + 1}, step {steps}; try a lower learning rate"
                 )
+            if figures.get("loss_scale", 1) < 1:
+                raise FloatingPointError(
+                    f"the gradients overflow float16 at any loss scale, epoch {epoch + 1}, step {steps}; try --precision bfloat16"
+                )
             totals = {name: total + figures[name] for name, total in totals.items()}
             means = {name: total / steps for name, total in totals.items()}
             progress.show(**means)

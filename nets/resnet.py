@@ -62,7 +62,7 @@ class Head:
         self.layers, self.gates = [self.fc], []
 
     def __call__(self, x, run):
-        return self.fc(tf.reduce_mean(x, [1, 2]), run)
+        return self.fc(tf.reduce_mean(tf.cast(x, tf.float32), [1, 2]), run)
 
 
 class CifarResNet(Network):
@@ -90,7 +90,7 @@ class CifarResNet(Network):
         self._settle([la for part in self.parts for la in part.layers], [g for part in self.parts for g in part.gates])
 
     def __call__(self, images, run):
-        x = images
+        x = tf.cast(images, run.dtype)
         for part in self.parts:
             x = part(x, run)
         return x

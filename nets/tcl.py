@@ -39,12 +39,15 @@ class Pass:
     tape: a tf.GradientTape, given when scores are wanted. Then every place where a gate masks leaves a probe, float32 [C] of
         ones that multiplies the masked activation y there: since d loss / d probe_c = sum over B, H, W of dy * y, the
         gradient with respect to a probe is the inner sum of Eq. 9.
+    dtype: what layers compute in. Variables, batch statistics, sums of scores and the head stay float32.
+    merge: None, or a function from the (mean, biased variance) of this replica's batch to those of all replicas' batches.
     """
 
-    def __init__(self, statistics, masks=None, tape=None):
+    def __init__(self, statistics, masks=None, tape=None, *, dtype=tf.float32, merge=None):
         if statistics not in ("batch", "moving"):
             raise ValueError(f"statistics must be 'batch' or 'moving', not {statistics!r}")
         self.statistics, self.masks, self.tape = statistics, masks, tape
+        self.dtype, self.merge = dtype, merge
         self.batch_statistics = []  # (mean, biased variance), float32 [C], of each batch norm in network order
         self.probes = [[] for _ in masks or ()]  # probes of each gate, in network order
 
@@ -61,7 +64,8 @@ class Pass:
             probe = tf.ones_like(mask)
             self.tape.watch(probe)
             self.probes[gate.index].append(probe)
-            mask = mask * probe
+            # In float32, whatever y is: the probe's gradient sums over B, H, W, and the sums nearly cancel.
+            return tf.cast(tf.cast(y, tf.float32) * (mask * probe), y.dtype)
         return y * tf.cast(mask, y.dtype)
 
 
@@ -167,7 +171,7 @@ class DepthwiseConv2d(Layer):
 
 
 class FC(Layer):
-    """Fully connected layer with bias: [B, in] -> float32 [B, classes]."""
+    """Fully connected layer with bias, always in float32, which costs nothing here: [B, in] -> float32 [B, classes]."""
 
     def __init__(self, name, arrays, channels, classes, *, in_gate=None):
         super().__init__(name)
@@ -177,7 +181,7 @@ class FC(Layer):
 
     def __call__(self, x, run):
         kernel = masked_kernel(self.kernel, {0: run.mask(self.in_gate)})
-        return tf.cast(x @ tf.cast(kernel, x.dtype), tf.float32) + self.biases
+        return tf.cast(x, tf.float32) @ kernel + self.biases
 
 
 class BatchNorm(Layer):
@@ -200,11 +204,14 @@ class BatchNorm(Layer):
         gamma, beta, mean, variance = (tf.reshape(v, [-1]) for v in self.arrays.values())
         if run.statistics == "moving":
             return self._fused(x, gamma, beta, mean, variance).y
-        if run.tape is not None:
+        if run.tape is not None or run.merge is not None:
             # Scores are sums that nearly cancel, and a ReLU input rounded to the other side of 0 moves them by up to 1 %.
             # So scoring keeps to the arithmetic that the recorded scores were made with.
-            mean, variance = tf.nn.moments(tf.cast(x, tf.float32), [0, 1, 2])
-            y = tf.nn.batch_normalization(tf.cast(x, tf.float32), mean, variance, beta, gamma, BN_EPSILON)
+            wide = tf.cast(x, tf.float32)
+            mean, variance = tf.nn.moments(wide, [0, 1, 2])
+            if run.merge is not None:
+                mean, variance = run.merge(mean, variance)
+            y = tf.nn.batch_normalization(wide, mean, variance, beta, gamma, BN_EPSILON)
             run.batch_statistics.append((mean, variance))
             return tf.cast(y, x.dtype)
         fused = self._fused(x, gamma, beta)

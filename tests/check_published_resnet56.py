@@ -25,12 +25,13 @@ import tensorflow as tf  # noqa: E402
 from dataloader import load_dataset  # noqa: E402
 from dataloader.augment import normalise  # noqa: E402
 from dataloader.sampling import select_subsets  # noqa: E402
+from devices import Runtime  # noqa: E402
 from ekg.importance import importance  # noqa: E402
 from ekg.knowledge import reward_loss  # noqa: E402
 from ekg.options import SearchOptions  # noqa: E402
 from ekg.search import Search  # noqa: E402
 from nets import build_network  # noqa: E402
-from op_utils import Runtime, predicting_step, scoring_step  # noqa: E402
+from op_utils import predicting_step, scoring_step  # noqa: E402
 
 
 def make_search(param, data_path):

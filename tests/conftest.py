@@ -9,8 +9,8 @@ import_tensorflow()
 
 import tensorflow as tf  # noqa: E402
 
+from devices import Runtime  # noqa: E402
 from nets import build_network  # noqa: E402
-from op_utils import Runtime  # noqa: E402
 
 
 @pytest.fixture

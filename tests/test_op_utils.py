@@ -9,11 +9,12 @@ import tensorflow as tf
 from dataloader import AUGMENTATIONS
 from dataloader.augment import augment, draw, normalise
 from dataloader.sampling import padded_batches
+from devices import Runtime, choose_gpus
 from ekg.contrastive import contrastive_loss, plain_loss
 from ekg.knowledge import reward_loss
 from nets import build_network
 from nets.tcl import Pass
-from op_utils import Optimizer, Step, choose_gpus, nesterov, predicting_step, scoring_step, statistics_step, training_step
+from op_utils import Optimizer, Step, nesterov, predicting_step, scoring_step, statistics_step, training_step
 from utils import UserError, accumulator
 
 CIFAR = AUGMENTATIONS["CIFAR10"]
@@ -57,9 +58,9 @@ def test_every_step_is_traced_once(network, runtime):
         predicting_step(network, runtime, prepare, masked=True),
     )
     moving, statistics = predicting_step(network, runtime, prepare), statistics_step(network, runtime, prepare)
-    distil = training_step(network, Optimizer(network.trainable, runtime.strategy), runtime, two_views, contrastive_loss)
+    distil = training_step(network, Optimizer(network.trainable, runtime), runtime, two_views, contrastive_loss)
     one_view = lambda batch: augment(batch["images"], batch["draws"], CIFAR, colour=False)
-    plain = training_step(network, Optimizer(network.trainable, runtime.strategy), runtime, one_view, plain_loss)
+    plain = training_step(network, Optimizer(network.trainable, runtime), runtime, one_view, plain_loss)
     images = pixels(10)
     for indices, _ in padded_batches(10, 4):  # 4, 4 and a partial one of 2
         masks = (rng.random(sizes) < 0.7).astype(np.float32)
@@ -82,7 +83,7 @@ def _results(network, runtime):
     results["masked logits"] = predicting_step(network, runtime, given, masked=True)({"images": images}, masks=masks)[1]["logits"]
     results["moving logits"] = predicting_step(network, runtime, given)({"images": images})[1]["logits"]
     student = build_network("ResNet-20", 10, 32, network.parameters())
-    step = training_step(student, Optimizer(student.trainable, runtime.strategy), runtime, two_views, contrastive_loss)
+    step = training_step(student, Optimizer(student.trainable, runtime), runtime, two_views, contrastive_loss)
     sums, _ = step(distillation_batch(8), learning_rate=0.01, weight_decay=5e-4)
     results["loss"] = sums["loss"]
     before = network.parameters()
@@ -123,7 +124,7 @@ def test_parts_equal_the_whole_batch(network, runtime):
 
 def test_accumulated_training_runs_and_decides_by_part(network, runtime):
     student = build_network("ResNet-20", 10, 32, network.parameters())
-    optimizer = Optimizer(student.trainable, runtime.strategy)
+    optimizer = Optimizer(student.trainable, runtime)
     step = training_step(student, optimizer, dataclasses.replace(runtime, accum=2), two_views, contrastive_loss)
     batch = distillation_batch(8)
     sums, _ = step(batch, learning_rate=0.01, weight_decay=0.0)
@@ -160,7 +161,7 @@ def test_nesterov_rule():
 
 def test_nesterov_is_that_of_keras():
     ours, theirs = tf.Variable([1.0, -2.0]), tf.Variable([1.0, -2.0])
-    optimizer = Optimizer([ours], tf.distribute.get_strategy())
+    optimizer = Optimizer([ours], Runtime(tf.distribute.get_strategy()))
     keras = tf.keras.optimizers.SGD(0.1, momentum=0.9, nesterov=True)
     for _ in range(4):
         optimizer.apply([2 * tf.convert_to_tensor(ours)], 0.1, 0.0)
@@ -172,7 +173,7 @@ def test_weight_decay_is_an_l2_gradient_on_every_trainable_variable(network, run
     """With a loss of 0 one step is w <- w - 1.9 lr wd w, on BN and bias too, and not on moving averages."""
     step = training_step(
         network,
-        Optimizer(network.trainable, runtime.strategy),
+        Optimizer(network.trainable, runtime),
         runtime,
         lambda batch: batch["images"][:, None],
         lambda batch, logits: 0.0 * tf.reduce_sum(logits, [1, 2]),
@@ -190,7 +191,7 @@ def test_two_views_share_the_statistics_and_halve_the_gradient(network, runtime)
     for views in (1, 2):
         student = build_network("ResNet-20", 10, 32, network.parameters())
         prepare = lambda batch, views=views: tf.repeat(batch["images"][:, None], views, 1)
-        step = training_step(student, Optimizer(student.trainable, runtime.strategy), runtime, prepare, plain_loss)
+        step = training_step(student, Optimizer(student.trainable, runtime), runtime, prepare, plain_loss)
         sums, _ = step({"images": images, "labels": labels}, learning_rate=0.1, weight_decay=0.0)
         updates[views] = float(sums["loss"]), student.parameters()
     assert updates[2][0] == pytest.approx(2 * updates[1][0], rel=1e-5)
@@ -202,7 +203,7 @@ def test_training_moves_the_averages_and_learns(runtime):
     network = build_network("ResNet-20", 10, 32)
     step = training_step(
         network,
-        Optimizer(network.trainable, runtime.strategy),
+        Optimizer(network.trainable, runtime),
         runtime,
         lambda b: normalise(b["images"], CIFAR)[:, None],
         plain_loss,

@@ -12,7 +12,8 @@ import pytest
 import test as test_py  # the program beside this folder, not Python's own tests
 import train_cifar
 from ekg.cli import run_program
-from ekg.run_folder import RunFolder, versions
+from ekg.run_folder import RunFolder, described, versions
+from machines import Alone
 from nets import build_network
 from utils import write_parameters
 
@@ -21,6 +22,10 @@ META = {"arch": "ResNet-20", "dataset": "DIGITS"}
 
 
 BASELINE = "a baseline trained here"  # what a folder says of its start where no file is given
+
+
+def opened(path, options):
+    return RunFolder(str(path), described(options, BASELINE, parts=1), versions(), Alone())
 
 
 @pytest.fixture(scope="module")
@@ -303,7 +308,7 @@ def test_train_path_that_is_a_file_is_refused(program, tmp_path):
     ],
 )
 def test_folder_of_another_run_is_refused_and_kept(program, tmp_path, flags, differs):
-    RunFolder(str(tmp_path / "run"), train_cifar.parse(train()[1:]), BASELINE, versions())
+    opened(tmp_path / "run", train_cifar.parse(train()[1:]))
     line = mistake(program, tmp_path, *train(*flags))
     assert "--train_path run" in line and differs in line
 
@@ -317,9 +322,9 @@ def test_folder_with_a_config_of_something_else_is_refused_and_kept(program, tmp
 
 def test_what_changes_speed_alone_may_differ_when_a_run_goes_on(tmp_path):
     path = str(tmp_path / "run")
-    RunFolder(path, train_cifar.parse(train()[1:]), BASELINE, versions())
+    opened(path, train_cifar.parse(train()[1:]))
     again = train_cifar.parse(train("--do_log", "7", "--gpu_id", "0", "--compile", "--train_path", path)[1:])
-    assert RunFolder(path, again, BASELINE, versions()).result["seconds"] == {}
+    assert opened(path, again).result["seconds"] == {}
 
 
 # ------------------------------------------------------------------------------------------------------------- an answer

@@ -7,6 +7,7 @@ import published
 import pytest
 import tensorflow as tf
 
+from devices import Runtime
 from ekg import contrastive, extraction, memory_bank
 from ekg.candidates import slice_steps, trimmed_otsu, worth_evaluating
 from ekg.importance import filters_kept, importance, masks, ranks, split
@@ -15,7 +16,7 @@ from ekg.options import SearchOptions
 from ekg.search import Search
 from nets import build_network
 from nets.tcl import Pass
-from op_utils import Runtime, predicting_step, scoring_step, training_step
+from op_utils import predicting_step, scoring_step, training_step
 
 GATES = 12
 FIRST_STAGE = ("conv", "BasicBlock0.0/conv1", "BasicBlock0.1/conv1", "BasicBlock0.2/conv1")
@@ -209,6 +210,7 @@ def test_distillation(judge):
     class Recorder:
         """Takes the gradients in the optimiser's place."""
 
+        loss_scale = None
         norms = tf.Variable(tf.zeros([len(network.trainable)]))
 
         def apply(self, gradients, learning_rate, weight_decay):

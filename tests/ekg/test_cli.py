@@ -120,7 +120,7 @@ def test_published_defaults():
     assert options.baseline == TrainOptions(100, 5e-2, (0.3, 0.6, 0.9), 0.1, 1e-4, 128)
     assert options.warm_up.epochs == 1 and options.warm_up.batch_size == 256
     assert (options.warm_up.learning_rate, options.warm_up.weight_decay) == (2e-3, 2.5e-4)
-    assert dataclasses.astuple(options.device) == (None, None, 1)
+    assert dataclasses.astuple(options.device) == (None, None, None, 1, "float32", False)
 
 
 @pytest.mark.parametrize("flags, compiled", [([], None), (["--compile"], True), (["--no-compile"], False)])
@@ -145,12 +145,12 @@ def test_every_flag_arrives_where_it_belongs():
         --search_target_rate 0.19 --search_step 0.21 --search_batch_size 22 --search_seed 23 --gpu_id 1 2 --seed 24 --accum 25
         --do_log 26 --compile --search_warmup_epoch 27 --subset_per_class 28 --val_per_class 29 --candidate_filter slice
         --baseline_epoch 31 --baseline_learning_rate 0.32 --baseline_decay_points 0.33 --baseline_decay_rate 0.34
-        --baseline_weight_decay 0.35 --baseline_batch_size 36""".split()
+        --baseline_weight_decay 0.35 --baseline_batch_size 36 --cpu_replicas 37 --precision float16 --sync_bn""".split()
     )
     assert (options.train_path, options.data_path, options.arch, options.dataset) == ("a", "b", "ResNet-20", "CIFAR100")
     assert (options.trained_param, options.num_teacher, options.val_batch_size) == ("c", 3, 17)
     assert (options.seed, options.log_every) == (24, 26)
-    assert dataclasses.astuple(options.device) == ([1, 2], True, 25)
+    assert dataclasses.astuple(options.device) == ([1, 2], 37, True, 25, "float16", True)
     assert dataclasses.astuple(options.subsets) == (29, 28, 23, 22)
     assert dataclasses.astuple(options.search) == (0.19, 0.21, "slice")
     assert options.fine_tuning == TrainOptions(18, 0.11, (0.12, 0.13), 0.14, 0.15, 16)

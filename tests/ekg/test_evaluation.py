@@ -38,6 +38,6 @@ def test_batch_statistics_are_those_of_the_batch(network, runtime):
     assert figures["loss"] == pytest.approx(cross_entropy(labels, logits), rel=1e-4)
 
 
-def test_latency_is_a_time_for_each_network(network):
-    times = latencies_ms([network, network], compile=False, repeats=3)
+def test_latency_is_a_time_for_each_network(network, runtime):
+    times = latencies_ms([network, network], runtime, repeats=3)
     assert len(times) == 2 and min(times) > 0

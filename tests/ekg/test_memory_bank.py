@@ -53,7 +53,9 @@ def test_row_n_belongs_to_image_n_after_shuffling(tmp_path, sort):
     labels = np.sort(np.arange(23) % 4) if sort else np.arange(23) % 4
     order, ids = build_order(labels, [7]), np.arange(23)
     batches = [(order[slot[:real]], {"id": ids[order[slot]]}) for slot, real in padded_batches(23, 5)]
-    bank = build(str(tmp_path / "bank.npy"), batches, (23, 2, 3), predict, [np.float32([k]) for k in range(3)])
+    path, shape = str(tmp_path / "bank.npy"), (23, 2, 3)
+    build(path, batches, shape, predict, [np.float32([k]) for k in range(3)])
+    bank = open_bank(path, shape)
     assert bank.dtype == np.float16 and bank.shape == (23, 2, 3) and isinstance(bank, np.memmap)
     for indices in shuffled_batches(23, 6, np.random.default_rng(1)):
         rows = bank[indices]

@@ -1,0 +1,141 @@
+"""Where steps run: one device, several GPUs, one CPU split into replicas, several machines; and how: XLA, parts, precision."""
+
+import dataclasses
+import faulthandler
+import signal
+
+import tensorflow as tf
+
+from machines import Alone
+from utils import UserError
+
+START_SECONDS = 180  # in which TensorFlow's servers have to find each other, once all machines have met
+
+
+@dataclasses.dataclass(frozen=True)
+class Runtime:
+    """Where steps run and how.
+
+    strategy: tf.distribute.Strategy; compile: whether XLA compiles them; accum: in how many parts a replica takes its batch;
+    precision: float32, bfloat16 or float16, what layers compute in; sync_bn: whether batch norm's statistics span all
+    replicas; machines: machines.Alone or a machines.Meeting.
+    """
+
+    strategy: tf.distribute.Strategy
+    compile: bool = False
+    accum: int = 1
+    precision: str = "float32"
+    sync_bn: bool = False
+    machines: Alone = dataclasses.field(default_factory=Alone)
+
+    @property
+    def replicas(self):
+        return self.strategy.num_replicas_in_sync
+
+    @property
+    def parts(self):
+        """In how many parts a global batch is taken, over all replicas."""
+        return self.replicas * self.accum
+
+    @property
+    def synchronises(self):
+        """Whether batch statistics need an all-reduce within the forward pass, which XLA cannot compile."""
+        return self.sync_bn and self.replicas > 1
+
+    @property
+    def dtype(self):
+        return tf.as_dtype(self.precision)
+
+    def check_batch(self, flag, size):
+        """Raises UserError unless a batch of `size` images, which option `flag` asks for, divides into equal parts."""
+        if size % self.parts:
+            raise UserError(f"{flag}: a batch of {size} does not divide into {self.replicas} replicas x {self.accum} --accum")
+
+
+def choose_gpus(requested, available):
+    """Indices of the GPUs to use. `requested`: list of ids or None; `available`: how many the machine has.
+
+    None asks for the first GPU if there is one. An empty list means the CPU. Raises UserError for ids that are not there.
+    """
+    if available == 0:
+        return []
+    if requested is None:
+        return [0]
+    missing = [i for i in requested if i not in range(available)]
+    if missing:
+        there = ", ".join(map(str, range(available)))
+        raise UserError(f"--gpu_id {missing[0]}: there is no such GPU; this machine has {there}")
+    return sorted(set(requested))
+
+
+def check_options(options, machines):
+    """Raises UserError where DeviceOptions contradict each other."""
+    if options.cpu_replicas and options.gpu_id is not None:
+        raise UserError("--cpu_replicas splits the CPU and --gpu_id asks for GPUs; leave one of them out")
+    if options.cpu_replicas and len(machines.addresses) > 1:
+        raise UserError("--cpu_replicas: in TF_CONFIG each machine without GPUs is one replica; leave --cpu_replicas out")
+    if options.sync_bn and options.accum > 1:
+        raise UserError(
+            f"--sync_bn needs a replica's batch at once, --accum {options.accum} takes it in parts; leave one of them out"
+        )
+
+
+def make_runtime(options, machines):
+    """(Runtime, lines to say). options: ekg.options.DeviceOptions; machines: from machines.meet.
+
+    To be called before TensorFlow has touched a device. Raises UserError for devices that are not there.
+    """
+    check_options(options, machines)
+    chosen = []
+    with machines.together():
+        gpus = tf.config.list_physical_devices("GPU")
+        chosen = [] if options.cpu_replicas else [gpus[i] for i in choose_gpus(options.gpu_id, len(gpus))]
+    counts = machines.exchange(len(chosen))
+    if len(set(counts)) > 1:
+        raise UserError(f"--gpu_id: the machines of TF_CONFIG use {', '.join(map(str, counts))} GPUs; each must use as many")
+    tf.config.set_visible_devices(chosen, "GPU")
+    for gpu in chosen:
+        tf.config.experimental.set_memory_growth(gpu, True)
+    compile = bool(chosen) if options.compile is None else options.compile
+    strategy = _strategy(chosen, options.cpu_replicas, machines)
+    runtime = Runtime(strategy, compile, options.accum, options.precision, options.sync_bn, machines)
+    lines = []
+    if options.gpu_id is not None and not chosen:
+        lines.append(f"--gpu_id {options.gpu_id[0]}: this machine has no GPU, the CPU is used")
+    if options.sync_bn and not runtime.synchronises:
+        lines.append("--sync_bn: there is one replica, nothing to synchronise")
+    if compile and runtime.synchronises:
+        lines.append("--sync_bn: replicas meet within the forward pass, so steps that use batch statistics are not compiled")
+    return runtime, lines
+
+
+def _strategy(gpus, cpu_replicas, machines):
+    if len(machines.addresses) > 1:
+        return _several_machines()
+    if len(gpus) > 1:
+        return tf.distribute.MirroredStrategy([f"GPU:{i}" for i in range(len(gpus))])
+    if cpu_replicas and cpu_replicas > 1:
+        _split_cpu(cpu_replicas)
+        return tf.distribute.MirroredStrategy([f"CPU:{i}" for i in range(cpu_replicas)])
+    return tf.distribute.get_strategy()  # the default strategy adds nothing to a call
+
+
+def _split_cpu(count):
+    """Makes `count` logical devices of the CPU, unless there are as many already."""
+    cpu = tf.config.list_physical_devices("CPU")[0]
+    if len(tf.config.get_logical_device_configuration(cpu) or ()) < count:
+        tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * count)
+
+
+def _several_machines():
+    # Its constructor holds Python still until all machines are there: should one have died since they met, only a thread
+    # outside of Python can end this one.
+    faulthandler.dump_traceback_later(START_SECONDS, exit=True)
+    ctrl_c = signal.signal(signal.SIGINT, signal.SIG_DFL)
+    try:
+        strategy = tf.distribute.MultiWorkerMirroredStrategy()
+    finally:
+        signal.signal(signal.SIGINT, ctrl_c)
+        faulthandler.cancel_dump_traceback_later()
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)  # TensorFlow has put a handler there that ends nothing
+    return strategy
