@@ -9,6 +9,10 @@ import_tensorflow()
 
 import tensorflow as tf  # noqa: E402
 
+# Before anything runs: strategies of several CPU replicas need logical devices.
+cpu = tf.config.list_physical_devices("CPU")[0]
+tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 4)
+
 from devices import Runtime  # noqa: E402
 from nets import build_network  # noqa: E402
 

@@ -1,0 +1,135 @@
+"""Every step and a short search on a small network, on any runtime: what the tests of replicas, parts and compilation compare.
+
+Run as a program, `replicated.py N sync|local FILE`, it splits the CPU into N replicas and writes the results to an .npz: a
+process can hold MirroredStrategies of one size only.
+"""
+
+import pathlib
+import sys
+
+import numpy as np
+
+sys.path[:0] = [str(pathlib.Path(__file__).resolve().parents[1])]
+
+from utils import import_tensorflow  # noqa: E402
+
+import_tensorflow()
+
+import tensorflow as tf  # noqa: E402
+
+from devices import make_runtime  # noqa: E402
+from ekg.contrastive import contrastive_loss  # noqa: E402
+from ekg.importance import importance, ranks  # noqa: E402
+from ekg.knowledge import reward_loss  # noqa: E402
+from ekg.options import DeviceOptions, SearchOptions  # noqa: E402
+from ekg.search import Search  # noqa: E402
+from machines import Alone  # noqa: E402
+from nets.initial import Arrays  # noqa: E402
+from nets.resnet import CifarResNet  # noqa: E402
+from op_utils import Optimizer, predicting_step, scoring_step, training_step  # noqa: E402
+
+SIZE, IMAGES, STEPS = 8, 16, 5
+rng = np.random.default_rng(0)
+# Small images: in a million activations some ReLU input lies so near 0 that rounding decides on its side.
+PIXELS = rng.standard_normal((IMAGES, SIZE, SIZE, 3)).astype(np.float32)
+LABELS = np.arange(IMAGES) % 10
+KNOWLEDGE = rng.standard_normal((IMAGES, 10)).astype(np.float32)
+# Teacher 1 is all but the top and always counts, teacher 2 is far from it and never does, whatever part of the batch decides.
+TOP = rng.standard_normal((IMAGES, 10))
+BANK = np.stack([TOP, TOP + 1e-3 * rng.standard_normal(TOP.shape), -30 * TOP], -1).astype(np.float16)
+
+
+def small_network(parameters=None):
+    """A ResNet of one block a stage with random arrays everywhere, so that no BN hides a filter."""
+    if parameters is None:
+        rng, parameters = np.random.default_rng(1), small_network({}).parameters()
+        for name, array in parameters.items():
+            if name.endswith(("gamma:0", "moving_variance:0")):
+                parameters[name] = rng.uniform(0.5, 1.5, array.shape).astype(np.float32)
+            elif "/kernel" not in name:
+                parameters[name] = rng.normal(0, 0.1, array.shape).astype(np.float32)
+    return CifarResNet("ResNet-8", 10, SIZE, Arrays(parameters or None, origin="test", arch="ResNet-8", seed=0), blocks=1)
+
+
+def given(batch):
+    return batch["images"]
+
+
+def both_ways(batch):
+    return tf.stack([batch["images"], batch["images"][:, :, ::-1]], 1)
+
+
+def network_on(runtime):
+    with runtime.strategy.scope():
+        return small_network()
+
+
+def scores_and_logits(runtime):
+    """Signed sums, order and logits of the scoring step; bank logits before float16; logits on moving averages."""
+    network = network_on(runtime)
+    masks = (np.random.default_rng(4).random(network.gate_sizes.sum()) < 0.8).astype(np.float32)
+    batch = {"images": PIXELS, "labels": LABELS, "knowledge": KNOWLEDGE, "weights": np.full(IMAGES, 1 / IMAGES, np.float32)}
+    sums, rows = scoring_step(network, runtime, given, reward_loss)(batch, masks=masks)
+    scores = importance([tf.nest.map_structure(np.asarray, sums["signed"])])
+    predict = lambda **how: predicting_step(network, runtime, given, **how)
+    return {
+        "signed": np.concatenate(tf.nest.flatten(sums["signed"])),
+        "scores": scores,
+        "order": ranks(scores, network.gate_sizes),
+        "scored logits": rows["logits"].numpy(),
+        "bank logits": predict(masked=True)({"images": PIXELS}, masks=masks)[1]["logits"].numpy(),
+        "moving logits": predict()({"images": PIXELS})[1]["logits"].numpy(),
+    }
+
+
+def trained(runtime):
+    """Losses and parameters of STEPS steps of distillation."""
+    network = network_on(runtime)
+    step = training_step(network, Optimizer(network.trainable, runtime), runtime, both_ways, contrastive_loss)
+    batch = {"images": PIXELS, "labels": LABELS, "bank": BANK}
+    losses = [float(step(batch, learning_rate=0.01, weight_decay=5e-4)[0]["loss"]) for _ in range(STEPS)]
+    assert step.traces == 1
+    for variable in network.trainable:
+        copies = [np.asarray(copy) for copy in runtime.strategy.experimental_local_results(variable)]
+        assert all((copy == copies[0]).all() for copy in copies), f"replicas differ in {variable.name}"
+    return {"losses": np.array(losses), **network.parameters()}
+
+
+def searched(runtime, target_rate=0.75):
+    """FLOPs, widths and taken gates of a short search."""
+    network = network_on(runtime)
+    scoring = scoring_step(network, runtime, given, reward_loss)
+    predicting = predicting_step(network, runtime, given, masked=True)
+    weights = np.full(IMAGES, 1 / IMAGES, np.float32)
+
+    def score(masks, knowledge):
+        batch = {"images": PIXELS, "labels": LABELS, "knowledge": knowledge, "weights": weights}
+        return importance([tf.nest.map_structure(np.asarray, scoring(batch, masks=masks)[0]["signed"])])
+
+    def predict(masks):
+        return predicting({"images": PIXELS}, masks=masks)[1]["logits"].numpy()
+
+    search = Search(network, LABELS, score, predict, SearchOptions(target_rate, 0.2, "none"))
+    state, record = search.start()
+    records = [record]
+    while not search.done(state):
+        records.append(search.advance(state))
+    names = [gate.name for gate in network.gates]
+    return {
+        "gates": np.array([names.index(record["gate"]) for record in records[1:]]),
+        "widths": np.array([record["widths"] for record in records]),
+        "flops": np.array([record["flops"] for record in records]),
+        "search losses": np.array([record["loss"] for record in records]),
+    }
+
+
+def all_results(runtime):
+    return scores_and_logits(runtime) | trained(runtime) | searched(runtime)
+
+
+if __name__ == "__main__":
+    replicas, statistics, path = sys.argv[1:]
+    asked = DeviceOptions(None, int(replicas), False, 1, "float32", statistics == "sync")
+    runtime, _ = make_runtime(asked, Alone())
+    assert runtime.replicas == int(replicas)
+    np.savez(path, **all_results(runtime))

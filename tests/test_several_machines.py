@@ -1,0 +1,142 @@
+"""Two processes on this machine that run one command together, as two machines with TF_CONFIG would."""
+
+import json
+import os
+import pathlib
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+from test_machines import addresses
+
+from ekg.pipeline import prune
+from train_cifar import parse
+from utils import read_parameters
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+COMMAND = (
+    "--arch ResNet-20 --dataset DIGITS --baseline_epoch 1 --train_epoch 1 --search_target_rate 0.92 --val_per_class 4 "
+    "--subset_per_class 32 --search_batch_size 40 --num_teacher 2"
+).split()
+# Runs a program and ends it with 77 if it writes under a folder.
+WATCHED = """
+import os, runpy, sys
+folder = sys.argv[1]
+def watch(event, args):
+    writes = event == "open" and isinstance(args[2], int) and args[2] & (os.O_WRONLY | os.O_RDWR | os.O_CREAT)
+    if (writes or event in ("os.rename", "os.mkdir", "os.remove")) and str(args[0]).startswith(folder):
+        os.write(2, f"{event} {args}".encode())
+        os._exit(77)
+sys.addaudithook(watch)
+sys.argv = sys.argv[2:]
+sys.path.insert(0, os.getcwd())
+runpy.run_path(sys.argv[0], run_name="__main__")
+"""
+
+
+def start(*flags_by_machine, program="train_cifar.py", watched=None):
+    """The processes of a cluster, the chief first. flags_by_machine: the flags each machine is started with."""
+    where, processes = addresses(len(flags_by_machine)), []
+    quiet = {name: value for name, value in os.environ.items() if name != "TF_CPP_MIN_LOG_LEVEL"}  # the tests' own
+    for index, flags in enumerate(flags_by_machine):
+        config = {"cluster": {"worker": where}, "task": {"type": "worker", "index": index}}
+        run = [sys.executable] if watched is None or index == 0 else [sys.executable, "-c", WATCHED, str(watched)]
+        processes.append(
+            subprocess.Popen(
+                [*run, program, *flags],
+                cwd=ROOT,
+                env={**quiet, "TF_CONFIG": json.dumps(config)},
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                text=True,
+            )
+        )
+    return processes
+
+
+def ends(processes, seconds=300):
+    """(exit code, stdout, stderr) of each."""
+    results = []
+    try:
+        for process in processes:
+            out, err = process.communicate(timeout=seconds)
+            results.append((process.returncode, out, err))
+    finally:
+        for process in processes:
+            process.kill()
+    return results
+
+
+def records(folder, name):
+    return [json.loads(line) for line in (folder / name).read_text().splitlines()]
+
+
+def test_two_machines_are_two_replicas_and_the_chief_alone_writes(tmp_path):
+    several, single = tmp_path / "several", tmp_path / "single"
+    flags = [*COMMAND, "--train_path", str(several)]
+    chief, worker = ends(start(flags, flags, watched=several))
+    assert (chief[0], worker[0]) == (0, 0), chief[2] + worker[2]
+    assert "is the result" in chief[1]
+    assert worker[1].splitlines() == [line for line in worker[1].splitlines() if line.startswith("machine 1 of 2")]
+
+    prune(parse([*COMMAND, "--train_path", str(single), "--cpu_replicas", "2"]))
+    names = lambda folder: sorted(path.name for path in folder.rglob("*") if "tfevents" not in path.name)
+    assert names(several) == names(single)
+    assert len(list(several.glob("events.out.tfevents.*"))) == 1
+    searched, expected = (records(folder, "search.jsonl") for folder in (several, single))
+    assert [line["gate"] for line in searched] == [line["gate"] for line in expected] and len(searched) > 3
+    assert [line["widths"] for line in searched] == [line["widths"] for line in expected]
+    banks = [np.load(folder / "memory_bank.npy").astype(np.float32) for folder in (several, single)]
+    np.testing.assert_allclose(*banks, atol=2e-3 * np.abs(banks[1]).max())
+    for name in ("baseline_param.pkl", "slimmed_param.pkl", "trained_param.pkl"):
+        arrays, expected = (read_parameters(str(folder / name))[0] for folder in (several, single))
+        assert arrays.keys() == expected.keys()
+        for key, array in arrays.items():
+            assert np.abs(array - expected[key]).max() <= 1e-5 * max(np.abs(expected[key]).max(), 1e-3), (name, key)
+
+    # A finished run says so on the chief; test.py takes the same cluster.
+    (code, out, err), _ = ends(start(flags, flags))
+    assert code == 0 and "nothing is left to do" in out, err
+    flags = ["--trained_param", str(several / "trained_param.pkl"), "--json", "--val_batch_size", "356"]
+    chief, worker = ends(start(flags, flags, program="test.py"))
+    assert chief[0] == 2 and "does not divide into 2 replicas" in chief[2]
+    flags[-1] = "64"
+    chief, worker = ends(start(flags, flags, program="test.py"))
+    assert (chief[0], worker[0], worker[1]) == (0, 0, ""), chief[2] + worker[2]
+    figures = json.loads((several / "result.json").read_text())["pruned"]
+    assert json.loads(chief[1])["top1"] == figures["top1"] and json.loads(chief[1])["images"] == 355
+
+
+@pytest.mark.parametrize("victim", [0, 1])
+def test_a_machine_that_dies_ends_the_other_with_one_line(tmp_path, victim):
+    flags = [*COMMAND, "--baseline_epoch", "500", "--train_path", str(tmp_path / "run")]
+    processes = start(flags, flags)
+    try:
+        for line in processes[0].stdout:
+            if "baseline epoch 1/" in line:
+                break
+        processes[victim].send_signal(signal.SIGKILL)
+        begin = time.monotonic()
+        _, err = processes[1 - victim].communicate(timeout=120)
+    finally:
+        for process in processes:
+            process.kill()
+    assert processes[1 - victim].returncode == 1 and time.monotonic() - begin < 120
+    lines = err.splitlines()
+    assert len(lines) == 1 and "another machine of TF_CONFIG has stopped" in lines[0], err
+    assert "the same command goes on after the last finished stage" in lines[0]
+
+
+def test_machines_that_would_not_compute_the_same_are_refused_on_all(tmp_path):
+    flags = [*COMMAND, "--train_path", str(tmp_path / "run")]
+    for code, _, err in ends(start(flags, [*flags, "--seed", "3"])):
+        assert code == 2 and "machine 1, 127.0.0.1:" in err and "seed: 0 at the chief, 3 there" in err, err
+        assert len(err.splitlines()) == 1
+    for code, _, err in ends(start(flags, [*flags[:-1], str(tmp_path / "elsewhere")])):
+        assert code == 2 and "elsewhere is not the chief's" in err and len(err.splitlines()) == 1, err
+    for code, _, err in ends(start(flags, [*flags, "--trained_param", "missing.pkl"])):
+        assert code == 2 and "missing.pkl" in err and len(err.splitlines()) == 1, err
+    assert not (tmp_path / "elsewhere").exists()
