@@ -109,6 +109,11 @@ def saved(folder, arrays, meta, name="param.pkl"):
         (["--train_epoch", "-1"], ["--train_epoch"]),
         (["--baseline_epoch", "0"], ["--baseline_epoch"]),
         (["--accum", "0"], ["--accum"]),
+        (["--cpu_replicas", "0"], ["--cpu_replicas"]),
+        (["--cpu_replicas", "two"], ["--cpu_replicas", "two"]),
+        (["--cpu_replicas", "2", "--gpu_id", "0"], ["--cpu_replicas", "--gpu_id"]),
+        (["--sync_bn", "--accum", "2"], ["--sync_bn", "--accum 2"]),
+        (["--precision", "half"], ["--precision", "half", "bfloat16", "float16"]),
         (["--seed", "-1"], ["--seed"]),
         (["--gpu_id", "-1"], ["--gpu_id"]),
         (["--gpu_id", "one"], ["--gpu_id", "one"]),
@@ -277,6 +282,19 @@ def test_accum_that_does_not_divide_a_batch_is_refused(program, tmp_path, flags,
     assert f"error: {mentioned}:" in line and "--accum" in line
 
 
+def test_replicas_that_do_not_divide_a_batch_are_refused(program, tmp_path):
+    line = mistake(program, tmp_path, *train("--cpu_replicas", "3"))
+    assert "does not divide into 3 replicas" in line
+    line = mistake(program, tmp_path, *train("--cpu_replicas", "2", "--accum", "3"))
+    assert "2 replicas x 3 --accum" in line
+
+
+@pytest.mark.parametrize("content", ["[]", "nonsense", '{"cluster": {"worker": ["a:1", "b:1"]}}'])
+def test_a_tf_config_that_makes_no_sense_is_refused(program, tmp_path, monkeypatch, content):
+    monkeypatch.setenv("TF_CONFIG", content)
+    assert "TF_CONFIG" in mistake(program, tmp_path, *train())
+
+
 def test_accum_that_divides_none_of_the_batches_is_refused(program, tmp_path):
     assert "--accum" in mistake(program, tmp_path, *train("--accum", "7"))
 
@@ -302,6 +320,9 @@ def test_train_path_that_is_a_file_is_refused(program, tmp_path):
     [
         (["--search_target_rate", "0.6"], "target_rate"),
         (["--seed", "5"], "seed"),
+        (["--accum", "2"], "replicas x accum: 1 there, 2 asked for"),
+        (["--cpu_replicas", "2"], "replicas x accum: 1 there, 2 asked for"),
+        (["--precision", "bfloat16"], "precision"),
         (["--num_teacher", "3"], "num_teacher"),
         (["--decay_points", "0.5"], "decay_points"),
         (["--arch", "ResNet-56"], "arch"),
@@ -325,6 +346,37 @@ def test_what_changes_speed_alone_may_differ_when_a_run_goes_on(tmp_path):
     opened(path, train_cifar.parse(train()[1:]))
     again = train_cifar.parse(train("--do_log", "7", "--gpu_id", "0", "--compile", "--train_path", path)[1:])
     assert opened(path, again).result["seconds"] == {}
+
+
+def test_replicas_and_parts_may_be_exchanged_when_a_run_goes_on(program, tmp_path):
+    """Both take the batch in two."""
+    path, two = tmp_path / "run", train_cifar.parse(train("--accum", "2")[1:])
+    RunFolder(str(path), described(two, BASELINE, parts=2), versions(), Alone())
+    again = train_cifar.parse(train("--cpu_replicas", "2")[1:])
+    assert RunFolder(str(path), described(again, BASELINE, parts=2), versions(), Alone()).writes
+
+
+def test_a_machine_that_is_not_the_chief_writes_nothing(tmp_path):
+    class Chief(Alone):
+        """What the chief says is what its folder holds."""
+
+        chief = False
+
+        def exchange(self, value):
+            return [[json.loads((tmp_path / "run" / "config.json").read_text()), ["search_state.npz"]]]
+
+    options = train_cifar.parse(train()[1:])
+    opened(tmp_path / "run", options)
+    before = files_under(tmp_path)
+    folder = RunFolder(str(tmp_path / "run"), described(options, BASELINE, parts=1), versions(), Chief())
+    assert folder.done("search_state.npz") and not folder.done("memory_bank.npy")
+    folder.start_lines("search.jsonl")
+    folder.add_line("search.jsonl", {"step": 0})
+    folder.update_result(flops_rate=0.5)
+    with folder.stage("search", "memory_bank.npy"):
+        (tmp_path / "run" / "memory_bank.npy").touch()  # by the chief
+    (tmp_path / "run" / "memory_bank.npy").unlink()
+    assert files_under(tmp_path) == before
 
 
 # ------------------------------------------------------------------------------------------------------------- an answer
