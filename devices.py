@@ -7,7 +7,7 @@ import signal
 import tensorflow as tf
 
 from machines import Alone
-from utils import UserError
+from utils import UserError, without_greetings
 
 START_SECONDS = 180  # in which TensorFlow's servers have to find each other, once all machines have met
 
@@ -130,10 +130,11 @@ def _split_cpu(count):
 def _several_machines():
     # Its constructor holds Python still until all machines are there: should one have died since they met, only a thread
     # outside of Python can end this one.
-    faulthandler.dump_traceback_later(START_SECONDS, exit=True)
     ctrl_c = signal.signal(signal.SIGINT, signal.SIG_DFL)
     try:
-        strategy = tf.distribute.MultiWorkerMirroredStrategy()
+        with without_greetings() as stderr:
+            faulthandler.dump_traceback_later(START_SECONDS, exit=True, file=stderr)
+            strategy = tf.distribute.MultiWorkerMirroredStrategy()
     finally:
         signal.signal(signal.SIGINT, ctrl_c)
         faulthandler.cancel_dump_traceback_later()
