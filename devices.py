@@ -2,7 +2,9 @@
 
 import dataclasses
 import faulthandler
+import os
 import signal
+import subprocess
 
 import tensorflow as tf
 
@@ -18,7 +20,7 @@ class Runtime:
 
     strategy: tf.distribute.Strategy; compile: whether XLA compiles them; accum: in how many parts a replica takes its batch;
     precision: float32, bfloat16 or float16, what layers compute in; sync_bn: whether batch norm's statistics span all
-    replicas; machines: machines.Alone or a machines.Meeting.
+    replicas; gpu: whether they are GPUs; machines: machines.Alone or a machines.Meeting.
     """
 
     strategy: tf.distribute.Strategy
@@ -26,6 +28,7 @@ class Runtime:
     accum: int = 1
     precision: str = "float32"
     sync_bn: bool = False
+    gpu: bool = False
     machines: Alone = dataclasses.field(default_factory=Alone)
 
     @property
@@ -98,7 +101,7 @@ def make_runtime(options, machines):
         tf.config.experimental.set_memory_growth(gpu, True)
     compile = bool(chosen) if options.compile is None else options.compile
     strategy = _strategy(chosen, options.cpu_replicas, machines)
-    runtime = Runtime(strategy, compile, options.accum, options.precision, options.sync_bn, machines)
+    runtime = Runtime(strategy, compile, options.accum, options.precision, options.sync_bn, bool(chosen), machines)
     lines = []
     if options.gpu_id is not None and not chosen:
         lines.append(f"--gpu_id {options.gpu_id[0]}: this machine has no GPU, the CPU is used")
@@ -128,15 +131,29 @@ def _split_cpu(count):
 
 
 def _several_machines():
-    # Its constructor holds Python still until all machines are there: should one have died since they met, only a thread
-    # outside of Python can end this one.
-    ctrl_c = signal.signal(signal.SIGINT, signal.SIG_DFL)
-    try:
-        with without_greetings() as stderr:
-            faulthandler.dump_traceback_later(START_SECONDS, exit=True, file=stderr)
-            strategy = tf.distribute.MultiWorkerMirroredStrategy()
-    finally:
-        signal.signal(signal.SIGINT, ctrl_c)
-        faulthandler.cancel_dump_traceback_later()
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)  # TensorFlow has put a handler there that ends nothing
+    """The strategy of several machines, all of which have just met.
+
+    Its constructor holds Python still until all machines are there, and signals with it. Should one have died since, only a
+    thread outside of Python can end this process, and only another process can say why.
+    """
+    said = "another machine of TF_CONFIG has stopped before TensorFlow could reach it; start the command on all again"
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    with without_greetings() as stderr:
+        watch = subprocess.Popen(
+            ["sh", "-c", 'sleep "$1"; kill -0 "$2" && echo "$3" >&2', "sh", str(START_SECONDS), str(os.getpid()), said],
+            stderr=stderr,
+            start_new_session=True,
+        )
+        with open(os.devnull, "w") as nowhere:
+            faulthandler.dump_traceback_later(START_SECONDS + 2, exit=True, file=nowhere)
+            if handlers[signal.SIGINT] is signal.default_int_handler:
+                signal.signal(signal.SIGINT, signal.SIG_DFL)
+            try:
+                strategy = tf.distribute.MultiWorkerMirroredStrategy()
+            finally:
+                faulthandler.cancel_dump_traceback_later()
+                os.killpg(watch.pid, signal.SIGKILL)
+                watch.wait()
+                for number, handler in handlers.items():  # TensorFlow has put one there that ends nothing
+                    signal.signal(number, signal.SIG_DFL if handler is None else handler)
     return strategy

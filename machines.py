@@ -15,6 +15,7 @@ import time
 from utils import UserError
 
 PATIENCE = 600  # seconds to wait for the other machines
+TALK = 3600  # seconds to wait for what a machine that is there will say; it may be downloading
 
 
 class PeerLost(OSError):
@@ -42,23 +43,35 @@ def cluster_from(environment=os.environ):
         groups, task = config.get("cluster", {}), config.get("task", {})
         if not groups:
             return None
-        chiefs, workers = (tuple(groups.get(kind, ())) for kind in ("chief", "worker"))
-        kind, index = task["type"], int(task["index"])
+        stray = sorted(set(groups) - {"chief", "worker"})
+        if stray:
+            raise ValueError(f"this program knows a chief and workers, no {stray[0]}")
+        chiefs, workers = (_addresses(groups.get(kind, [])) for kind in ("chief", "worker"))
         addresses = chiefs + workers
-        own = {"chief": chiefs, "worker": workers}[kind][index]
-        for address in addresses:
-            _split(address)
-    except (ValueError, TypeError, AttributeError, KeyError, IndexError) as error:
+        if len(set(addresses)) < len(addresses) or len(chiefs) > 1:
+            raise ValueError("an address is there twice, or there is more than one chief")
+        own = {"chief": chiefs, "worker": workers}[task["type"]]
+        index = task["index"]
+        if not str(index).isdigit() or int(index) >= len(own):
+            raise ValueError(f"there is no {task['type']} {index}")
+    except (ValueError, TypeError, AttributeError, KeyError) as error:
         raise UserError(
-            "TF_CONFIG is not what TensorFlow expects, "
-            '{"cluster": {"worker": ["host:port", "host:port"]}, "task": {"type": "worker", "index": 0}}: '
-            f"{type(error).__name__} {error}"
+            f"TF_CONFIG: {type(error).__name__}: {error}; it should look like "
+            '{"cluster": {"worker": ["host:port", "host:port"]}, "task": {"type": "worker", "index": 0}}'
         ) from error
-    stray = sorted(set(groups) - {"chief", "worker"})
-    if stray or len(set(addresses)) < len(addresses) or len(chiefs) > 1 or index < 0:
-        what = f"it names a {stray[0]}" if stray else "an address or an index is there twice or below 0"
-        raise UserError(f"TF_CONFIG: {what}; this program knows at most one chief, and workers with an address each")
-    return Cluster(addresses, addresses.index(own)) if len(addresses) > 1 else None
+    return Cluster(addresses, addresses.index(own[int(index)])) if len(addresses) > 1 else None
+
+
+def _addresses(group):
+    """The addresses of a group as a tuple, once they have been looked at."""
+    if not isinstance(group, list):
+        raise ValueError(f"{group!r} is no list of addresses")
+    for address in group:
+        host, port = _split(address)
+        host.encode("idna")  # UnicodeError, a ValueError, for names that cannot be one
+        if not host or port not in range(1, 65536):
+            raise ValueError(f"{address!r} is no host:port")
+    return tuple(group)
 
 
 def _split(address):
@@ -104,45 +117,61 @@ class Meeting(Alone):
         # index of a machine -> (socket, its reader): a worker is linked with the chief, the chief with every worker
         self._links = self._gather_workers(deadline) if self.chief else {0: self._find_chief(deadline)}
         for link, _ in self._links.values():
-            link.settimeout(patience)
+            link.settimeout(TALK)
+            _notice_death(link)
         with self.together():
-            pass  # a port taken by someone else would show here
+            self._check_hellos()
 
     def _gather_workers(self, deadline):
         both = socket.has_dualstack_ipv6()
         family = socket.AF_INET6 if both else socket.AF_INET
         try:
             server = socket.create_server(("", _split(self.addresses[0])[1]), family=family, dualstack_ipv6=both)
-        except (OSError, OverflowError) as error:
+        except OSError as error:
             raise UserError(f"TF_CONFIG: {self.addresses[0]} cannot be opened on this machine: {error}") from error
-        links, workers = {}, range(1, len(self.addresses))
+        links, self._hellos = {}, {}
         with server:
-            while len(links) < len(workers):
+            while len(links) < len(self.addresses) - 1:
                 server.settimeout(_left(deadline))
                 try:
                     link, _ = server.accept()
                 except TimeoutError as error:
-                    missing = ", ".join(self.addresses[i] for i in workers if i not in links)
-                    raise UserError(f"TF_CONFIG: {missing} did not come within {self.patience:g} s") from error
+                    missing = ", ".join(a for i, a in enumerate(self.addresses) if i and i not in links)
+                    said = f"TF_CONFIG: {missing} did not come within {self.patience:g} s"
+                    for link, _ in links.values():  # they wait for the first `together`
+                        link.sendall(json.dumps([said]).encode() + b"\n")
+                    raise UserError(said) from error
                 link.settimeout(5)
                 reader = link.makefile("r", encoding="utf-8")
-                try:
-                    index = json.loads(reader.readline(1000))["machine"]
-                except (OSError, ValueError, TypeError, KeyError):  # a stranger knocked
-                    index = None
-                if index in workers:
-                    links[index] = link, reader
-                else:
+                hello = _hello(reader)
+                if hello is None:
+                    reader.close()
                     link.close()
+                    continue
+                # One that fits nowhere takes a place all the same: it is to hear why this meeting ends.
+                index = hello["machine"]
+                fits = index in range(1, len(self.addresses)) and index not in links
+                place = index if fits else next(i for i in range(1, len(self.addresses)) if i not in links)
+                links[place], self._hellos[place] = (link, reader), hello
         return dict(sorted(links.items()))
 
+    def _check_hellos(self):
+        for place, hello in self._hellos.items():
+            if hello["cluster"] != list(self.addresses):
+                theirs = ", ".join(map(str, hello["cluster"]))
+                raise UserError(f"TF_CONFIG: the chief's machines are {', '.join(self.addresses)}, those of another {theirs}")
+            if hello["machine"] != place:
+                raise UserError(f"TF_CONFIG: two machines say they are machine {hello['machine']}")
+
     def _find_chief(self, deadline):
+        self._hellos = {}
         while True:
             try:
                 link = socket.create_connection(_split(self.addresses[0]), timeout=_left(deadline))
-                link.sendall(json.dumps({"machine": self.index}).encode() + b"\n")
+                hello = {"machine": self.index, "cluster": self.addresses}
+                link.sendall(json.dumps(hello).encode() + b"\n")
                 return link, link.makefile("r", encoding="utf-8")
-            except (OSError, OverflowError) as error:
+            except OSError as error:
                 if time.monotonic() >= deadline:
                     raise UserError(
                         f"TF_CONFIG: the chief, {self.addresses[0]}, did not answer within {self.patience:g} s: {error}"
@@ -167,11 +196,15 @@ class Meeting(Alone):
     def _read(self, index):
         try:
             line = self._links[index][1].readline()
+            if not line.endswith("\n"):
+                raise self._lost(index)
+            return json.loads(line)
+        except PeerLost:
+            raise
         except OSError as error:
             raise self._lost(index) from error
-        if not line.endswith("\n"):
-            raise self._lost(index)
-        return json.loads(line)
+        except ValueError as error:
+            raise UserError(f"TF_CONFIG: something else than this program answers at {self.addresses[index]}") from error
 
     def _lost(self, index):
         return PeerLost(f"machine {index}, {self.addresses[index]}, has stopped or is out of reach")
@@ -193,6 +226,23 @@ class Meeting(Alone):
         for link, reader in self._links.values():
             reader.close()
             link.close()
+
+
+def _hello(reader):
+    """What a machine says of itself; None if it is a stranger that knocks."""
+    try:
+        hello = json.loads(reader.readline(10_000))
+        return hello if isinstance(hello["machine"], int) and isinstance(hello["cluster"], list) else None
+    except (OSError, ValueError, TypeError, KeyError):
+        return None
+
+
+def _notice_death(link):
+    """Lets the system look every few seconds whether the machine at the other end is still there."""
+    link.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    for name, value in (("TCP_KEEPIDLE", 15), ("TCP_KEEPINTVL", 5), ("TCP_KEEPCNT", 4)):
+        if hasattr(socket, name):  # not everywhere
+            link.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
 
 
 def _left(deadline):

@@ -52,21 +52,26 @@ def main():
 
 
 def evaluate(args, machines):
-    from utils import import_tensorflow, read_parameters  # after the options, so that these are answered at once
+    from utils import digest, import_tensorflow, read_parameters  # after the options, so that these are answered at once
 
     with machines.together():
+        if args.sync_bn and not args.batch_stats:
+            raise UserError("--sync_bn goes with --batch_stats: moving averages are the same on all replicas")
         parameters, meta = read_parameters(args.trained_param)
         arch = settle(args.arch, meta, "arch", BUILDERS, "ResNet-56", args.trained_param)
         dataset = settle(args.dataset, meta, "dataset", CLASSES, "CIFAR10", args.trained_param)
     import_tensorflow()
     from dataloader import load_dataset
-    from devices import make_runtime
+    from devices import check_options, make_runtime
     from ekg.evaluation import Evaluator
     from ekg.progress import Console
+    from ekg.run_folder import check_agreement
     from nets import build_network
 
     with machines.together():
+        check_options(device_options(args), machines)
         data = load_dataset(dataset, args.data_path)
+    check_agreement(machines, {**vars(args), "parameters": digest(parameters)}, data)
     runtime, lines = make_runtime(device_options(args), machines)
     batch_size = min(args.val_batch_size, len(data.y_test))
     runtime.check_batch("--val_batch_size", batch_size)

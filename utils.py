@@ -1,6 +1,7 @@
 """What stays on the host: errors for users, whole-or-absent files, parameter files, the schedule, accumulation."""
 
 import contextlib
+import hashlib
 import json
 import os
 import pickle
@@ -100,6 +101,15 @@ def read_parameters(path):
     if not arrays:
         raise UserError(f"{path} is no parameter file: it holds no array")
     return arrays, _meta(content.get(META))
+
+
+def digest(arrays):
+    """A few characters that tell these arrays, a dict by name, from any others."""
+    sha = hashlib.sha256()
+    for name, array in sorted(arrays.items()):
+        sha.update(f"{name}{array.shape}".encode())
+        sha.update(np.ascontiguousarray(array))
+    return sha.hexdigest()[:16]
 
 
 def check_saved_for(path, meta, key, asked):

@@ -10,6 +10,7 @@ import sys
 
 from ekg.candidates import FILTERS
 from ekg.options import DeviceOptions, Options, SearchOptions, SubsetOptions, TrainOptions
+from machines import PeerLost
 from utils import UserError
 
 
@@ -49,8 +50,8 @@ def run_program(main, then=""):
     except UserError as error:
         print(f"{os.path.basename(sys.argv[0])}: error: {error}", file=sys.stderr)
         return 2
-    except (FloatingPointError, OSError) as error:  # numbers that went wrong; a full disk
-        print(f"{os.path.basename(sys.argv[0])}: stopped: {error}", file=sys.stderr)
+    except (FloatingPointError, OSError) as error:  # numbers that went wrong; a full disk; a machine that is gone
+        print(f"{os.path.basename(sys.argv[0])}: stopped: {error}{then * isinstance(error, PeerLost)}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print(f"\nstopped{then}", file=sys.stderr)
@@ -185,6 +186,7 @@ def add_training_flags(parser, architectures):
         default=1,
         help="epochs on D_subset before the search; 0 skips them",
     )
+    group.add_argument("--search_warmup_batch_size", type=count, default=256, help="images a batch in these epochs")
     group.add_argument(
         "--subset_per_class", type=count, default=256, help="images a class in D_subset, or as many as D_val leaves"
     )
@@ -251,6 +253,6 @@ def options_from(args):
         search=SearchOptions(args.search_target_rate, args.search_step, args.candidate_filter),
         baseline=schedule("baseline_"),
         # One epoch on D_subset; the published sums over 256 images divided by 128 are these on the mean.
-        warm_up=TrainOptions(args.search_warmup_epoch, 2e-3, (), 1.0, 2.5e-4, 256),
+        warm_up=TrainOptions(args.search_warmup_epoch, 2e-3, (), 1.0, 2.5e-4, args.search_warmup_batch_size),
         fine_tuning=schedule(""),
     )

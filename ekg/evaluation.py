@@ -13,6 +13,12 @@ from nets.tcl import Pass
 from op_utils import predicting_step
 
 
+def check_finite(logits, where):
+    """Raises FloatingPointError for logits that are not finite: compared with NaN, every other class would be behind."""
+    if not np.isfinite(logits).all():
+        raise FloatingPointError(f"{where} gives logits that are not finite; in float16 or bfloat16, try --precision float32")
+
+
 def measure(labels, logits):
     """dict of sums over images: top1, top5 (hits), loss (cross-entropy). labels int [N]; logits float32 [N, C]."""
     own = logits[np.arange(len(labels)), labels]
@@ -36,11 +42,15 @@ class Evaluator:
         self.batches = padded_batches(len(labels), batch_size)
 
     def __call__(self, track=Silent):
-        """dict: top1 and top5 (fractions), loss (mean), images. track: wraps the list of batches to show progress."""
+        """dict: top1 and top5 (fractions), loss (mean), images. track: wraps the list of batches to show progress.
+
+        Raises FloatingPointError for logits that are not finite.
+        """
         totals, seen = {"top1": 0, "top5": 0, "loss": 0.0}, 0
         progress = track(self.batches)
         for indices, real in progress:
             logits = self.step({"images": self.images[indices]})[1]["logits"].numpy()[:real]
+            check_finite(logits, "the evaluation")
             for name, value in measure(self.labels[indices[:real]], logits).items():
                 totals[name] += value
             seen += real

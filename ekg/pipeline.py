@@ -4,10 +4,7 @@
 """
 
 import contextlib
-import hashlib
 import os
-
-import numpy as np
 
 from dataloader import load_dataset
 from dataloader.sampling import select_subsets
@@ -16,11 +13,11 @@ from ekg import stages
 from ekg.evaluation import latencies_ms
 from ekg.progress import Console
 from ekg.report import closing_table, write_figures
-from ekg.run_folder import WARM, RunFolder, described, differences, versions
+from ekg.run_folder import WARM, RunFolder, check_agreement, described, versions
 from ekg.search import check_reachable
 from machines import meet
 from nets import build_network
-from utils import UserError, check_saved_for, read_parameters
+from utils import check_saved_for, digest, read_parameters
 
 
 def prune(options):
@@ -58,13 +55,15 @@ def _prune(options, machines):
 
 def _prepare(options, machines, console):
     """(Run, parameters of the starting network or None): every check that can fail comes before the folder is made."""
+    # The chief alone looks into the folder before it is made: elsewhere shared storage might remember that it was not there.
+    begun = machines.exchange(machines.chief and os.path.exists(os.path.join(options.train_path, "baseline_param.pkl")))[0]
     with machines.together():
         check_options(options.device, machines)
         data = load_dataset(options.dataset, options.data_path)
         subsets = options.subsets
         val, subset = select_subsets(data.y_train, data.classes, subsets.val_per_class, subsets.subset_per_class, subsets.seed)
-        source, parameters, start = _start(options)
-    _check_agreement(options, machines, data, start)
+        source, parameters, start = _start(options, begun)
+    check_agreement(machines, described(options, start, options.device.accum), data)
 
     runtime, lines = make_runtime(options.device, machines)
     for line in lines:
@@ -80,28 +79,18 @@ def _prepare(options, machines, console):
     return stages.Run(options, data, val, subset, runtime, folder, console), parameters
 
 
-def _start(options):
-    """(file or None, its arrays or None, what tells this start from any other) of the network a run begins with."""
-    source = options.trained_param or _pretrained(options)
+def _start(options, begun):
+    """(file or None, its arrays or None, what tells this start from any other) of the network a run begins with.
+
+    begun: whether this run has trained a baseline of its own before.
+    """
+    source = options.trained_param or (None if begun else _pretrained(options))
     if not source:
         return None, None, "a baseline trained here"
     parameters, meta = read_parameters(source)
     for key, ours in (("arch", options.arch), ("dataset", options.dataset)):
         check_saved_for(source, meta, key, ours)
-    return source, parameters, f"parameters {_digest(parameters)}"
-
-
-def _check_agreement(options, machines, data, start):
-    """Raises UserError on all machines if they would not compute the same: other options, images or versions."""
-    if len(machines.addresses) == 1:
-        return
-    arrays = {"train": data.x_train, "labels": data.y_train, "test": data.x_test, "test labels": data.y_test}
-    facts = described(options, start, options.device.accum) | {"data": _digest(arrays), "versions": versions()}
-    said = machines.exchange(facts)
-    for index, (address, theirs) in enumerate(zip(machines.addresses, said)):
-        differ = differences(said[0], theirs, ignored=("data_path", "trained_param"), words=("at the chief", "there"))
-        if differ:
-            raise UserError(f"machine {index}, {address}, would compute something else than the chief ({differ})")
+    return source, parameters, f"parameters {digest(parameters)}"
 
 
 def _check_batches(options, runtime, train, test, val, subset, baseline):
@@ -111,7 +100,7 @@ def _check_batches(options, runtime, train, test, val, subset, baseline):
     if baseline:
         batches.append(("--baseline_batch_size", options.baseline.batch_size, train))
     if options.warm_up.epochs:
-        batches.append(("--search_warmup_epoch", options.warm_up.batch_size, subset))
+        batches.append(("--search_warmup_batch_size", options.warm_up.batch_size, subset))
     if options.fine_tuning.epochs:
         batches.append(("--batch_size", options.fine_tuning.batch_size, train))
     for flag, size, images in batches:
@@ -119,21 +108,10 @@ def _check_batches(options, runtime, train, test, val, subset, baseline):
 
 
 def _pretrained(options):
-    """pretrained/ARCH_DATASET.pkl or .npz beside the programs, if there is one and this run has not begun without it."""
-    if os.path.exists(os.path.join(options.train_path, "baseline_param.pkl")):
-        return None
+    """pretrained/ARCH_DATASET.pkl or .npz beside the programs, if there is one."""
     here = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
     stem = os.path.join(here, "pretrained", f"{options.arch}_{options.dataset}")
     return next((stem + ending for ending in (".pkl", ".npz") if os.path.exists(stem + ending)), None)
-
-
-def _digest(arrays):
-    """A few characters that tell these arrays from any others."""
-    sha = hashlib.sha256()
-    for name, array in sorted(arrays.items()):
-        sha.update(f"{name}{array.shape}".encode())
-        sha.update(np.ascontiguousarray(array))
-    return sha.hexdigest()[:16]
 
 
 def _finish(run, start, pruned, filters):

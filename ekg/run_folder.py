@@ -7,7 +7,7 @@ import os
 import platform
 import time
 
-from utils import UserError, whole_file, write_json
+from utils import UserError, digest, whole_file, write_json
 
 # What may differ when a run goes on, and between machines: it changes where and how fast, not what is computed. In how many
 # parts a batch is taken does, replicas or not, since each has its own batch statistics.
@@ -16,6 +16,7 @@ PARTS = "replicas x accum"
 VERSION = "0.1.0"
 
 WARM = os.path.join("checkpoints", "warm_param.pkl")
+RESULT = {"seconds": dict, "peak_rss_mib": dict}  # what result.json holds from the first stage on
 STAGE_FILES = ("baseline_param.pkl", WARM, "search_state.npz", "memory_bank.npy", "slimmed_param.pkl", "trained_param.pkl")
 
 
@@ -39,20 +40,22 @@ class RunFolder:
         with machines.together():
             if self.writes:
                 self._open({"options": options, "versions": versions, "begun": time.time()})
-        config = self._read("config.json", {"options": dict}) if self.writes else None
-        done = [name for name in STAGE_FILES if self.has(name)]
-        # Stages that are done are known from here on: a machine that looked later would find what another has just written.
-        config, self._done = machines.exchange([config, done])[0]
+        # What is there is the chief's word, given once: who looked later would find what another has just written.
+        self._done, config, result = machines.exchange(self._contents() if self.writes else None)[0]
         with machines.together():
             if not self.writes and self._read("config.json", {"options": dict}) != config:
                 raise UserError(f"--train_path {path} is not the chief's; the machines must share the storage it is on")
-        result = self._read("result.json", {"seconds": dict, "peak_rss_mib": dict})
         self.result = result or {"seconds": {}, "peak_rss_mib": {}}
+
+    def _contents(self):
+        """Stages that are done, config.json and result.json."""
+        done = [name for name in STAGE_FILES if self.has(name)]
+        return done, self._read("config.json", {"options": dict}), self._read("result.json", RESULT)
 
     def _open(self, config):
         path = self.path
         former = self._read("config.json", {"options": dict})
-        self._read("result.json", {"seconds": dict, "peak_rss_mib": dict})
+        self._read("result.json", RESULT)
         if former is not None:
             differ = differences(former["options"], config["options"])
             if differ:
@@ -148,6 +151,21 @@ def differences(former, new, ignored=(), words=("there", "asked for")):
     former, new = dict(_flat(former)), dict(_flat(new))
     keys = sorted(k for k in former.keys() | new.keys() if former.get(k) != new.get(k) and k not in ignored)
     return ", ".join(f"{k}: {former.get(k)} {words[0]}, {new.get(k)} {words[1]}" for k in keys)
+
+
+def check_agreement(machines, facts, data):
+    """Raises UserError on all machines if they would not compute the same: other options, images or versions.
+
+    facts: what this machine was asked for, a dict (JSON); data: its Dataset.
+    """
+    if len(machines.addresses) == 1:
+        return
+    arrays = {"x": data.x_train, "y": data.y_train, "test x": data.x_test, "test y": data.y_test}
+    said = machines.exchange({**facts, "data": digest(arrays), "versions": versions()})
+    for index, (address, theirs) in enumerate(zip(machines.addresses, said)):
+        differ = differences(said[0], theirs, ignored=("data_path", "trained_param"), words=("at the chief", "there"))
+        if differ:
+            raise UserError(f"machine {index}, {address}, would compute something else than the chief ({differ})")
 
 
 def versions():

@@ -15,7 +15,7 @@ from dataloader.sampling import padded_batches
 from devices import Runtime
 from ekg import extraction, memory_bank
 from ekg.contrastive import contrastive_loss, plain_loss
-from ekg.evaluation import Evaluator
+from ekg.evaluation import Evaluator, check_finite
 from ekg.importance import importance
 from ekg.knowledge import reward_loss
 from ekg.options import Options
@@ -175,7 +175,8 @@ def search(run, supernet):
 
     def predict(masks):
         logits = [predicting({"images": batch["images"]}, masks=masks)[1]["logits"].numpy() for _, batch in batches]
-        return np.concatenate(logits)[: len(labels)]
+        check_finite(logits := np.concatenate(logits)[: len(labels)], "the search")
+        return logits
 
     search = Search(supernet, labels, score, predict, options.search)
     if folder.done("search_state.npz"):
@@ -195,9 +196,22 @@ def search(run, supernet):
             bar.show(FLOPs=f"{record['flops_rate']:.1%}", loss=record["loss"], accuracy=f"{record['accuracy']:.1%}")
             bar.to(min(100, round(100 * (1 - record["flops_rate"]) / goes, 1)))
             record = search.advance(state, bar=lambda items: console.bar(items, "candidates"))
+            _agree(run.runtime.machines, state)
     if folder.writes:
         state.save(folder.file("search_state.npz"))
     return search, state
+
+
+def _agree(machines, state):
+    """Makes the chief's last step that of all machines; raises FloatingPointError where they have taken different ways.
+
+    They decide from the same logits, but another kind of CPU may round a loss in float64 otherwise.
+    """
+    last = state.history[-1]
+    said = machines.exchange([list(last.rates), last.loss])
+    if any(rates != said[0][0] for rates, _ in said):
+        raise FloatingPointError("the machines' roundings have led the search different ways; use machines of one kind")
+    state.history[-1] = dataclasses.replace(last, loss=said[0][1])
 
 
 def build_bank(run, supernet, search, state):

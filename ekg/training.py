@@ -38,8 +38,9 @@ def train(step, images, labels, options, *, seed, views=1, augmented=True, bank=
             figures = {name: float(value) for name, value in step(batch, **shared)[0].items()}
             number, steps = number + 1, steps + 1
             if not math.isfinite(figures["loss"]):
+                hint = " or --precision bfloat16" if "loss_scale" in figures else ""
                 raise FloatingPointError(
-                    f"the loss is {figures['loss']} in epoch {epoch + 1}, step {steps}; try a lower learning rate"
+                    f"the loss is {figures['loss']} in epoch {epoch + 1}, step {steps}; try a lower learning rate{hint}"
                 )
             if figures.get("loss_scale", 1) < 1:
                 raise FloatingPointError(

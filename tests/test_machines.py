@@ -71,6 +71,12 @@ def test_the_first_worker_or_the_chief_comes_first():
         config({"worker": ["a:1", "b:x"]}),
         config({"worker": ["a:1", "a:1"]}),
         config({"worker": "a:1"}),
+        config({"worker": {"a:1": 1, "b:2": 2}}),
+        config({"worker": ["a:1", "b:0"]}),
+        config({"worker": ["a:1", "b:99999"]}),
+        config({"worker": ["a:1", ":2"]}),
+        config({"worker": ["a:1", "b" * 70 + ":2"]}),
+        config({"worker": ["a:1", "b:2"]}, index=True),
         config({"worker": ["a:1"], "ps": ["b:2"]}),
         config({"worker": ["a:1"], "chief": ["b:2", "c:3"]}),
     ],
@@ -137,6 +143,18 @@ def test_a_machine_that_never_comes_is_named(index, missing):
     assert where[missing] in str(refusal.value) and "within 1 s" in str(refusal.value)
 
 
+def test_those_who_came_hear_who_did_not():
+    where = addresses(3)
+
+    def machine(index):
+        with pytest.raises(UserError, match=f"{where[2]} did not come within 1 s"):
+            Meeting(Cluster(where, index), patience=1, say=lambda line: None)
+        return True
+
+    with concurrent.futures.ThreadPoolExecutor(2) as pool:
+        assert all(pool.map(machine, range(2)))
+
+
 def test_a_port_that_is_taken_is_named():
     with socket.create_server(("", 0)) as taken:
         where = (f"127.0.0.1:{taken.getsockname()[1]}", "127.0.0.1:1")
@@ -144,15 +162,59 @@ def test_a_port_that_is_taken_is_named():
             Meeting(Cluster(where, 0), patience=2, say=lambda line: None)
 
 
+def test_machines_with_other_lists_are_refused_on_all():
+    where = addresses(2)
+
+    def machine(index):
+        theirs = where if index == 0 else (where[0], "10.1.2.3:4")
+        with pytest.raises(UserError, match=r"10\.1\.2\.3:4"):
+            Meeting(Cluster(theirs, index), patience=10, say=lambda line: None)
+        return True
+
+    with concurrent.futures.ThreadPoolExecutor(2) as pool:
+        assert all(pool.map(machine, range(2)))
+
+
+def test_two_machines_with_one_index_are_refused_on_all():
+    where = addresses(3)
+
+    def machine(index):
+        with pytest.raises(UserError, match="two machines say they are machine 1"):
+            Meeting(Cluster(where, index), patience=10, say=lambda line: None)
+        return True
+
+    with concurrent.futures.ThreadPoolExecutor(3) as pool:
+        assert all(pool.map(machine, [0, 1, 1]))
+
+
+def test_another_service_at_the_chiefs_address_is_told_apart():
+    with socket.create_server(("127.0.0.1", 0)) as service, concurrent.futures.ThreadPoolExecutor(1) as pool:
+
+        def answer():
+            link, _ = service.accept()
+            with link:
+                link.sendall(b"HTTP/1.1 400 Bad Request\r\n\r\n")
+                link.recv(1000)
+
+        answered = pool.submit(answer)
+        where = (f"127.0.0.1:{service.getsockname()[1]}", "127.0.0.1:1")
+        with pytest.raises(UserError, match="something else than this program"):
+            Meeting(Cluster(where, 1), patience=5, say=lambda line: None)
+        answered.result(10)
+
+
 def test_strangers_that_knock_are_sent_away():
     where = addresses(2)
 
     def stranger(_):
-        for sent in (b"GET / HTTP/1.1\r\n\r\n", b'{"machine": 7}\n', b"[]\n", b""):
+        for sent in (b"GET / HTTP/1.1\r\n\r\n", b'{"machine": 7}\n', b"[]\n"):
             while True:
                 try:
                     with socket.create_connection(("127.0.0.1", int(where[0].rsplit(":")[-1])), timeout=5) as link:
                         link.sendall(sent)
+                        assert link.recv(10) == b"", "sent away at once"
+                    break
+                except ConnectionResetError:  # sent away before all was read
                     break
                 except ConnectionRefusedError:
                     time.sleep(0.05)

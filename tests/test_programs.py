@@ -289,6 +289,16 @@ def test_replicas_that_do_not_divide_a_batch_are_refused(program, tmp_path):
     assert "2 replicas x 3 --accum" in line
 
 
+def test_three_replicas_are_served_where_every_batch_divides(program, tmp_path):
+    """The first stage is reached: nothing is of a size that no flag changes."""
+    sizes = "--batch_size 126 --baseline_batch_size 126 --search_batch_size 39 --val_batch_size 255".split()
+    with pytest.raises(AssertionError, match="has reached its baseline"):
+        program(*train("--cpu_replicas", "3", *sizes, "--search_warmup_batch_size", "255"))
+    assert "--search_warmup_batch_size: a batch of 256" in mistake(
+        program, tmp_path / "run", *train("--cpu_replicas", "3", *sizes)
+    )
+
+
 @pytest.mark.parametrize("content", ["[]", "nonsense", '{"cluster": {"worker": ["a:1", "b:1"]}}'])
 def test_a_tf_config_that_makes_no_sense_is_refused(program, tmp_path, monkeypatch, content):
     monkeypatch.setenv("TF_CONFIG", content)
@@ -363,7 +373,7 @@ def test_a_machine_that_is_not_the_chief_writes_nothing(tmp_path):
         chief = False
 
         def exchange(self, value):
-            return [[json.loads((tmp_path / "run" / "config.json").read_text()), ["search_state.npz"]]]
+            return [[["search_state.npz"], json.loads((tmp_path / "run" / "config.json").read_text()), None]]
 
     options = train_cifar.parse(train()[1:])
     opened(tmp_path / "run", options)

@@ -74,30 +74,41 @@ def records(folder, name):
     return [json.loads(line) for line in (folder / name).read_text().splitlines()]
 
 
-def test_two_machines_are_two_replicas_and_the_chief_alone_writes(tmp_path):
-    several, single = tmp_path / "several", tmp_path / "single"
+@pytest.fixture(scope="module")
+def single(tmp_path_factory):
+    """The folder of one process with two replicas."""
+    folder = tmp_path_factory.mktemp("single") / "run"
+    prune(parse([*COMMAND, "--train_path", str(folder), "--cpu_replicas", "2"]))
+    return folder
+
+
+def assert_same_run(folder, single):
+    """The same gates, widths, bank and parameters."""
+    searched, expected = (records(path, "search.jsonl") for path in (folder, single))
+    assert [line["gate"] for line in searched] == [line["gate"] for line in expected] and len(searched) > 3
+    assert [line["widths"] for line in searched] == [line["widths"] for line in expected]
+    banks = [np.load(path / "memory_bank.npy").astype(np.float32) for path in (folder, single)]
+    np.testing.assert_allclose(*banks, atol=2e-3 * np.abs(banks[1]).max())
+    for name in ("baseline_param.pkl", "slimmed_param.pkl", "trained_param.pkl"):
+        arrays, expected = (read_parameters(str(path / name))[0] for path in (folder, single))
+        assert arrays.keys() == expected.keys()
+        for key, array in arrays.items():
+            assert np.abs(array - expected[key]).max() <= 1e-5 * max(np.abs(expected[key]).max(), 1e-3), (name, key)
+
+
+def test_two_machines_are_two_replicas_and_the_chief_alone_writes(tmp_path, single):
+    several = tmp_path / "several"
     flags = [*COMMAND, "--train_path", str(several)]
     chief, worker = ends(start(flags, flags, watched=several))
     assert (chief[0], worker[0]) == (0, 0), chief[2] + worker[2]
     assert "is the result" in chief[1]
     assert worker[1].splitlines() == [line for line in worker[1].splitlines() if line.startswith("machine 1 of 2")]
 
-    prune(parse([*COMMAND, "--train_path", str(single), "--cpu_replicas", "2"]))
+    assert_same_run(several, single)
     names = lambda folder: sorted(path.name for path in folder.rglob("*") if "tfevents" not in path.name)
-    assert names(several) == names(single)
-    assert len(list(several.glob("events.out.tfevents.*"))) == 1
-    searched, expected = (records(folder, "search.jsonl") for folder in (several, single))
-    assert [line["gate"] for line in searched] == [line["gate"] for line in expected] and len(searched) > 3
-    assert [line["widths"] for line in searched] == [line["widths"] for line in expected]
-    banks = [np.load(folder / "memory_bank.npy").astype(np.float32) for folder in (several, single)]
-    np.testing.assert_allclose(*banks, atol=2e-3 * np.abs(banks[1]).max())
-    for name in ("baseline_param.pkl", "slimmed_param.pkl", "trained_param.pkl"):
-        arrays, expected = (read_parameters(str(folder / name))[0] for folder in (several, single))
-        assert arrays.keys() == expected.keys()
-        for key, array in arrays.items():
-            assert np.abs(array - expected[key]).max() <= 1e-5 * max(np.abs(expected[key]).max(), 1e-3), (name, key)
+    assert names(several) == names(single) and len(list(several.glob("events.out.tfevents.*"))) == 1
 
-    # A finished run says so on the chief; test.py takes the same cluster.
+    # A finished run says so on the chief; test.py takes the same cluster, and both machines must be asked the same.
     (code, out, err), _ = ends(start(flags, flags))
     assert code == 0 and "nothing is left to do" in out, err
     flags = ["--trained_param", str(several / "trained_param.pkl"), "--json", "--val_batch_size", "356"]
@@ -108,15 +119,17 @@ def test_two_machines_are_two_replicas_and_the_chief_alone_writes(tmp_path):
     assert (chief[0], worker[0], worker[1]) == (0, 0, ""), chief[2] + worker[2]
     figures = json.loads((several / "result.json").read_text())["pruned"]
     assert json.loads(chief[1])["top1"] == figures["top1"] and json.loads(chief[1])["images"] == 355
+    for code, _, err in ends(start(flags, [*flags, "--val_batch_size", "32"], program="test.py")):
+        assert code == 2 and "val_batch_size: 64 at the chief, 32 there" in err and len(err.splitlines()) == 1
 
 
 @pytest.mark.parametrize("victim", [0, 1])
-def test_a_machine_that_dies_ends_the_other_with_one_line(tmp_path, victim):
-    flags = [*COMMAND, "--baseline_epoch", "500", "--train_path", str(tmp_path / "run")]
+def test_a_machine_that_dies_ends_the_other_with_one_line_and_both_go_on_later(tmp_path, single, victim):
+    flags = [*COMMAND, "--train_path", str(tmp_path / "run")]
     processes = start(flags, flags)
     try:
         for line in processes[0].stdout:
-            if "baseline epoch 1/" in line:
+            if "step   1" in line:
                 break
         processes[victim].send_signal(signal.SIGKILL)
         begin = time.monotonic()
@@ -128,6 +141,12 @@ def test_a_machine_that_dies_ends_the_other_with_one_line(tmp_path, victim):
     lines = err.splitlines()
     assert len(lines) == 1 and "another machine of TF_CONFIG has stopped" in lines[0], err
     assert "the same command goes on after the last finished stage" in lines[0]
+    if victim:
+        assert not (tmp_path / "run" / "search_state.npz").exists()
+        chief, worker = ends(start(flags, flags))
+        assert (chief[0], worker[0]) == (0, 0), chief[2] + worker[2]
+        assert "baseline epoch" not in chief[1] and "search to" in chief[1]
+        assert_same_run(tmp_path / "run", single)
 
 
 def test_machines_that_would_not_compute_the_same_are_refused_on_all(tmp_path):

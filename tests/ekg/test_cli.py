@@ -145,7 +145,8 @@ def test_every_flag_arrives_where_it_belongs():
         --search_target_rate 0.19 --search_step 0.21 --search_batch_size 22 --search_seed 23 --gpu_id 1 2 --seed 24 --accum 25
         --do_log 26 --compile --search_warmup_epoch 27 --subset_per_class 28 --val_per_class 29 --candidate_filter slice
         --baseline_epoch 31 --baseline_learning_rate 0.32 --baseline_decay_points 0.33 --baseline_decay_rate 0.34
-        --baseline_weight_decay 0.35 --baseline_batch_size 36 --cpu_replicas 37 --precision float16 --sync_bn""".split()
+        --baseline_weight_decay 0.35 --baseline_batch_size 36 --cpu_replicas 37
+        --search_warmup_batch_size 38 --precision float16 --sync_bn""".split()
     )
     assert (options.train_path, options.data_path, options.arch, options.dataset) == ("a", "b", "ResNet-20", "CIFAR100")
     assert (options.trained_param, options.num_teacher, options.val_batch_size) == ("c", 3, 17)

@@ -38,6 +38,14 @@ def test_batch_statistics_are_those_of_the_batch(network, runtime):
     assert figures["loss"] == pytest.approx(cross_entropy(labels, logits), rel=1e-4)
 
 
+def test_logits_that_are_not_finite_are_no_answer(network, runtime):
+    """No class is better than NaN, so every image would count as right."""
+    network.trainable[-1].assign(network.trainable[-1] * np.nan)
+    images, labels = np.zeros((4, 32, 32, 3), np.uint8), np.arange(4)
+    with pytest.raises(FloatingPointError, match="not finite"):
+        Evaluator(network, runtime, AUGMENTATIONS["CIFAR10"], images, labels, 4)()
+
+
 def test_latency_is_a_time_for_each_network(network, runtime):
     times = latencies_ms([network, network], runtime, repeats=3)
     assert len(times) == 2 and min(times) > 0
