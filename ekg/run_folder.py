@@ -105,7 +105,7 @@ class RunFolder:
     @contextlib.contextmanager
     def stage(self, name, file):
         """Measures a stage that writes `file`, if it does so now: wall-clock seconds and the peak of resident memory."""
-        _reset_peak()
+        reset_peak()
         begin = time.perf_counter()
         yield
         if self.done(file) or not (self.writes and self.has(file)):
@@ -176,9 +176,10 @@ def versions():
     return {"ekg": VERSION, "python": platform.python_version(), "tensorflow": tf.__version__, "numpy": np.__version__}
 
 
-def _reset_peak():
+def reset_peak():
+    """Lets the peak of resident memory start again from what is resident now (Linux)."""
     with contextlib.suppress(OSError), open("/proc/self/clear_refs", "w") as file:
-        file.write("5")  # Linux: the peak starts again from what is resident now
+        file.write("5")
 
 
 def peak_rss_mib():

@@ -1,0 +1,336 @@
+"""What XLA, precision, replicas and accumulation cost on this CPU: two tables in Markdown, of speed and of memory.
+
+    python bench/steps.py
+    python bench/steps.py --arch ResNet-20 --precision float32 --replicas 1 --accum 1 --rounds 3 --tables speed
+
+Random weights and random images; the steps, losses and augmentation are those of a run. A row is a process of its own, since
+logical devices and memory peaks belong to a process. A figure is the median of several calls after the first one, and of all
+--rounds. An image counts once, whatever the number of its views. `> 90 s`: the first call and one more did not end within
+--patience. Unless --precision asks for it, float16, and bfloat16 with XLA, are measured with one replica and --accum 1 only:
+they take minutes on CPUs. docs/devices.md has the tables of one machine.
+"""
+
+import argparse
+import dataclasses
+import importlib.metadata
+import itertools
+import json
+import os
+import platform
+import re
+import signal
+import statistics
+import subprocess
+import sys
+import time
+
+# The programs lie beside this folder.
+sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+
+from dataloader import AUGMENTATIONS, CLASSES
+from ekg.cli import PRECISIONS, Parser, count, positive, run_program
+from ekg.options import DeviceOptions
+from ekg.run_folder import peak_rss_mib, reset_peak
+from nets import BUILDERS, build_network
+from utils import import_tensorflow
+
+DATASET, SIZE, TEACHERS = "CIFAR10", 32, 5
+LEAST_CALLS = 3  # timed calls of a step, however long they take
+SPEED = {"train": "training", "distil": "distillation, 2 views", "score": "scoring", "predict": "candidates, bank"}
+
+
+@dataclasses.dataclass(frozen=True)
+class Case:
+    """What the rows of the tables differ in."""
+
+    precision: str
+    replicas: int
+    accum: int
+    sync_bn: bool
+    compile: bool
+
+    def __str__(self):
+        replicas = f"{self.replicas}{' + sync_bn' * self.sync_bn}"
+        return f"{self.precision} | {replicas} | {self.accum} | {'on' if self.compile else 'off'}"
+
+
+HEADER = ["precision", "replicas", "accum", "XLA"]
+
+
+# ------------------------------------------------------------------------------------------- the process that is measured
+
+
+class Steps:
+    """One network on the devices of a job's case, and its steps: each method gives a function that makes one call."""
+
+    def __init__(self, job):
+        import_tensorflow()
+        from devices import make_runtime
+        from machines import Alone
+
+        case = Case(**job["case"])
+        options = DeviceOptions(None, case.replicas, case.compile, case.accum, case.precision, case.sync_bn)
+        self.runtime, _ = make_runtime(options, Alone())
+        with self.runtime.strategy.scope():
+            self.network = build_network(job["arch"], CLASSES[DATASET], SIZE)
+        self.job = job
+
+    def batch(self, flag, views=1):
+        """Random arrays, all that any step takes: a dict of [B, ...], B the value of the flag."""
+        import numpy as np
+
+        from dataloader.augment import draw
+
+        n, classes, rng = self.job[flag], CLASSES[DATASET], np.random.default_rng(0)
+        self.runtime.check_batch(f"--{flag}", n)
+        return {
+            "images": rng.integers(0, 256, (n, SIZE, SIZE, 3), np.uint8),
+            "labels": rng.integers(0, classes, n),
+            "draws": draw(rng, n, views),
+            "bank": rng.standard_normal((n, classes, TEACHERS), np.float32).astype(np.float16),
+            "knowledge": rng.standard_normal((n, classes), np.float32),
+            "weights": np.full(n, 1 / n, np.float32),
+        }
+
+    def masks(self):
+        import numpy as np
+
+        return np.ones(self.network.gate_sizes.sum(), np.float32)
+
+    def train(self, flag="batch_size", views=1):
+        import numpy as np
+
+        from dataloader.augment import augment
+        from ekg.contrastive import contrastive_loss, plain_loss
+        from op_utils import Optimizer, training_step
+
+        prepare = lambda batch: augment(batch["images"], batch["draws"], AUGMENTATIONS[DATASET], colour=views > 1)
+        loss = plain_loss if views == 1 else contrastive_loss
+        optimizer = Optimizer(self.network.trainable, self.runtime)
+        step = training_step(self.network, optimizer, self.runtime, prepare, loss)
+        names = ["images", "labels", "draws"] + ["bank"] * (views > 1)
+        batch = {name: array for name, array in self.batch(flag, views).items() if name in names}
+        shared = {"learning_rate": np.float32(0.01), "weight_decay": np.float32(5e-4)}
+        return lambda: {name: float(value) for name, value in step(batch, **shared)[0].items()}
+
+    def distil(self, flag="batch_size"):
+        return self.train(flag, views=2)
+
+    def score(self):
+        import numpy as np
+        import tensorflow as tf
+
+        from ekg.knowledge import reward_loss
+        from op_utils import scoring_step
+
+        step = scoring_step(self.network, self.runtime, self.normalised, reward_loss)
+        names = "images", "labels", "knowledge", "weights"
+        batch = {name: array for name, array in self.batch("search_batch_size").items() if name in names}
+        masks = self.masks()
+        return lambda: tf.nest.map_structure(np.asarray, step(batch, masks=masks)[0]["signed"])
+
+    def predict(self):
+        from op_utils import predicting_step
+
+        step = predicting_step(self.network, self.runtime, self.normalised, masked=True)
+        batch, masks = {"images": self.batch("search_batch_size")["images"]}, self.masks()
+        return lambda: step(batch, masks=masks)[1]["logits"].numpy()
+
+    @staticmethod
+    def normalised(batch):
+        from dataloader.augment import normalise
+
+        return normalise(batch["images"], AUGMENTATIONS[DATASET])
+
+
+def speed(steps, name):
+    """{"first": seconds of the first call, "rate": images per second after it} of the step `name`."""
+    job, call, times = steps.job, getattr(steps, name)(), []
+    begin = time.perf_counter()
+    call()
+    first = time.perf_counter() - begin
+    # A figure of fewer calls is better than none because the time ran out.
+    while not times or (
+        (len(times) < LEAST_CALLS or sum(times) < job["seconds"])
+        and time.perf_counter() - begin + 2 * times[-1] < job["patience"]
+    ):
+        start = time.perf_counter()
+        call()
+        times.append(time.perf_counter() - start)
+    size = job["batch_size" if name in ("train", "distil") else "search_batch_size"]
+    return {"first": first, "rate": size / statistics.median(times)}
+
+
+def memory(steps, _):
+    """{"peak", "added"}: MiB of a process that trains on two views, and what of them was not there before the first step."""
+    call = steps.distil("memory_batch_size")
+    reset_peak()
+    before = peak_rss_mib()
+    for _ in range(2):
+        call()
+    peak = peak_rss_mib()
+    return {"peak": peak, "added": peak - before}
+
+
+def child(job):
+    """Prints one JSON line for every cell of the job; a cell that does not end in time ends the process."""
+    signal.alarm(job["patience"])
+    steps = Steps(job)
+    for cell in job["cells"]:
+        signal.alarm(job["patience"])
+        try:
+            figures = memory(steps, cell) if cell == "memory" else speed(steps, cell)
+        except Exception as error:
+            figures = {"error": brief(f"{type(error).__name__}: {error}")}
+        signal.alarm(0)
+        print(json.dumps({"cell": cell, **figures}), flush=True)
+
+
+def brief(text):
+    """The first line of a message, without what would break a table."""
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    return lines[0].replace("|", "/")[:200] if lines else "no message"
+
+
+# ------------------------------------------------------------------------------------------------- the process that asks
+
+
+def measured(job):
+    """dict cell -> figures, of every cell of a job. The cells after one that ended its process are left to another."""
+    results, left = {}, job["cells"]
+    while left:
+        command = [sys.executable, os.path.abspath(__file__), "--one", json.dumps({**job, "cells": left})]
+        ended = subprocess.run(command, capture_output=True, text=True)
+        lines = [json.loads(line) for line in ended.stdout.splitlines() if line.startswith('{"cell"')]
+        results |= {figures.pop("cell"): figures for figures in lines}
+        left = left[len(lines) :]
+        if left:
+            results[left[0]] = why(ended, job["patience"])
+            left = left[1:]
+    return results
+
+
+def why(ended, patience):
+    """What a cell says whose process ended before it."""
+    if ended.returncode == -signal.SIGALRM:
+        return {"over": patience}
+    if ended.returncode < 0:
+        return {"error": f"ended by {signal.Signals(-ended.returncode).name}"}
+    return {"error": brief("\n".join(reversed(ended.stderr.splitlines())))}
+
+
+def text(rounds, name, digits=0):
+    """A cell: the median over rounds of figure `name`, or why there is none."""
+    values = [figures[name] for figures in rounds if name in figures]
+    if values:
+        return f"{statistics.median(values):.{digits}f}"
+    return f"> {rounds[-1]['over']} s" if "over" in rounds[-1] else "-"
+
+
+def table(title, columns, jobs, rounds):
+    """Prints a table row by row. columns: list of (heading, cell, figure, digits); jobs: one a row, measured `rounds` times."""
+    results = [[] for _ in jobs]
+    for number in range(1, rounds):
+        for job, result in zip(jobs, results):
+            print(f"{title}, round {number} of {rounds}: {Case(**job['case'])}", file=sys.stderr, flush=True)
+            result.append(measured(job))
+    print(f"\n{title}\n\n| {' | '.join(HEADER + [column[0] for column in columns])} |")
+    print(f"|{' --- |' * len(HEADER)}{' ---: |' * len(columns)}", flush=True)
+    notes = []
+    for job, result in zip(jobs, results):
+        case = Case(**job["case"])
+        result.append(measured(job))
+        cells = [text([figures[cell] for figures in result], name, digits) for _, cell, name, digits in columns]
+        print(f"| {case} | {' | '.join(cells)} |", flush=True)
+        errors = {cell: figures[cell]["error"] for figures in result for cell in job["cells"] if "error" in figures[cell]}
+        notes += [f"- {str(case).replace(' |', ',')}, {cell}: {error}" for cell, error in errors.items()]
+    if notes:
+        print("", *notes, sep="\n", flush=True)
+
+
+def speed_cases(args):
+    """The cases of the table of speed, those that differ in XLA alone beside each other."""
+    for precision, replicas, accum in itertools.product(args.precision or PRECISIONS, args.replicas, args.accum):
+        cases = [Case(precision, replicas, accum, False, compile == "on") for compile in args.compile]
+        if replicas > 1 and accum == 1 and "off" in args.compile:
+            cases.append(Case(precision, replicas, accum, True, False))
+        yield from (case for case in cases if args.precision or not left_out(case))
+
+
+def left_out(case):
+    """Whether a case is measured only where --precision asks for it, because it would take minutes."""
+    slow = case.precision == "float16" or (case.precision == "bfloat16" and case.compile)
+    return slow and (case.replicas, case.accum) != (1, 1)
+
+
+def machine():
+    """The machine and the versions, in words."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    model, flags = platform.processor() or platform.machine(), ""
+    if os.path.exists("/proc/cpuinfo"):
+        with open("/proc/cpuinfo") as file:
+            info = dict(re.findall(r"^([\w ]+?)\s*: (.*)$", file.read(), re.MULTILINE))
+        model = info.get("model name", model)
+        # A model's name need not tell whether there are instructions for the short types.
+        flags = "".join(f", {flag}" for flag in sorted(info.get("flags", "").split()) if re.search("bf16|fp16", flag))
+    package = importlib.metadata.packages_distributions()["tensorflow"][0]  # tensorflow, tensorflow-cpu
+    versions = f"TensorFlow {importlib.metadata.version(package)}, Python {platform.python_version()}"
+    return f"{cores} cores of {model}{flags}; {versions}"
+
+
+def report(args):
+    """Prints the tables that were asked for."""
+    print(f"{args.arch}, {SIZE}x{SIZE}; {machine()}", flush=True)
+    job = {name: getattr(args, name) for name in ("arch", "batch_size", "search_batch_size", "memory_batch_size")}
+    job |= {"seconds": args.seconds, "patience": args.patience}
+    if "speed" in args.tables:
+        title = f"Images per second; batches of {args.batch_size}, scoring and candidates of {args.search_batch_size}"
+        columns = [(SPEED[cell], cell, "rate", 0) for cell in args.steps]
+        columns += [("first call, s", "distil", "first", 1)] * ("distil" in args.steps)
+        jobs = [{**job, "case": dataclasses.asdict(case), "cells": args.steps} for case in speed_cases(args)]
+        table(title, columns, jobs, args.rounds)
+    if "memory" in args.tables:
+        title = f"Peak of resident memory, MiB; distillation in float32, batches of {args.memory_batch_size}"
+        columns = [("whole process", "memory", "peak", 0), ("added by the steps", "memory", "added", 0)]
+        cases = [Case("float32", 1, accum, False, xla == "on") for xla in args.compile for accum in args.memory_accum]
+        jobs = [{**job, "case": dataclasses.asdict(case), "cells": ["memory"]} for case in cases]
+        table(title, columns, jobs, args.rounds)
+
+
+def parse(argv=None):
+    parser = Parser(description=__doc__.splitlines()[0])
+    several = dict(nargs="+")
+    numbers = dict(nargs="+", type=count)
+    parser.add_argument("--arch", choices=list(BUILDERS), default="ResNet-56", help="the network")
+    parser.add_argument("--tables", choices=["speed", "memory"], default=["speed", "memory"], help="what to measure", **several)
+    parser.add_argument("--steps", choices=list(SPEED), default=list(SPEED), help="columns of the table of speed", **several)
+    parser.add_argument("--compile", choices=["off", "on"], default=["off", "on"], help="XLA", **several)
+    parser.add_argument(
+        "--precision",
+        choices=PRECISIONS,
+        help="what layers compute in, in every combination (default: all three, but float16, and bfloat16 with XLA, with one "
+        "replica and --accum 1 only)",
+        **several,
+    )
+    parser.add_argument("--replicas", default=[1, 2], help="replicas in which the CPU works", **numbers)
+    parser.add_argument("--accum", default=[1, 2], help="parts in which a replica takes its batch", **numbers)
+    parser.add_argument("--memory_accum", default=[1, 2, 4, 8], help="the same, in the table of memory", **numbers)
+    parser.add_argument("--batch_size", type=count, default=128, help="images a batch in training and distillation")
+    parser.add_argument("--search_batch_size", type=count, default=256, help="images a batch in scoring and of a candidate")
+    parser.add_argument("--memory_batch_size", type=count, default=256, help="images a batch in the table of memory")
+    parser.add_argument("--seconds", type=positive, default=3.0, help=f"to time a step for, {LEAST_CALLS} calls at least")
+    parser.add_argument("--patience", type=count, default=90, help="seconds after which a step is given up")
+    parser.add_argument("--rounds", type=count, default=1, help="times to go through each table")
+    parser.add_argument("--one", type=json.loads, help=argparse.SUPPRESS)
+    return parser.parse_args(argv)
+
+
+def main():
+    args = parse()
+    if args.one is not None:
+        return child(args.one)
+    report(args)
+
+
+if __name__ == "__main__":
+    sys.exit(run_program(main))
