@@ -12,8 +12,6 @@ import numpy as np
 import pytest
 from test_machines import addresses
 
-from ekg.pipeline import prune
-from train_cifar import parse
 from utils import read_parameters
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
@@ -78,7 +76,10 @@ def records(folder, name):
 def single(tmp_path_factory):
     """The folder of one process with two replicas."""
     folder = tmp_path_factory.mktemp("single") / "run"
-    prune(parse([*COMMAND, "--train_path", str(folder), "--cpu_replicas", "2"]))
+    # In a process of its own: a second MirroredStrategy takes the first one's collective operations for its own.
+    flags = [*COMMAND, "--train_path", str(folder), "--cpu_replicas", "2"]
+    run = subprocess.run([sys.executable, "train_cifar.py", *flags], cwd=ROOT, capture_output=True, text=True, timeout=300)
+    assert run.returncode == 0, run.stderr
     return folder
 
 
@@ -120,7 +121,7 @@ def test_two_machines_are_two_replicas_and_the_chief_alone_writes(tmp_path, sing
     figures = json.loads((several / "result.json").read_text())["pruned"]
     assert json.loads(chief[1])["top1"] == figures["top1"] and json.loads(chief[1])["images"] == 355
     for code, _, err in ends(start(flags, [*flags, "--val_batch_size", "32"], program="test.py")):
-        assert code == 2 and "val_batch_size: 64 at the chief, 32 there" in err and len(err.splitlines()) == 1
+        assert code == 2 and "val_batch_size: 64 at the chief, 32 there" in err.splitlines()[-1] and "Traceback" not in err, err
 
 
 @pytest.mark.parametrize("victim", [0, 1])
