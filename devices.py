@@ -88,9 +88,8 @@ def make_runtime(options, machines):
 
     To be called before TensorFlow has touched a device. Raises UserError for devices that are not there.
     """
-    check_options(options, machines)
-    chosen = []
     with machines.together():
+        check_options(options, machines)
         gpus = tf.config.list_physical_devices("GPU")
         chosen = [] if options.cpu_replicas else [gpus[i] for i in choose_gpus(options.gpu_id, len(gpus))]
     counts = machines.exchange(len(chosen))

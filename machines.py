@@ -139,7 +139,7 @@ class Meeting(Alone):
                     missing = ", ".join(a for i, a in enumerate(self.addresses) if i and i not in links)
                     said = f"TF_CONFIG: {missing} did not come within {self.patience:g} s"
                     for link, _ in links.values():  # they wait for the first `together`
-                        link.sendall(json.dumps([said]).encode() + b"\n")
+                        _send(link, [said])
                     raise UserError(said) from error
                 link.settimeout(5)
                 reader = link.makefile("r", encoding="utf-8")
@@ -168,8 +168,7 @@ class Meeting(Alone):
         while True:
             try:
                 link = socket.create_connection(_split(self.addresses[0]), timeout=_left(deadline))
-                hello = {"machine": self.index, "cluster": self.addresses}
-                link.sendall(json.dumps(hello).encode() + b"\n")
+                _send(link, {"machine": self.index, "cluster": self.addresses})
                 return link, link.makefile("r", encoding="utf-8")
             except OSError as error:
                 if time.monotonic() >= deadline:
@@ -189,22 +188,20 @@ class Meeting(Alone):
 
     def _write(self, index, value):
         try:
-            self._links[index][0].sendall(json.dumps(value).encode() + b"\n")
+            _send(self._links[index][0], value)
         except OSError as error:
             raise self._lost(index) from error
 
     def _read(self, index):
         try:
             line = self._links[index][1].readline()
-            if not line.endswith("\n"):
-                raise self._lost(index)
-            return json.loads(line)
-        except PeerLost:
-            raise
+            if line.endswith("\n"):
+                return json.loads(line)
         except OSError as error:
             raise self._lost(index) from error
         except ValueError as error:
             raise UserError(f"TF_CONFIG: something else than this program answers at {self.addresses[index]}") from error
+        raise self._lost(index)
 
     def _lost(self, index):
         return PeerLost(f"machine {index}, {self.addresses[index]}, has stopped or is out of reach")
@@ -226,6 +223,11 @@ class Meeting(Alone):
         for link, reader in self._links.values():
             reader.close()
             link.close()
+
+
+def _send(link, value):
+    """One line of JSON, as _read and _hello take it."""
+    link.sendall(json.dumps(value).encode() + b"\n")
 
 
 def _hello(reader):

@@ -62,14 +62,13 @@ def evaluate(args, machines):
         dataset = settle(args.dataset, meta, "dataset", CLASSES, "CIFAR10", args.trained_param)
     import_tensorflow()
     from dataloader import load_dataset
-    from devices import check_options, make_runtime
+    from devices import make_runtime
     from ekg.evaluation import Evaluator
     from ekg.progress import Console
     from ekg.run_folder import check_agreement
     from nets import build_network
 
     with machines.together():
-        check_options(device_options(args), machines)
         data = load_dataset(dataset, args.data_path)
     check_agreement(machines, {**vars(args), "parameters": digest(parameters)}, data)
     runtime, lines = make_runtime(device_options(args), machines)

@@ -8,7 +8,7 @@ import os
 
 from dataloader import load_dataset
 from dataloader.sampling import select_subsets
-from devices import check_options, make_runtime
+from devices import make_runtime
 from ekg import stages
 from ekg.evaluation import latencies_ms
 from ekg.progress import Console
@@ -58,7 +58,6 @@ def _prepare(options, machines, console):
     # The chief alone looks into the folder before it is made: elsewhere shared storage might remember that it was not there.
     begun = machines.exchange(machines.chief and os.path.exists(os.path.join(options.train_path, "baseline_param.pkl")))[0]
     with machines.together():
-        check_options(options.device, machines)
         data = load_dataset(options.dataset, options.data_path)
         subsets = options.subsets
         val, subset = select_subsets(data.y_train, data.classes, subsets.val_per_class, subsets.subset_per_class, subsets.seed)

@@ -43,6 +43,18 @@ def everywhere(count, act, patience=20):
         return list(pool.map(machine, range(count)))
 
 
+def all_refused(clusters, said, patience=10):
+    """Machines that meet as `clusters` say are all told why they cannot, in words that match `said`."""
+
+    def machine(cluster):
+        with pytest.raises(UserError, match=said):
+            Meeting(cluster, patience, say=lambda line: None)
+        return True
+
+    with concurrent.futures.ThreadPoolExecutor(len(clusters)) as pool:
+        assert all(pool.map(machine, clusters))
+
+
 # ------------------------------------------------------------------------------------------------------------ TF_CONFIG
 
 
@@ -145,14 +157,7 @@ def test_a_machine_that_never_comes_is_named(index, missing):
 
 def test_those_who_came_hear_who_did_not():
     where = addresses(3)
-
-    def machine(index):
-        with pytest.raises(UserError, match=f"{where[2]} did not come within 1 s"):
-            Meeting(Cluster(where, index), patience=1, say=lambda line: None)
-        return True
-
-    with concurrent.futures.ThreadPoolExecutor(2) as pool:
-        assert all(pool.map(machine, range(2)))
+    all_refused([Cluster(where, 0), Cluster(where, 1)], f"{where[2]} did not come within 1 s", patience=1)
 
 
 def test_a_port_that_is_taken_is_named():
@@ -164,27 +169,12 @@ def test_a_port_that_is_taken_is_named():
 
 def test_machines_with_other_lists_are_refused_on_all():
     where = addresses(2)
-
-    def machine(index):
-        theirs = where if index == 0 else (where[0], "10.1.2.3:4")
-        with pytest.raises(UserError, match=r"10\.1\.2\.3:4"):
-            Meeting(Cluster(theirs, index), patience=10, say=lambda line: None)
-        return True
-
-    with concurrent.futures.ThreadPoolExecutor(2) as pool:
-        assert all(pool.map(machine, range(2)))
+    all_refused([Cluster(where, 0), Cluster((where[0], "10.1.2.3:4"), 1)], r"10\.1\.2\.3:4")
 
 
 def test_two_machines_with_one_index_are_refused_on_all():
     where = addresses(3)
-
-    def machine(index):
-        with pytest.raises(UserError, match="two machines say they are machine 1"):
-            Meeting(Cluster(where, index), patience=10, say=lambda line: None)
-        return True
-
-    with concurrent.futures.ThreadPoolExecutor(3) as pool:
-        assert all(pool.map(machine, [0, 1, 1]))
+    all_refused([Cluster(where, index) for index in (0, 1, 1)], "two machines say they are machine 1")
 
 
 def test_another_service_at_the_chiefs_address_is_told_apart():
