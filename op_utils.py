@@ -120,9 +120,10 @@ class Optimizer:
             variable.assign(w if finite is True else tf.where(finite, w, variable))
 
 
-def _pass(runtime, statistics, masks=None, tape=None):
+def forward_pass(runtime, statistics, masks=None, tape=None):
     """A forward pass of one part of the batch, as `runtime` computes."""
-    return Pass(statistics, masks, tape, dtype=runtime.dtype, merge=_merged if runtime.synchronises else None)
+    merge = _merged if runtime.synchronises else None
+    return Pass(statistics, masks, tape, drop=masks is not None and not runtime.compile, dtype=runtime.dtype, merge=merge)
 
 
 def _merged(mean, variance):
@@ -161,7 +162,7 @@ def training_step(network, optimizer, runtime, prepare, loss):
         # Losses are divided by the global batch, because gradients are summed over parts and replicas.
         share = 1.0 / (b * runtime.parts)
         scale = 1.0 if scaling is None else tf.convert_to_tensor(scaling.scale)
-        run = _pass(runtime, "batch")
+        run = forward_pass(runtime, "batch")
         with tf.GradientTape() as tape:
             logits = tf.reshape(network(tf.reshape(views, [b * v, *views.shape[2:]]), run), [b, v, -1])
             total = tf.reduce_sum(loss(batch, logits)) * share
@@ -197,11 +198,12 @@ def scoring_step(network, runtime, prepare, loss):
 
     def compute(batch, shared):
         with tf.GradientTape(watch_accessed_variables=False) as tape:
-            run = _pass(runtime, "batch", network.split_masks(shared["masks"]), tape)
+            run = forward_pass(runtime, "batch", network.split_masks(shared["masks"]), tape)
             logits = network(prepare(batch), run)
             total = tf.reduce_sum(loss(batch, logits))
             total = total * shared["scale"] if half else total
         signed = tape.gradient(total, run.probes)
+        signed = [[run.spread(sums, gate) for sums in uses] for uses, gate in zip(signed, network.gates)]
         return {"signed": tf.nest.map_structure(lambda sums: sums / shared["scale"], signed) if half else signed}, {
             "logits": logits
         }
@@ -226,13 +228,11 @@ class _Scaled:
             self.scale /= 2
 
 
-def predicting_step(network, runtime, prepare, *, masked=False, statistics="moving"):
-    """A step that gives the logits of a batch as rows. A masked network uses batch statistics and takes masks=float32 [F]."""
-    statistics = "batch" if masked else statistics
+def predicting_step(network, runtime, prepare, *, statistics="moving"):
+    """A step that gives the logits of a batch as rows."""
 
     def compute(batch, shared):
-        masks = network.split_masks(shared["masks"]) if masked else None
-        return {}, {"logits": network(prepare(batch), _pass(runtime, statistics, masks))}
+        return {}, {"logits": network(prepare(batch), forward_pass(runtime, statistics))}
 
     return Step(compute, runtime, merges=runtime.synchronises and statistics == "batch")
 
@@ -241,7 +241,7 @@ def statistics_step(network, runtime, prepare):
     """A step that gives `statistics`, a list of (mean, biased variance) float32 [C] a batch norm, of one batch."""
 
     def compute(batch, shared):
-        run = _pass(runtime, "batch")
+        run = forward_pass(runtime, "batch")
         network(prepare(batch), run)
         return {"statistics": _own_share(run.batch_statistics, runtime)}, {}
 

@@ -130,11 +130,11 @@ class Steps:
         return lambda: tf.nest.map_structure(np.asarray, step(batch, masks=masks)[0]["signed"])
 
     def predict(self):
-        from op_utils import predicting_step
+        from ekg.sub_networks import SubNetworks
 
-        step = predicting_step(self.network, self.runtime, self.normalised, masked=True)
+        predict = SubNetworks(self.network, self.runtime, self.normalised, 1)
         batch, masks = {"images": self.batch("search_batch_size")["images"]}, self.masks()
-        return lambda: step(batch, masks=masks)[1]["logits"].numpy()
+        return lambda: predict(batch, masks[None])
 
     @staticmethod
     def normalised(batch):

@@ -42,24 +42,24 @@ def build_order(labels, seed):
     return np.arange(len(labels))
 
 
-def build(path, batches, shape, predict, masks):
+def build(path, batches, shape, predict):
     """Writes M float16 [N, classes, K] to the .npy file `path`, batch by batch and never in memory as a whole.
 
     path: None on a machine that takes part in the predictions and leaves the writing to another.
 
-    batches: an iterable of (rows, batch), rows int [n] being the images the batch's first n entries show. predict(batch,
-    masks) -> float32 [B, classes]; masks: a list of K masks float32 [F]. M[n, :, k] are the logits of teacher k for training
-    image n. Raises FloatingPointError where a logit is not finite in float16.
+    batches: an iterable of (rows, batch), rows int [n] being the images the batch's first n entries show. predict(batch) ->
+    float32 [B, K, classes], the teachers' logits. M[n, :, k] are those of teacher k for training image n. Raises
+    FloatingPointError where a logit is not finite in float16.
     """
     with _new_bank(path, shape) if path else contextlib.nullcontext() as bank:
         for rows, batch in batches:
-            for k, mask in enumerate(masks):
-                with np.errstate(over="ignore"):
-                    logits = predict(batch, mask)[: len(rows)].astype(np.float16)
-                if not np.isfinite(logits).all():
-                    raise FloatingPointError(f"memory bank: teacher {k} gives logits that are not finite in float16")
-                if bank is not None:
-                    bank[rows, :, k] = logits
+            with np.errstate(over="ignore"):
+                logits = predict(batch)[: len(rows)].astype(np.float16)
+            bad = ~np.isfinite(logits).all((0, 2))  # bool [K]
+            if bad.any():
+                raise FloatingPointError(f"memory bank: teacher {bad.argmax()} gives logits that are not finite in float16")
+            if bank is not None:
+                bank[rows] = logits.transpose(0, 2, 1)
 
 
 @contextlib.contextmanager

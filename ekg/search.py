@@ -65,8 +65,8 @@ class Search:
     """The search of one supernet.
 
     network: gives gates and costs. labels: int [N] of D_val. score(masks, knowledge) -> float32 [F], importance (Eq. 9) of the
-    sub-network; predict(masks) -> float32 [N, classes], its logits on D_val, batch statistics. Raises UserError for a target
-    that one filter a gate does not reach.
+    sub-network; predict(masks [n, F]) yields n times float32 [N, classes], the sub-networks' logits on D_val, batch statistics
+    (ekg.validation has both). Raises UserError for a target that one filter a gate does not reach.
     """
 
     def __init__(self, network, labels, score, predict, options):
@@ -91,7 +91,7 @@ class Search:
         """(state, record) with the unpruned network alone: T_0 is its logits."""
         begin = time.perf_counter()
         whole = SubNetwork((1.0,) * len(self.sizes), np.concatenate([np.arange(n, dtype=np.int32) for n in self.sizes]), 0.0)
-        logits = self.predict(self.masks_of(whole))
+        (logits,) = self.predict(self.masks_of(whole)[None])
         whole = dataclasses.replace(whole, loss=cross_entropy(self.labels, logits))
         state = SearchState([whole], logits)
         return state, self._record(state, logits, None, None, [], time.perf_counter() - begin)
@@ -109,15 +109,15 @@ class Search:
         scores = self.score(self.masks_of(current), state.knowledge)
         order = ranks(scores, self.sizes)
         candidates = worth_evaluating(self.options.candidate_filter, scores, self.sizes, current.rates, self.steps)
+        rates_of = {gate: self.fine(current.rates, gate) for gate in candidates}
+        all_logits = self.predict(np.stack([masks(self.sizes, rates, order) for rates in rates_of.values()]))
         best = None
         progress = bar(candidates)
-        for gate in progress:
-            rates = self.fine(current.rates, gate)
-            logits = self.predict(masks(self.sizes, rates, order))
+        for gate, logits in zip(progress, all_logits):
             loss = cross_entropy(self.labels, logits)
             value = loss + knowledge_loss(state.knowledge, logits)  # -R of Eq. 7
             if best is None or value < best[0]:
-                best = value, gate, SubNetwork(tuple(rates), order, loss), logits
+                best = value, gate, SubNetwork(tuple(rates_of[gate]), order, loss), logits
             progress.show(loss=loss, score=value, best=best[0])
         value, gate, chosen, logits = best
         state.knowledge = update_knowledge(state.knowledge, logits, len(state.history))

@@ -15,17 +15,17 @@ from dataloader.sampling import padded_batches
 from devices import Runtime
 from ekg import extraction, memory_bank
 from ekg.contrastive import contrastive_loss, plain_loss
-from ekg.evaluation import Evaluator, check_finite
-from ekg.importance import importance
-from ekg.knowledge import reward_loss
+from ekg.evaluation import Evaluator
 from ekg.options import Options
 from ekg.progress import Console, duration
 from ekg.report import search_line
 from ekg.run_folder import WARM, RunFolder, versions
 from ekg.search import Search, SearchState
+from ekg.sub_networks import SubNetworks
 from ekg.training import train
+from ekg.validation import Validation
 from nets import build_network, unpruned_cost
-from op_utils import Optimizer, predicting_step, scoring_step, statistics_step, training_step
+from op_utils import Optimizer, statistics_step, training_step
 from utils import UserError, read_parameters, write_parameters
 
 # Streams of random numbers, so that stages do not share their shuffles.
@@ -161,24 +161,8 @@ def search(run, supernet):
     """(Search, SearchState): the history of interim sub-networks, the last one at or under the target."""
     data, options, folder, console = run.data, run.options, run.folder, run.console
     images, labels = data.x_train[run.val], data.y_train[run.val]
-    batches, weights = [], np.float32(1 / len(labels))
-    for indices, real in padded_batches(len(labels), options.subsets.batch_size):
-        weight = np.where(np.arange(len(indices)) < real, weights, np.float32(0))
-        arrays = {"images": images[indices], "labels": labels[indices], "weights": weight}
-        batches.append((indices, {name: tf.constant(value) for name, value in arrays.items()}))
-    scoring = scoring_step(supernet, run.runtime, run.normalised, reward_loss)
-    predicting = predicting_step(supernet, run.runtime, run.normalised, masked=True)
-
-    def score(masks, knowledge):
-        given = ({**batch, "knowledge": knowledge[indices]} for indices, batch in batches)
-        return importance([tf.nest.map_structure(np.asarray, scoring(b, masks=masks)[0]["signed"]) for b in given])
-
-    def predict(masks):
-        logits = [predicting({"images": batch["images"]}, masks=masks)[1]["logits"].numpy() for _, batch in batches]
-        check_finite(logits := np.concatenate(logits)[: len(labels)], "the search")
-        return logits
-
-    search = Search(supernet, labels, score, predict, options.search)
+    on_val = Validation(supernet, run.runtime, run.normalised, images, labels, options.subsets.batch_size)
+    search = Search(supernet, labels, on_val.score, on_val.predict, options.search)
     if folder.done("search_state.npz"):
         shape = len(supernet.gates), int(supernet.gate_sizes.sum()), len(labels)
         return search, SearchState.load(folder.file("search_state.npz"), *shape)
@@ -222,7 +206,8 @@ def build_bank(run, supernet, search, state):
     shape = (len(data.y_train), data.classes, len(teachers))
     if run.folder.done("memory_bank.npy"):
         return memory_bank.open_bank(path, shape)
-    predicting = predicting_step(supernet, run.runtime, run.normalised, masked=True)
+    predict = SubNetworks(supernet, run.runtime, run.normalised, len(teachers))
+    masks = np.stack([search.masks_of(teacher) for teacher in teachers])
     order = memory_bank.build_order(data.y_train, [options.seed, STREAM["memory_bank"]])
     slots = padded_batches(len(order), options.val_batch_size)
     batches = ((order[slot[:real]], {"images": data.x_train[order[slot]]}) for slot, real in slots)
@@ -232,8 +217,7 @@ def build_bank(run, supernet, search, state):
         path if run.folder.writes else None,
         run.console.bar(batches, "memory bank", len(slots)),
         shape,
-        lambda batch, masks: predicting(batch, masks=masks)[1]["logits"].numpy(),
-        [search.masks_of(teacher) for teacher in teachers],
+        lambda batch: predict(batch, masks),
     )
     run.runtime.machines.exchange(None)  # the other machines wait until the chief has written it
     return memory_bank.open_bank(path, shape)

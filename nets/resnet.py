@@ -70,12 +70,12 @@ class CifarResNet(Network):
 
     def __init__(self, arch, classes, input_size, arrays, *, blocks, widths=(16, 32, 64)):
         super().__init__(arch, classes, input_size)
-        self.parts = [Stem(arrays, widths[0], input_size)]
+        parts = [Stem(arrays, widths[0], input_size)]
         for stage, width in enumerate(widths):
             for block in range(blocks):
                 first = stage > 0 and block == 0
-                last = self.parts[-1]
-                self.parts.append(
+                last = parts[-1]
+                parts.append(
                     BasicBlock(
                         f"BasicBlock{stage}.{block}",
                         arrays,
@@ -86,11 +86,4 @@ class CifarResNet(Network):
                         project=first,
                     )
                 )
-        self.parts.append(Head(arrays, classes, in_gate=self.parts[-1].out_gate))
-        self._settle([la for part in self.parts for la in part.layers], [g for part in self.parts for g in part.gates])
-
-    def __call__(self, images, run):
-        x = tf.cast(images, run.dtype)
-        for part in self.parts:
-            x = part(x, run)
-        return x
+        self._settle([*parts, Head(arrays, classes, in_gate=parts[-1].out_gate)])

@@ -36,45 +36,94 @@ class Pass:
     statistics: "batch" or "moving", what batch norm normalises with.
     masks: None for an ordinary network, else a list of float32 [C], one a gate in gate order; masked networks use batch
         statistics.
-    tape: a tf.GradientTape, given when scores are wanted. Then every place where a gate masks leaves a probe, float32 [C] of
-        ones that multiplies the masked activation y there: since d loss / d probe_c = sum over B, H, W of dy * y, the
-        gradient with respect to a probe is the inner sum of Eq. 9.
+    tape: a tf.GradientTape, given when scores are wanted. Then every place where a gate masks leaves a probe, float32 [C],
+        whose gradient is the sum over B, H, W of dy * y for the masked activation y there, the inner sum of Eq. 9.
+    drop: whether masked filters are left out of every array, as far as GRAIN allows, instead of being there as zeros: the same
+        logits from a physically smaller network. Shapes then depend on data, in one trace, so XLA cannot compile it.
     dtype: what layers compute in. Variables, batch statistics, sums of scores and the head stay float32.
     merge: None, or a function from the (mean, biased variance) of this replica's batch to those of all replicas' batches.
     """
 
-    def __init__(self, statistics, masks=None, tape=None, *, dtype=tf.float32, merge=None):
+    def __init__(self, statistics, masks=None, tape=None, *, drop=False, dtype=tf.float32, merge=None):
         if statistics not in ("batch", "moving"):
             raise ValueError(f"statistics must be 'batch' or 'moving', not {statistics!r}")
         self.statistics, self.masks, self.tape = statistics, masks, tape
         self.dtype, self.merge = dtype, merge
+        self.left = [filters_left(mask) for mask in masks] if drop else None  # int32 [filters left] of each gate
         self.batch_statistics = []  # (mean, biased variance), float32 [C], of each batch norm in network order
         self.probes = [[] for _ in masks or ()]  # probes of each gate, in network order
 
-    def mask(self, gate):
-        """float32 [C] mask of a gate; None where nothing is masked."""
-        return None if self.masks is None or gate is None else self.masks[gate.index]
+    def kernel(self, kernel, gated):
+        """A layer's kernel in this pass; gated: dict axis -> Gate or None."""
+        return self._without_dropped(masked_kernel(kernel, self._masks(gated)), gated)
+
+    def vector(self, vector, gate):
+        """A batch norm's float32 [1, 1, 1, C] in this pass: 0 for dropped filters."""
+        for mask in self._masks({3: gate}).values():
+            vector = vector * mask
+        return self._without_dropped(vector, {3: gate})
+
+    def _masks(self, gated):
+        if self.masks is None:
+            return {}
+        return {axis: self.masks[gate.index] for axis, gate in gated.items() if gate is not None}
+
+    def _without_dropped(self, array, gated):
+        if self.left is not None:
+            for axis, gate in gated.items():
+                array = array if gate is None else tf.gather(array, self.left[gate.index], axis=axis)
+        return array
 
     def gate(self, y, gate):
-        """The activation y [B, H, W, C] with the gate's dropped filters set to 0."""
-        mask = self.mask(gate)
-        if mask is None:
+        """A gate's output: the activation y [B, H, W, C], behind a probe where scores are wanted.
+
+        Its dropped filters are 0 already: their gamma and beta are, in every batch norm before, and what lies between, ReLU
+        and add, keeps 0. This is the masked activation bit for bit, at the price of C products instead of B * H * W * C.
+        """
+        if self.masks is None or self.tape is None:
             return y
-        if self.tape is not None:
-            probe = tf.ones_like(mask)
-            self.tape.watch(probe)
-            self.probes[gate.index].append(probe)
-            # In float32, whatever y is: the probe's gradient sums over B, H, W, and the sums nearly cancel.
-            return tf.cast(tf.cast(y, tf.float32) * (mask * probe), y.dtype)
-        return y * tf.cast(mask, y.dtype)
+        probe = tf.zeros([gate.size if self.left is None else tf.size(self.left[gate.index])])
+        self.tape.watch(probe)
+        self.probes[gate.index].append(probe)
+        return probed(y, probe)
+
+    def spread(self, values, gate):
+        """float32 [C] from the `values` of the filters that are left of a gate: 0 for the others."""
+        if self.left is None:
+            return values
+        return tf.scatter_nd(self.left[gate.index][:, None], values, [gate.size])
+
+
+GRAIN = 8
+
+
+def filters_left(mask):
+    """int32, ascending: the filters that a mask keeps, and enough others to make their number a multiple of GRAIN.
+
+    Sums over B, H, W run over GRAIN channels at a time and in another order over the rest: so rounding stays what it is
+    with all filters there, and a search takes the same way.
+    """
+    size = mask.shape[0]
+    count = tf.cast(tf.reduce_sum(mask), tf.int32)
+    count = tf.minimum((count + GRAIN - 1) // GRAIN * GRAIN, size)
+    return tf.sort(tf.math.top_k(mask, count).indices)  # of equal values the lower index comes first
+
+
+@tf.custom_gradient
+def probed(y, probe):
+    """y itself; the gradient of the probe, float32 [C], is the sum over B, H, W of dy * y (in float32: it nearly cancels)."""
+
+    def gradient(dy):
+        return dy, tf.reduce_sum(tf.cast(dy, tf.float32) * tf.cast(y, tf.float32), [0, 1, 2])
+
+    return tf.identity(y), gradient
 
 
 def masked_kernel(kernel, masks):
     """The kernel with masked slices set to 0, rescaled to the norm of the whole: k * ||kernel|| / ||k||.
 
-    masks: dict axis -> float32 [kernel.shape[axis]] or None. A kernel without a mask is returned as it is.
+    masks: dict axis -> float32 [kernel.shape[axis]]. A kernel without a mask is returned as it is.
     """
-    masks = {axis: mask for axis, mask in masks.items() if mask is not None}
     if not masks:
         return kernel
     k = kernel = tf.convert_to_tensor(kernel)
@@ -151,7 +200,7 @@ class Conv2d(Layer):
         return self.kernel.shape[3]
 
     def __call__(self, x, run):
-        kernel = masked_kernel(self.kernel, {2: run.mask(self.in_gate), 3: run.mask(self.out_gate)})
+        kernel = run.kernel(self.kernel, self.gated["kernel"])
         return tf.nn.conv2d(x, tf.cast(kernel, x.dtype), self.strides, "SAME")
 
 
@@ -166,7 +215,7 @@ class DepthwiseConv2d(Layer):
         self.kernel = self._add("kernel", value, {2: gate})
 
     def __call__(self, x, run):
-        kernel = masked_kernel(self.kernel, {2: run.mask(self.in_gate)})
+        kernel = run.kernel(self.kernel, self.gated["kernel"])
         return tf.nn.depthwise_conv2d(x, tf.cast(kernel, x.dtype), [1, self.strides, self.strides, 1], "SAME")
 
 
@@ -180,7 +229,7 @@ class FC(Layer):
         self.biases = self._add("biases", arrays.take(f"{name}/biases:0", [1, classes], zeros), {})
 
     def __call__(self, x, run):
-        kernel = masked_kernel(self.kernel, {0: run.mask(self.in_gate)})
+        kernel = run.kernel(self.kernel, self.gated["kernel"])
         return tf.cast(x, tf.float32) @ kernel + self.biases
 
 
@@ -201,23 +250,41 @@ class BatchNorm(Layer):
             self._add(array_name, value, {3: gate}, trainable=not array_name.startswith("moving"))
 
     def __call__(self, x, run):
-        gamma, beta, mean, variance = (tf.reshape(v, [-1]) for v in self.arrays.values())
+        gamma, beta, mean, variance = (tf.reshape(run.vector(v, self.in_gate), [-1]) for v in self.arrays.values())
         if run.statistics == "moving":
             return self._fused(x, gamma, beta, mean, variance).y
-        if run.tape is not None or run.merge is not None:
-            # Scores are sums that nearly cancel, and a ReLU input rounded to the other side of 0 moves them by up to 1 %.
-            # So scoring keeps to the arithmetic that the recorded scores were made with.
+        if run.merge is not None:
             wide = tf.cast(x, tf.float32)
-            mean, variance = tf.nn.moments(wide, [0, 1, 2])
-            if run.merge is not None:
-                mean, variance = run.merge(mean, variance)
-            y = tf.nn.batch_normalization(wide, mean, variance, beta, gamma, BN_EPSILON)
-            run.batch_statistics.append((mean, variance))
-            return tf.cast(y, x.dtype)
-        fused = self._fused(x, gamma, beta)
-        n = tf.cast(tf.size(x) / x.shape[3], tf.float32)
-        run.batch_statistics.append((fused.batch_mean, fused.batch_variance * (n - 1) / n))  # the kernel's is unbiased
-        return fused.y
+            mean, variance = run.merge(*tf.nn.moments(wide, [0, 1, 2]))
+            y = tf.cast(tf.nn.batch_normalization(wide, mean, variance, beta, gamma, BN_EPSILON), x.dtype)
+        elif run.tape is not None:
+            y, mean, variance = self._while_scoring(x, gamma, beta)
+        else:
+            fused = self._fused(x, gamma, beta)
+            n = tf.cast(tf.size(x) / tf.shape(x)[3], tf.float32)
+            y, mean, variance = fused.y, fused.batch_mean, fused.batch_variance * (n - 1) / n  # the kernel's is unbiased
+        run.batch_statistics.append((mean, variance))
+        return y
+
+    @staticmethod
+    @tf.custom_gradient
+    def _while_scoring(x, gamma, beta):
+        """(y, mean, variance) in the arithmetic that the recorded scores were made with, the gradient of y to x alone.
+
+        Scores are sums that nearly cancel, and a ReLU input rounded to the other side of 0 moves them by up to 1 %; so the
+        way there keeps to moments and a normalisation. The way back meets no such edge, and takes the fused kernel.
+        """
+        wide = tf.cast(x, tf.float32)
+        mean, variance = tf.nn.moments(wide, [0, 1, 2])
+        y = tf.nn.batch_normalization(wide, mean, variance, beta, gamma, BN_EPSILON)
+
+        def gradient(dy, *_):
+            with tf.GradientTape() as tape:
+                tape.watch(x)
+                fused = BatchNorm._fused(x, gamma, beta).y
+            return tape.gradient(fused, x, dy), None, None
+
+        return (tf.cast(y, x.dtype), mean, variance), gradient
 
     @staticmethod
     def _fused(x, gamma, beta, mean=None, variance=None):
@@ -244,22 +311,37 @@ class BatchNorm(Layer):
 
 
 class Network(tf.Module):
-    """What every architecture shares: layers and gates in network order, costs, parameters. Subclasses add __call__.
+    """What every architecture shares: a chain of parts, layers and gates in network order, costs, parameters.
 
-    __call__(images float32 [B, S, S, 3], run: Pass) -> logits float32 [B, classes].
+    A part has `layers`, the `gates` it owns, and __call__(x, run: Pass) -> what the next part takes; the last one gives the
+    logits float32 [B, classes].
     """
 
     def __init__(self, arch, classes, input_size):
         super().__init__(name=arch.replace("-", "_"))
         self.arch, self.classes, self.input_size = arch, classes, input_size
-        self.gates, self.network_layers = [], []
+        self.parts, self.gates, self.network_layers = [], [], []
 
-    def _settle(self, layers, gates):
-        """Called once by the subclass, with all layers and gates in network order."""
-        self.network_layers, self.gates = layers, gates
-        for index, gate in enumerate(gates):
+    def _settle(self, parts):
+        """Called once by the subclass, with all parts in order."""
+        self.parts = parts
+        self.network_layers = [layer for part in parts for layer in part.layers]
+        self.gates = [gate for part in parts for gate in part.gates]
+        for index, gate in enumerate(self.gates):
             gate.index = index
-            gate.uses = sum(layer.out_gate is gate for layer in layers)
+            gate.uses = sum(layer.out_gate is gate for layer in self.network_layers)
+
+    def __call__(self, images, run):
+        """float32 [B, classes], logits of float32 [B, S, S, 3]."""
+        x = tf.cast(images, run.dtype)
+        for part in self.parts:
+            x = part(x, run)
+        return x
+
+    @property
+    def first_parts(self):
+        """list [G]: of each gate the first part that it changes, which is the one that owns it."""
+        return [i for i, part in enumerate(self.parts) for _ in part.gates]
 
     @property
     def gate_sizes(self):

@@ -19,19 +19,16 @@ from utils import import_tensorflow, read_parameters  # noqa: E402
 
 import_tensorflow()
 
-import numpy as np  # noqa: E402
 import tensorflow as tf  # noqa: E402
 
 from dataloader import load_dataset  # noqa: E402
 from dataloader.augment import normalise  # noqa: E402
 from dataloader.sampling import select_subsets  # noqa: E402
 from devices import Runtime  # noqa: E402
-from ekg.importance import importance  # noqa: E402
-from ekg.knowledge import reward_loss  # noqa: E402
 from ekg.options import SearchOptions  # noqa: E402
 from ekg.search import Search  # noqa: E402
+from ekg.validation import Validation  # noqa: E402
 from nets import build_network  # noqa: E402
-from op_utils import predicting_step, scoring_step  # noqa: E402
 
 
 def make_search(param, data_path):
@@ -39,19 +36,8 @@ def make_search(param, data_path):
     network = build_network("ResNet-56", 10, 32, read_parameters(param)[0], origin=param)
     val, _ = select_subsets(data.y_test, 10, 32, 32, 0)
     images, labels = normalise(data.x_test[val], data.augmentation), data.y_test[val]
-    runtime = Runtime(tf.distribute.get_strategy())
-    scoring = scoring_step(network, runtime, lambda batch: batch["images"], reward_loss)
-    predicting = predicting_step(network, runtime, lambda batch: batch["images"], masked=True)
-    batch = {"images": images, "labels": labels, "weights": np.full(len(labels), 1 / len(labels), np.float32)}
-
-    def score(masks, knowledge):
-        signed = scoring({**batch, "knowledge": knowledge}, masks=masks)[0]["signed"]
-        return importance([tf.nest.map_structure(np.asarray, signed)])
-
-    def predict(masks):
-        return predicting({"images": images}, masks=masks)[1]["logits"].numpy()
-
-    return Search(network, labels, score, predict, SearchOptions(0.45, 0.2, "published"))
+    on_val = Validation(network, Runtime(tf.distribute.get_strategy()), lambda batch: batch["images"], images, labels, 320)
+    return Search(network, labels, on_val.score, on_val.predict, SearchOptions(0.45, 0.2, "published"))
 
 
 def main(param, data_path):

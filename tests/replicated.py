@@ -23,6 +23,8 @@ from ekg.importance import importance, ranks  # noqa: E402
 from ekg.knowledge import reward_loss  # noqa: E402
 from ekg.options import DeviceOptions, SearchOptions  # noqa: E402
 from ekg.search import Search  # noqa: E402
+from ekg.sub_networks import SubNetworks  # noqa: E402
+from ekg.validation import Validation  # noqa: E402
 from machines import Alone  # noqa: E402
 from nets.initial import Arrays  # noqa: E402
 from nets.resnet import CifarResNet  # noqa: E402
@@ -71,14 +73,16 @@ def scores_and_logits(runtime):
     batch = {"images": PIXELS, "labels": LABELS, "knowledge": KNOWLEDGE, "weights": np.full(IMAGES, 1 / IMAGES, np.float32)}
     sums, rows = scoring_step(network, runtime, given, reward_loss)(batch, masks=masks)
     scores = importance([tf.nest.map_structure(np.asarray, sums["signed"])])
-    predict = lambda **how: predicting_step(network, runtime, given, **how)
+    predicting = predicting_step(network, runtime, given)
+    # Three sub-networks, the first as it was scored, the others with a gate less of it.
+    some = np.stack([masks, masks * (np.arange(len(masks)) != 3), masks * (np.arange(len(masks)) != len(masks) - 5)])
     return {
         "signed": np.concatenate(tf.nest.flatten(sums["signed"])),
         "scores": scores,
         "order": ranks(scores, network.gate_sizes),
         "scored logits": rows["logits"].numpy(),
-        "bank logits": predict(masked=True)({"images": PIXELS}, masks=masks)[1]["logits"].numpy(),
-        "moving logits": predict()({"images": PIXELS})[1]["logits"].numpy(),
+        "bank logits": SubNetworks(network, runtime, given, 4)({"images": PIXELS}, some),
+        "moving logits": predicting({"images": PIXELS})[1]["logits"].numpy(),
     }
 
 
@@ -98,18 +102,8 @@ def trained(runtime):
 def searched(runtime, target_rate=0.75):
     """FLOPs, widths and taken gates of a short search."""
     network = network_on(runtime)
-    scoring = scoring_step(network, runtime, given, reward_loss)
-    predicting = predicting_step(network, runtime, given, masked=True)
-    weights = np.full(IMAGES, 1 / IMAGES, np.float32)
-
-    def score(masks, knowledge):
-        batch = {"images": PIXELS, "labels": LABELS, "knowledge": knowledge, "weights": weights}
-        return importance([tf.nest.map_structure(np.asarray, scoring(batch, masks=masks)[0]["signed"])])
-
-    def predict(masks):
-        return predicting({"images": PIXELS}, masks=masks)[1]["logits"].numpy()
-
-    search = Search(network, LABELS, score, predict, SearchOptions(target_rate, 0.2, "none"))
+    on_val = Validation(network, runtime, given, PIXELS, LABELS, IMAGES)
+    search = Search(network, LABELS, on_val.score, on_val.predict, SearchOptions(target_rate, 0.2, "none"))
     state, record = search.start()
     records = [record]
     while not search.done(state):

@@ -12,6 +12,7 @@ from dataloader.sampling import padded_batches
 from devices import Runtime
 from ekg.contrastive import contrastive_loss, plain_loss
 from ekg.knowledge import reward_loss
+from ekg.sub_networks import SubNetworks
 from nets import build_network
 from nets.tcl import Pass
 from op_utils import Optimizer, nesterov, predicting_step, scoring_step, statistics_step, training_step
@@ -53,9 +54,9 @@ def test_every_step_is_traced_once(network, runtime):
     """Over the last partial batch, other masks, learning rates, images and numbers given as Python or NumPy values."""
     sizes, rng = network.gate_sizes.sum(), np.random.default_rng(0)
     prepare = lambda batch: normalise(batch["images"], CIFAR)
-    scoring, predicting = (
+    scoring, sub_networks = (
         scoring_step(network, runtime, prepare, reward_loss),
-        predicting_step(network, runtime, prepare, masked=True),
+        SubNetworks(network, runtime, prepare, 3),
     )
     moving, statistics = predicting_step(network, runtime, prepare), statistics_step(network, runtime, prepare)
     distil = training_step(network, Optimizer(network.trainable, runtime), runtime, two_views, contrastive_loss)
@@ -65,13 +66,13 @@ def test_every_step_is_traced_once(network, runtime):
     for indices, _ in padded_batches(10, 4):  # 4, 4 and a partial one of 2
         masks = (rng.random(sizes) < 0.7).astype(np.float32)
         scoring(scoring_batch(images[indices]), masks=masks)
-        predicting({"images": images[indices]}, masks=masks)
+        sub_networks({"images": images[indices]}, (rng.random((rng.integers(1, 6), sizes)) < 0.7).astype(np.float32))
         moving({"images": images[indices]})
         statistics({"images": images[indices]})
         distil(distillation_batch(4), learning_rate=0.01 * rng.random(), weight_decay=5e-4)
         batch = {"images": images[indices], "labels": np.arange(4), "draws": draw(rng, 4, 1)}
         plain(batch, learning_rate=np.float32(rng.random()), weight_decay=np.float32(1e-4))
-    assert [step.traces for step in (scoring, predicting, moving, statistics, distil, plain)] == [1] * 6
+    assert [step.traces for step in (scoring, sub_networks.step, moving, statistics, distil, plain)] == [1] * 6
 
 
 def test_accumulated_training_runs_and_decides_by_part(network, runtime):

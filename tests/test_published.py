@@ -14,9 +14,10 @@ from ekg.importance import filters_kept, importance, masks, ranks, split
 from ekg.knowledge import cross_entropy, knowledge_loss, reward_loss
 from ekg.options import SearchOptions
 from ekg.search import Search
+from ekg.validation import Validation
 from nets import build_network
 from nets.tcl import Pass
-from op_utils import predicting_step, scoring_step, training_step
+from op_utils import training_step
 
 GATES = 12
 FIRST_STAGE = ("conv", "BasicBlock0.0/conv1", "BasicBlock0.1/conv1", "BasicBlock0.2/conv1")
@@ -43,18 +44,12 @@ class Judge:
         self.names = [gate.name for gate in self.network.gates]
         self.images, self.labels, self.knowledge = published.validation()
         runtime = Runtime(tf.distribute.get_strategy())
-        self.scoring = scoring_step(self.network, runtime, given, reward_loss)
-        self.predicting = predicting_step(self.network, runtime, given, masked=True)
+        self.on_val = Validation(self.network, runtime, given, self.images, self.labels, 64)
         self.steps = slice_steps(self.sizes, [gate.uses for gate in self.network.gates], 0.2)
 
-    def score(self, flat_masks, knowledge):
-        weights = np.full(64, 1 / 64, np.float32)
-        batch = {"images": self.images, "labels": self.labels, "knowledge": knowledge, "weights": weights}
-        signed = self.scoring(batch, masks=flat_masks)[0]["signed"]
-        return importance([tf.nest.map_structure(np.asarray, signed)])
-
     def predict(self, flat_masks):
-        return self.predicting({"images": self.images}, masks=flat_masks)[1]["logits"].numpy()
+        (logits,) = self.on_val.predict(flat_masks[None])
+        return logits
 
 
 @pytest.fixture(scope="module")
@@ -64,13 +59,13 @@ def judge():
 
 @pytest.fixture(scope="module")
 def scores(judge):
-    return judge.score(np.ones(judge.sizes.sum(), np.float32), judge.knowledge)
+    return judge.on_val.score(np.ones(judge.sizes.sum(), np.float32), judge.knowledge)
 
 
 @pytest.fixture(scope="module")
 def search(judge):
     """(Search, state, records) of a whole search to 80 %, T starting from the network's own logits."""
-    search = Search(judge.network, judge.labels, judge.score, judge.predict, SearchOptions(0.8, 0.2, "published"))
+    search = Search(judge.network, judge.labels, judge.on_val.score, judge.on_val.predict, SearchOptions(0.8, 0.2, "published"))
     state, first = search.start()
     records = [first]
     while not search.done(state):
@@ -142,10 +137,9 @@ def test_candidates(judge):
     """Each gate alone reduced by its step, with the recorded orders."""
     record = judge.record
     order = np.concatenate([record[f"order/{name}"].reshape(-1) for name in judge.names])
-    for gate in range(GATES):
-        rates = [1.0] * GATES
-        rates[gate] = round(1 - judge.steps[gate], 5)
-        logits = judge.predict(masks(judge.sizes, rates, order))
+    candidates = [[round(1 - judge.steps[gate], 5) if i == gate else 1.0 for i in range(GATES)] for gate in range(GATES)]
+    together = judge.on_val.predict(np.stack([masks(judge.sizes, rates, order) for rates in candidates]))
+    for gate, (rates, logits) in enumerate(zip(candidates, together)):
         close(logits, record["candidate_logits"][gate])
         loss = cross_entropy(judge.labels, logits)
         assert loss == pytest.approx(record["candidate_loss"][gate], rel=1e-5)

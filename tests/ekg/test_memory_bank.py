@@ -42,9 +42,13 @@ def test_sorted_labels_are_mixed_and_others_left_as_they_lie():
     np.testing.assert_array_equal(build_order(mixed, [0, 4]), np.arange(500))
 
 
-def predict(batch, mask):
-    """Logits that say which image and which teacher they are of."""
-    return np.stack([batch["id"] + 0.25 * mask[0], -batch["id"] - mask[0]], 1).astype(np.float32)
+def predictor(teachers):
+    def predict(batch):
+        """float32 [B, K, 2], logits that say which image and which teacher they are of."""
+        ids, k = batch["id"][:, None], np.arange(teachers)
+        return np.stack([ids + 0.25 * k, -ids - k], 2).astype(np.float32)
+
+    return predict
 
 
 @pytest.mark.parametrize("sort", [True, False])
@@ -54,7 +58,7 @@ def test_row_n_belongs_to_image_n_after_shuffling(tmp_path, sort):
     order, ids = build_order(labels, [7]), np.arange(23)
     batches = [(order[slot[:real]], {"id": ids[order[slot]]}) for slot, real in padded_batches(23, 5)]
     path, shape = str(tmp_path / "bank.npy"), (23, 2, 3)
-    build(path, batches, shape, predict, [np.float32([k]) for k in range(3)])
+    build(path, batches, shape, predictor(3))
     bank = open_bank(path, shape)
     assert bank.dtype == np.float16 and bank.shape == (23, 2, 3) and isinstance(bank, np.memmap)
     for indices in shuffled_batches(23, 6, np.random.default_rng(1)):
@@ -68,7 +72,7 @@ def test_row_n_belongs_to_image_n_after_shuffling(tmp_path, sort):
 def test_logits_beyond_float16_stop_the_bank_and_leave_no_file(tmp_path):
     batches = [(np.arange(2), {"id": np.array([1.0, 1e6])})]
     with pytest.raises(FloatingPointError, match="teacher 0"):
-        build(str(tmp_path / "bank.npy"), batches, (2, 2, 1), predict, [np.float32([0])])
+        build(str(tmp_path / "bank.npy"), batches, (2, 2, 1), predictor(1))
     assert list(tmp_path.iterdir()) == []
 
 

@@ -34,12 +34,16 @@ def logits_of(masks):
     return (base - 0.05 * np.tensordot(1 - masks, rng.standard_normal((28, 20, 5)), 1)).astype(np.float32)
 
 
+def predict(masks):
+    return map(logits_of, masks)
+
+
 def scores_of(masks, knowledge):
     return (masks * np.linspace(1, 2, 28)).astype(np.float32)
 
 
 def run(target, candidate_filter="none"):
-    search = Search(Plain(), LABELS, scores_of, logits_of, SearchOptions(target, 0.25, candidate_filter))
+    search = Search(Plain(), LABELS, scores_of, predict, SearchOptions(target, 0.25, candidate_filter))
     state, first = search.start()
     records = [first]
     while not search.done(state):
@@ -78,7 +82,7 @@ def test_the_ensemble_is_the_mean_of_its_members():
 
 def test_the_candidate_of_lowest_score_is_taken():
     """One step against every candidate evaluated by hand."""
-    search = Search(Plain(), LABELS, scores_of, logits_of, SearchOptions(0.3, 0.25, "none"))
+    search = Search(Plain(), LABELS, scores_of, predict, SearchOptions(0.3, 0.25, "none"))
     state, _ = search.start()
     knowledge = state.knowledge.astype(np.float64)
     record = search.advance(state)

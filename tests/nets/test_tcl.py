@@ -7,31 +7,49 @@ import tensorflow as tf
 from ekg.extraction import extract
 from ekg.importance import split
 from nets.initial import Arrays
-from nets.tcl import FC, BatchNorm, Conv2d, DepthwiseConv2d, Gate, Network, Pass, masked_kernel
+from nets.resnet import Head
+from nets.tcl import GRAIN, BatchNorm, Conv2d, DepthwiseConv2d, Gate, Network, Pass, filters_left, masked_kernel
+
+
+class First:
+    """conv 8 (stride 2), BN, ReLU, gate; depthwise, BN, ReLU, the same gate."""
+
+    def __init__(self, arrays):
+        self.gate = Gate("a")
+        self.a = Conv2d("a", arrays, 3, 3, 8, in_size=8, strides=2, out_gate=self.gate)
+        self.a_bn = BatchNorm("a_bn", arrays, self.gate.size, size=4, gate=self.gate)
+        self.b = DepthwiseConv2d("b", arrays, 3, self.gate.size, in_size=4, gate=self.gate)
+        self.b_bn = BatchNorm("b_bn", arrays, self.gate.size, size=4, gate=self.gate)
+        self.layers, self.gates = [self.a, self.a_bn, self.b, self.b_bn], [self.gate]
+
+    def __call__(self, x, run):
+        x = run.gate(tf.nn.relu(self.a_bn(self.a(x, run), run)), self.gate)
+        return run.gate(tf.nn.relu(self.b_bn(self.b(x, run), run)), self.gate)
+
+
+class Second:
+    """1x1 conv 6, BN, ReLU, gate."""
+
+    def __init__(self, arrays, in_gate):
+        self.gate = Gate("c")
+        self.c = Conv2d("c", arrays, 1, in_gate.size, 6, in_size=4, in_gate=in_gate, out_gate=self.gate)
+        self.c_bn = BatchNorm("c_bn", arrays, self.gate.size, size=4, gate=self.gate)
+        self.layers, self.gates = [self.c, self.c_bn], [self.gate]
+
+    def __call__(self, x, run):
+        return run.gate(tf.nn.relu(self.c_bn(self.c(x, run), run)), self.gate)
 
 
 class Small(Network):
-    """conv 8 (stride 2), BN, ReLU, gate; depthwise, BN, ReLU, the same gate; conv 6, BN, ReLU, gate; mean; FC."""
+    """The two, mean, FC."""
 
     def __init__(self, parameters=None):
         super().__init__("Small", 5, 8)
         arrays = Arrays(parameters, seed=3)
-        self.first, self.second = Gate("a"), Gate("c")
-        self.a = Conv2d("a", arrays, 3, 3, 8, in_size=8, strides=2, out_gate=self.first)
-        self.a_bn = BatchNorm("a_bn", arrays, self.first.size, size=4, gate=self.first)
-        self.b = DepthwiseConv2d("b", arrays, 3, self.first.size, in_size=4, gate=self.first)
-        self.b_bn = BatchNorm("b_bn", arrays, self.first.size, size=4, gate=self.first)
-        self.c = Conv2d("c", arrays, 1, self.first.size, 6, in_size=4, in_gate=self.first, out_gate=self.second)
-        self.c_bn = BatchNorm("c_bn", arrays, self.second.size, size=4, gate=self.second)
-        self.fc = FC("fc", arrays, self.second.size, 5, in_gate=self.second)
-        layers = [self.a, self.a_bn, self.b, self.b_bn, self.c, self.c_bn, self.fc]
-        self._settle(layers, [self.first, self.second])
-
-    def __call__(self, x, run):
-        x = run.gate(tf.nn.relu(self.a_bn(self.a(x, run), run)), self.first)
-        x = run.gate(tf.nn.relu(self.b_bn(self.b(x, run), run)), self.first)
-        x = run.gate(tf.nn.relu(self.c_bn(self.c(x, run), run)), self.second)
-        return self.fc(tf.reduce_mean(x, [1, 2]), run)
+        first = First(arrays)
+        second = Second(arrays, first.gate)
+        self.a, self.a_bn, self.b, self.c = first.a, first.a_bn, first.b, second.c
+        self._settle([first, second, Head(arrays, 5, in_gate=second.gate)])
 
 
 FLAT = np.array([1, 0, 1, 1, 0, 0, 1, 1, 0, 1, 1, 0, 1, 1], np.float32)  # 5 of 8, 4 of 6
@@ -62,7 +80,7 @@ def test_masked_kernel_keeps_the_norm_and_the_direction():
 
 
 def test_masked_kernel_of_zeros_stays_zero():
-    masked = masked_kernel(tf.zeros([1, 1, 2, 2]), {2: tf.constant([1.0, 0.0]), 3: None})
+    masked = masked_kernel(tf.zeros([1, 1, 2, 2]), {2: tf.constant([1.0, 0.0])})
     assert not masked.numpy().any()
 
 
@@ -92,6 +110,34 @@ def test_masked_equals_extracted(small, x):
     masked = small(x, Pass("batch", small.split_masks(FLAT))).numpy()
     extracted = pruned(x, Pass("batch")).numpy()
     assert np.abs(masked - extracted).max() <= 1e-5 * np.abs(masked).max()
+
+
+def test_left_are_the_kept_filters_and_fillers_up_to_the_grain():
+    mask = np.zeros(20, np.float32)
+    mask[[3, 17, 5]] = 1
+    assert GRAIN == 8 and list(filters_left(tf.constant(mask))) == [0, 1, 2, 3, 4, 5, 6, 17]
+    mask[:13] = 1
+    left = filters_left(tf.constant(mask)).numpy().tolist()
+    assert left == sorted(left) and len(left) == 16 and {*range(13), 17} < set(left)
+    assert list(filters_left(tf.ones([20]))) == list(range(20))  # no more than there are
+
+
+def test_dropping_filters_changes_neither_logits_nor_probes(network, images):
+    """A physically smaller ResNet-20, scores included: 0 for dropped filters, as the masked network has it."""
+    flat = (np.random.default_rng(2).random(network.gate_sizes.sum()) < 0.4).astype(np.float32)
+    results = {}
+    for drop in (False, True):
+        with tf.GradientTape(watch_accessed_variables=False) as tape:
+            run = Pass("batch", network.split_masks(flat), tape, drop=drop)
+            loss = tf.reduce_sum(network(images, run) ** 2)
+        sums = tape.gradient(loss, run.probes)
+        sums = [np.sum([run.spread(use, gate) for use in uses], 0) for uses, gate in zip(sums, network.gates)]
+        logits = network(images, Pass("batch", network.split_masks(flat), drop=drop)).numpy()
+        results[drop] = logits, np.concatenate(sums), [mean.shape[0] for mean, _ in run.batch_statistics]
+    for ours, theirs in zip(results[True][:2], results[False]):
+        assert np.abs(ours - theirs).max() <= 1e-4 * np.abs(theirs).max()
+    assert not results[True][1][flat == 0].any()
+    assert sum(results[True][2]) < 0.8 * sum(results[False][2])  # it really is smaller
 
 
 def test_cost_is_arithmetic(small):

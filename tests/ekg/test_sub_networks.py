@@ -1,0 +1,85 @@
+"""Several sub-networks in one call: each gives what it gives alone, and what they share is computed once."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from ekg.sub_networks import SubNetworks
+from nets.tcl import Pass
+
+
+def given(batch):
+    return batch["images"]
+
+
+def without(network, slices):
+    """float32 [F], all filters but the first of each gate: slices, a dict gate index -> how many."""
+    masks = [np.ones(size, np.float32) for size in network.gate_sizes]
+    for gate, count in slices.items():
+        masks[gate][:count] = 0
+    return np.concatenate(masks)
+
+
+SETS = {
+    "a slice of a gate each, as candidates": [{3: 5, g: 5 + 3 * (g == 3)} for g in (1, 3, 4, 8, 11)],
+    "gates of residual streams among them": [{0: 3}, {4: 8}, {8: 16}, {11: 9}],
+    "nothing in common, as teachers": [{0: 4, 1: 4, 9: 30}, {0: 2, 5: 8}, {2: 1, 11: 60}],
+    "one alone": [{2: 7, 9: 20}],
+    "the same twice": [{2: 7}, {2: 7}],
+    "the last gate alone differs": [{11: 8}, {11: 16}],
+}
+
+
+@pytest.mark.parametrize("slices", SETS.values(), ids=SETS.keys())
+def test_each_gives_what_it_gives_alone(network, images, runtime, slices):
+    masks = np.stack([without(network, s) for s in slices])
+    together = SubNetworks(network, runtime, given, 5)({"images": images}, masks)
+    assert together.shape == (16, len(slices), 10)
+    for i, flat in enumerate(masks):
+        alone = network(images, Pass("batch", network.split_masks(flat))).numpy()
+        assert np.abs(together[:, i] - alone).max() <= 1e-5 * np.abs(alone).max()
+
+
+def test_more_than_fit_in_a_call(network, images, runtime):
+    masks = np.stack([without(network, {g: 3}) for g in range(7)])
+    whole, parted = (SubNetworks(network, runtime, given, most)({"images": images}, masks) for most in (7, 3))
+    assert np.abs(whole - parted).max() <= 1e-5 * np.abs(whole).max()
+
+
+@pytest.mark.parametrize("change", [{"compile": True}, {"accum": 2}, {"precision": "bfloat16"}], ids=str)
+def test_on_any_runtime(network, images, runtime, change):
+    """Compiled; in parts, each with statistics of its own; in bfloat16."""
+    masks = np.stack([without(network, s) for s in ({1: 5}, {4: 9}, {10: 20})])
+    runtime = dataclasses.replace(runtime, **change)
+    ours = SubNetworks(network, runtime, given, 4)({"images": images}, masks)
+    for i, flat in enumerate(masks):
+        alone = [network(half, Pass("batch", network.split_masks(flat))) for half in np.split(images, runtime.accum)]
+        alone = np.concatenate(alone)
+        assert np.abs(ours[:, i] - alone).max() <= (0.1 if runtime.precision == "bfloat16" else 1e-4) * np.abs(alone).max()
+
+
+def test_what_is_in_common_is_computed_once(network, images, runtime):
+    counts = np.zeros(len(network.parts), int)
+
+    class Counted:
+        def __init__(self, index, part):
+            self.index, self.part, self.layers, self.gates = index, part, part.layers, part.gates
+
+        def __call__(self, x, run):
+            def count(x):
+                counts[self.index] += 1
+                return x
+
+            y = self.part(tf.ensure_shape(tf.numpy_function(count, [x], x.dtype), x.shape), run)
+            return y
+
+    network.parts = [Counted(i, part) for i, part in enumerate(network.parts)]
+    # Gates of parts 1, 5 and 9 of 11: the first of the last stage is its projection's.
+    first = network.first_parts
+    masks = np.stack([without(network, {first.index(part): 4}) for part in (1, 5, 9)])
+    SubNetworks(network, runtime, given, 5)({"images": images}, masks)
+    shared = [1] * 9 + [0, 0]  # the union goes as far as the part where the last of them begins
+    own = [sum(part >= begin for begin in (1, 5, 9)) for part in range(11)]
+    assert list(counts) == [a + b for a, b in zip(shared, own)]
