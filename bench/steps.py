@@ -12,20 +12,16 @@ they take minutes on CPUs. docs/devices.md has the tables of one machine.
 
 import argparse
 import dataclasses
-import importlib.metadata
 import itertools
 import json
 import os
-import platform
-import re
 import signal
 import statistics
 import subprocess
 import sys
 import time
 
-# The programs lie beside this folder.
-sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+from harness import brief, machine, print_heading, print_row
 
 from dataloader import AUGMENTATIONS, CLASSES
 from ekg.cli import PRECISIONS, Parser, count, positive, run_program
@@ -186,12 +182,6 @@ def child(job):
         print(json.dumps({"cell": cell, **figures}), flush=True)
 
 
-def brief(text):
-    """The first line of a message, without what would break a table."""
-    lines = [line.strip() for line in text.splitlines() if line.strip()]
-    return lines[0].replace("|", "/")[:200] if lines else "no message"
-
-
 # ------------------------------------------------------------------------------------------------- the process that asks
 
 
@@ -234,14 +224,13 @@ def table(title, columns, jobs, rounds):
         for job, result in zip(jobs, results):
             print(f"{title}, round {number} of {rounds}: {Case(**job['case'])}", file=sys.stderr, flush=True)
             result.append(measured(job))
-    print(f"\n{title}\n\n| {' | '.join(HEADER + [column[0] for column in columns])} |")
-    print(f"|{' --- |' * len(HEADER)}{' ---: |' * len(columns)}", flush=True)
+    print_heading(title, HEADER, [column[0] for column in columns])
     notes = []
     for job, result in zip(jobs, results):
         case = Case(**job["case"])
         result.append(measured(job))
         cells = [text([figures[cell] for figures in result], name, digits) for _, cell, name, digits in columns]
-        print(f"| {case} | {' | '.join(cells)} |", flush=True)
+        print_row([str(case), *cells])
         errors = {cell: figures[cell]["error"] for figures in result for cell in job["cells"] if "error" in figures[cell]}
         notes += [f"- {str(case).replace(' |', ',')}, {cell}: {error}" for cell, error in errors.items()]
     if notes:
@@ -261,21 +250,6 @@ def left_out(case):
     """Whether a case is measured only where --precision asks for it, because it would take minutes."""
     slow = case.precision == "float16" or (case.precision == "bfloat16" and case.compile)
     return slow and (case.replicas, case.accum) != (1, 1)
-
-
-def machine():
-    """The machine and the versions, in words."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    model, flags = platform.processor() or platform.machine(), ""
-    if os.path.exists("/proc/cpuinfo"):
-        with open("/proc/cpuinfo") as file:
-            info = dict(re.findall(r"^([\w ]+?)\s*: (.*)$", file.read(), re.MULTILINE))
-        model = info.get("model name", model)
-        # A model's name need not tell whether there are instructions for the short types.
-        flags = "".join(f", {flag}" for flag in sorted(info.get("flags", "").split()) if re.search("bf16|fp16", flag))
-    package = importlib.metadata.packages_distributions()["tensorflow"][0]  # tensorflow, tensorflow-cpu
-    versions = f"TensorFlow {importlib.metadata.version(package)}, Python {platform.python_version()}"
-    return f"{cores} cores of {model}{flags}; {versions}"
 
 
 def report(args):
