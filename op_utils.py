@@ -27,10 +27,11 @@ class Step:
     together, which cannot be compiled.
 
     Called with a dict of arrays [B, ...], B the global batch, and shared values by keyword; gives (sums, rows) as tensors.
-    `traces` counts how often it was traced.
+    `several` takes many such batches in one call of the device; figures: what it gives of them, the names of the float32
+    scalars that `update` returns. `traces` counts how often it was traced.
     """
 
-    def __init__(self, compute, runtime, update=None, *, merges=False):
+    def __init__(self, compute, runtime, update=None, *, merges=False, figures=()):
         self.traces = 0
         self.runtime = runtime
         strategy = runtime.strategy
@@ -50,22 +51,72 @@ class Step:
             self.traces += 1  # Python runs while tracing only
             return strategy.run(replica, (batch, shared))
 
+        def run_several(batches, count, shared):
+            self.traces += 1
+
+            # The loop goes around the replicas: within one they could not be brought together.
+            def one(i, series):
+                sums, _ = strategy.run(lambda all, shared: replica({k: v[i] for k, v in all.items()}, shared), (batches, shared))
+                return i + 1, {name: series[name].write(i, self._of_first(sums[name])) for name in figures}
+
+            series = {name: tf.TensorArray(tf.float32, count, element_shape=[]) for name in figures}
+            _, series = tf.while_loop(lambda i, _: i < count, one, (0, series), parallel_iterations=1)
+            return {name: values.stack() for name, values in series.items()}
+
         self._run = tf.function(run, autograph=False)
+        self._run_several = tf.function(run_several, autograph=False)
 
     def __call__(self, batch, **shared):
+        results = self._run(self._shares(batch, 0), self._tensors(shared))
+        # Every replica has the totals and all rows.
+        return tf.nest.map_structure(self._of_first, results)
+
+    def several(self, batches, count, **shared):
+        """A step for each of the first `count` of `batches`, a dict of arrays [K, B, ...], one after another.
+
+        Gives a dict of tensors [count], the figures of every step. Steps of another K are another trace.
+        """
+        return self._run_several(self._shares(batches, 1), tf.constant(count), self._tensors(shared))
+
+    @staticmethod
+    def _tensors(values):
         # Tensors, not Python numbers: a number would be a constant of the trace.
-        shared = {name: tf.convert_to_tensor(value) for name, value in shared.items()}
-        replicas, strategy = self.runtime.replicas, self.runtime.strategy
+        return {name: tf.convert_to_tensor(value) for name, value in values.items()}
+
+    def _shares(self, batch, axis):
+        """`batch` as tensors; with several replicas, what is a replica's own of arrays whose batch is along `axis`."""
+        replicas = self.runtime.replicas
         if replicas == 1:
-            return self._run({name: tf.convert_to_tensor(value) for name, value in batch.items()}, shared)
+            return self._tensors(batch)
 
         def own(context):
             i = context.replica_id_in_sync_group
-            return {k: tf.convert_to_tensor(v[i * len(v) // replicas : (i + 1) * len(v) // replicas]) for k, v in batch.items()}
+            part = lambda n: (slice(None),) * axis + (slice(i * n // replicas, (i + 1) * n // replicas),)
+            return self._tensors({name: value[part(value.shape[axis])] for name, value in batch.items()})
 
-        # Every replica has the totals and all rows; the first of this machine speaks for all.
-        results = self._run(strategy.experimental_distribute_values_from_function(own), shared)
-        return tf.nest.map_structure(lambda value: strategy.experimental_local_results(value)[0], results)
+        return self.runtime.strategy.experimental_distribute_values_from_function(own)
+
+    def _of_first(self, value):
+        """The value of this machine's first replica, which speaks for all."""
+        return self.runtime.strategy.experimental_local_results(value)[0]
+
+
+def on_devices(arrays, runtime):
+    """dict name -> tf.Variable of each of `arrays` [N, ...], copied to the device of every replica."""
+    with runtime.strategy.scope():
+        return {name: tf.Variable(array, trainable=False, name=name) for name, array in arrays.items()}
+
+
+def looked_up(compute, tables):
+    """`compute` on batches that give "rows", int32 [b], in place of what `tables` (on_devices) hold [N, ...]."""
+    if not tables:
+        return compute
+
+    def compute_on_rows(batch, shared):
+        found = {name: tf.gather(table, batch["rows"]) for name, table in tables.items()}
+        return compute({**batch, **found}, shared)
+
+    return compute_on_rows
 
 
 def nesterov(variable, velocity, gradient, learning_rate):
@@ -145,13 +196,13 @@ def _own_share(statistics, runtime):
     return [(mean / runtime.parts, variance / runtime.parts) for mean, variance in statistics]
 
 
-def training_step(network, optimizer, runtime, prepare, loss):
+def training_step(network, optimizer, runtime, prepare, loss, tables=None):
     """A step that trains `network` on one view or several of every image: plain training and distillation in one.
 
     prepare(batch) -> float32 [b, V, S, S, 3], the views; loss(batch, logits [b, V, C]) -> float32 [b], summed over views.
     The views of an image pass through the network together, view index fastest, so that BN statistics span all of them;
     the gradient is divided by their number. Called with learning_rate and weight_decay; gives `loss` (mean over images),
-    `accuracy` (over images and views) and, in float16, the `loss_scale` of the next step.
+    `accuracy` (over images and views) and, in float16, the `loss_scale` of the next step. tables: see `looked_up`.
     """
 
     scaling = optimizer.loss_scale
@@ -183,7 +234,8 @@ def training_step(network, optimizer, runtime, prepare, loss):
         figures = {"loss": sums["loss"], "accuracy": sums["accuracy"]}
         return figures if scaling is None else {**figures, "loss_scale": tf.convert_to_tensor(scaling.scale)}
 
-    return Step(compute, runtime, update, merges=runtime.synchronises)
+    figures = ("loss", "accuracy") if scaling is None else ("loss", "accuracy", "loss_scale")
+    return Step(looked_up(compute, tables), runtime, update, merges=runtime.synchronises, figures=figures)
 
 
 def scoring_step(network, runtime, prepare, loss):

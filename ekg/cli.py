@@ -9,7 +9,7 @@ import os
 import sys
 
 from ekg.candidates import FILTERS
-from ekg.options import DeviceOptions, Options, SearchOptions, SubsetOptions, TrainOptions
+from ekg.options import DeviceOptions, FeedOptions, Options, SearchOptions, SubsetOptions, TrainOptions
 from machines import PeerLost
 from utils import UserError
 
@@ -164,6 +164,13 @@ def add_training_flags(parser, architectures):
     )
     group.add_argument("--seed", type=count_or_none, default=0, help="seed of initial values, shuffling and augmentation")
     group.add_argument("--accum", type=count, default=1, help="parts in which a replica takes its batch, to need less memory")
+    group.add_argument("--steps_per_call", type=count, default=1, help="training steps in one call of the device")
+    group.add_argument(
+        "--resident_mib",
+        type=count_or_none,
+        metavar="MIB",
+        help="images, labels and memory bank are kept on the device up to this size (default: 1024 on GPUs, 0 on CPUs)",
+    )
     group.add_argument(
         "--do_log",
         type=count_or_none,
@@ -249,6 +256,7 @@ def options_from(args):
         seed=args.seed,
         log_every=args.do_log,
         device=device_options(args, args.accum),
+        feed=FeedOptions(args.steps_per_call, args.resident_mib),
         subsets=SubsetOptions(args.val_per_class, args.subset_per_class, args.search_seed, args.search_batch_size),
         search=SearchOptions(args.search_target_rate, args.search_step, args.candidate_filter),
         baseline=schedule("baseline_"),

@@ -49,6 +49,16 @@ class DeviceOptions:
 
 
 @dataclasses.dataclass(frozen=True)
+class FeedOptions:
+    """steps_per_call: training steps in one call of the device; resident_mib: how much of the data lies on the devices, or
+    None for what suits them.
+    """
+
+    steps_per_call: int
+    resident_mib: int
+
+
+@dataclasses.dataclass(frozen=True)
 class Options:
     """A whole run. `log_every`: steps between TensorBoard scalars of a training, 0 for none."""
 
@@ -62,6 +72,7 @@ class Options:
     seed: int
     log_every: int
     device: DeviceOptions
+    feed: FeedOptions
     subsets: SubsetOptions
     search: SearchOptions
     baseline: TrainOptions

@@ -11,7 +11,7 @@ from utils import UserError, digest, whole_file, write_json
 
 # What may differ when a run goes on, and between machines: it changes where and how fast, not what is computed. In how many
 # parts a batch is taken does, replicas or not, since each has its own batch statistics.
-FREE = {"train_path", "log_every", "gpu_id", "cpu_replicas", "compile", "accum"}
+FREE = {"train_path", "log_every", "gpu_id", "cpu_replicas", "compile", "accum", "steps_per_call", "resident_mib"}
 PARTS = "replicas x accum"
 VERSION = "0.1.0"
 

@@ -16,6 +16,7 @@ from devices import Runtime
 from ekg import extraction, memory_bank
 from ekg.contrastive import contrastive_loss, plain_loss
 from ekg.evaluation import Evaluator
+from ekg.feed import Feed
 from ekg.options import Options
 from ekg.progress import Console, duration
 from ekg.report import search_line
@@ -95,7 +96,9 @@ def _fit(run, name, network, options, *, indices=slice(None), views=1, augmented
     loss = plain_loss if bank is None else contrastive_loss
     prepare = lambda batch: augment(batch["images"], batch["draws"], data.augmentation, colour=views > 1)
     optimizer = Optimizer(network.trainable, run.runtime)
-    step = training_step(network, optimizer, run.runtime, prepare, loss)
+    arrays = {"images": data.x_train[indices], "labels": data.y_train[indices]} | ({} if bank is None else {"bank": bank})
+    feed = Feed(arrays, run.runtime, run.options.feed.resident_mib)
+    step = training_step(network, optimizer, run.runtime, prepare, loss, feed.tables)
     evaluator = run.evaluator(network) if evaluate else None
     folder.start_lines("training.jsonl", keep=lambda line: line["stage"] != name)
 
@@ -115,9 +118,10 @@ def _fit(run, name, network, options, *, indices=slice(None), views=1, augmented
             f"{test}, {duration(record['seconds'])}"
         )
 
-    settings = dict(seed=[run.options.seed, STREAM[name]], views=views, augmented=augmented, bank=bank)
+    settings = dict(seed=[run.options.seed, STREAM[name]], views=views, augmented=augmented)
+    settings |= dict(steps_per_call=run.options.feed.steps_per_call)
     hooks = dict(bar=lambda items, label: console.bar(items, f"{name} {label}"), on_step=on_step, on_epoch=on_epoch)
-    train(step, data.x_train[indices], data.y_train[indices], options, **settings, **hooks)
+    train(step, feed, options, **settings, **hooks)
 
 
 def _scalars(run, prefix, figures, step):

@@ -28,7 +28,7 @@ from ekg.validation import Validation  # noqa: E402
 from machines import Alone  # noqa: E402
 from nets.initial import Arrays  # noqa: E402
 from nets.resnet import CifarResNet  # noqa: E402
-from op_utils import Optimizer, predicting_step, scoring_step, training_step  # noqa: E402
+from op_utils import Optimizer, on_devices, predicting_step, scoring_step, training_step  # noqa: E402
 
 SIZE, IMAGES, STEPS = 8, 16, 5
 rng = np.random.default_rng(0)
@@ -87,12 +87,20 @@ def scores_and_logits(runtime):
 
 
 def trained(runtime):
-    """Losses and parameters of STEPS steps of distillation."""
+    """Losses and parameters of STEPS steps of distillation: two called one by one, the others in one call.
+
+    Labels and bank lie on the devices, in another order than the images' in the batch.
+    """
     network = network_on(runtime)
-    step = training_step(network, Optimizer(network.trainable, runtime), runtime, both_ways, contrastive_loss)
-    batch = {"images": PIXELS, "labels": LABELS, "bank": BANK}
-    losses = [float(step(batch, learning_rate=0.01, weight_decay=5e-4)[0]["loss"]) for _ in range(STEPS)]
-    assert step.traces == 1
+    rows = np.random.default_rng(5).permutation(IMAGES)
+    tables = on_devices({"labels": LABELS[np.argsort(rows)], "bank": BANK[np.argsort(rows)]}, runtime)
+    step = training_step(network, Optimizer(network.trainable, runtime), runtime, both_ways, contrastive_loss, tables)
+    batch, shared = {"images": PIXELS, "rows": rows.astype(np.int32)}, {"learning_rate": 0.01, "weight_decay": 5e-4}
+    losses = [float(step(batch, **shared)[0]["loss"]) for _ in range(2)]
+    more = STEPS - 2
+    # One batch more than is asked for, which changes nothing.
+    losses += list(step.several({k: np.stack([v] * (more + 1)) for k, v in batch.items()}, more, **shared)["loss"].numpy())
+    assert step.traces == 2 and len(losses) == STEPS
     for variable in network.trainable:
         copies = [np.asarray(copy) for copy in runtime.strategy.experimental_local_results(variable)]
         assert all((copy == copies[0]).all() for copy in copies), f"replicas differ in {variable.name}"

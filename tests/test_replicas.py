@@ -15,6 +15,7 @@ from dataloader.augment import augment
 from devices import Runtime
 from ekg.contrastive import choose_knowledge, plain_loss
 from ekg.evaluation import Evaluator
+from ekg.feed import Feed
 from ekg.knowledge import reward_loss
 from ekg.options import TrainOptions
 from ekg.progress import Bar
@@ -233,7 +234,8 @@ def test_gradients_that_overflow_at_any_scale_stop_training():
     images = np.zeros((8, 8, 8, 3), np.uint8)
     cast = lambda batch, **shared: step({"images": replicated.PIXELS[:8], "labels": batch["labels"]}, **shared)
     with pytest.raises(FloatingPointError, match="bfloat16"):
-        train(cast, images, np.zeros(8, np.int64), setup, seed=[0], bar=lambda items, label: Bar(items, label, 1, False))
+        feed = Feed({"images": images, "labels": np.zeros(8, np.int64)}, step.runtime)
+        train(cast, feed, setup, seed=[0], bar=lambda items, label: Bar(items, label, 1, False))
 
 
 def test_scores_in_float16_find_a_scale_that_does_not_overflow():
@@ -263,7 +265,8 @@ def test_bfloat16_learns_what_float32_learns():
         step = training_step(network, Optimizer(network.trainable, runtime), runtime, prepare, plain_loss)
         setup, silent = TrainOptions(5, 0.1, (0.5, 0.8), 0.1, 1e-4, 36), lambda items, label: Bar(items, label, 1, False, False)
         assert len(data.y_train) // setup.batch_size * setup.epochs == 200
-        train(step, data.x_train, data.y_train, setup, seed=[0], augmented=False, bar=silent)
+        feed = Feed({"images": data.x_train, "labels": data.y_train}, runtime)
+        train(step, feed, setup, seed=[0], augmented=False, bar=silent)
         evaluator = Evaluator(network, runtime, data.augmentation, data.x_test, data.y_test, 355)
         accuracy[precision] = evaluator()["top1"]
     assert accuracy["float32"] > 0.95
