@@ -1,0 +1,310 @@
+"""What pruning buys in time: latency and throughput of a dense and of pruned networks, in Markdown, beside their FLOPs.
+
+    python bench/pruned.py
+    python bench/pruned.py --pruned_param ../test/trained_param.pkl --compile off --precision float32 --layers
+
+Inference on random images, batch norm by moving averages. Beside the files of --pruned_param there are networks pruned by
+arithmetic alone: every gate keeps the same share of its filters, as it comes or rounded to a multiple of 8 or 16, which
+kernels may be made for. Networks are timed in turn, call by call, so that they meet the same machine; a figure is the median.
+A second table tells convolutions from the rest of a network, a third one (--layers) has every shape of convolution by itself.
+"""
+
+import collections
+import dataclasses
+import itertools
+import math
+import statistics
+import sys
+import time
+
+from harness import machine, print_heading, print_row
+
+from ekg.cli import PRECISIONS, Parser, count, positive, run_program, share
+from ekg.importance import filters_kept
+from ekg.options import DeviceOptions
+from nets import BUILDERS, build_network
+from utils import check_saved_for, import_tensorflow, read_parameters
+
+LEAST_CALLS = 7  # timed calls of a cell, however long they take
+BISECTIONS = 30  # halvings of the share of filters: far finer than one filter of any gate
+
+
+def say(text):
+    print(text, file=sys.stderr, flush=True)
+
+
+def medians_ms(calls, seconds):
+    """Median milliseconds of each of `calls`, taken in turn for `seconds` a call, LEAST_CALLS times at least."""
+    for call in calls * 2:  # traces and compiles, then meets its memory for the first time
+        call()
+    times, begin = [[] for _ in calls], time.perf_counter()
+    while len(times[0]) < LEAST_CALLS or time.perf_counter() - begin < seconds * len(calls):
+        for call, taken in zip(calls, times):
+            start = time.perf_counter()
+            call()
+            taken.append(1e3 * (time.perf_counter() - start))
+    return [statistics.median(taken) for taken in times]
+
+
+def normals(shape, scale=1.0):
+    """float32 of this shape on the device. Not zeros, which a kernel or a clock may treat kindly."""
+    import numpy as np
+    import tensorflow as tf
+
+    return tf.constant(np.float32(scale) * np.random.default_rng(0).standard_normal(shape, np.float32))
+
+
+# ------------------------------------------------------------------------------------------------------------- networks
+
+
+def widest(filters_of, flops_of, target):
+    """filters_of(share) [G] of the largest share, 0 to 1, with at most `target` MACs; None where even the least are more."""
+    if flops_of(filters_of(0.0)) > target:
+        return None
+    low, high = 0.0, 1.0
+    for _ in range(BISECTIONS):
+        middle = (low + high) / 2
+        low, high = (middle, high) if flops_of(filters_of(middle)) <= target else (low, middle)
+    return filters_of(low)
+
+
+def rounded(sizes, kept, multiple):
+    """list [G]: the nearest multiple to the share `kept` of each gate, `multiple` at least, never more than there are."""
+    nearest = lambda size: math.floor(size * kept / multiple + 0.5) * multiple
+    return [max(multiple, min(nearest(size), size // multiple * multiple)) for size in sizes]
+
+
+def choices(sizes, target_rate):
+    """dict name -> function from the share of filters that a gate keeps to the filters of every gate."""
+    made = {f"uniform {target_rate:g}": lambda kept: filters_kept(sizes, [kept] * len(sizes))}
+    for multiple in (8, 16):
+        if min(sizes) >= multiple:
+            made[f"multiples of {multiple}"] = lambda kept, multiple=multiple: rounded(sizes, kept, multiple)
+    return made
+
+
+def extracted(dense, filters):
+    """The network that is left of `dense` when gate i keeps its first filters[i] filters: which ones makes no difference here."""
+    import numpy as np
+
+    from ekg.extraction import extract
+
+    masks = np.concatenate([np.arange(size) < kept for size, kept in zip(dense.gate_sizes, filters)]).astype(np.float32)
+    return build_network(dense.arch, dense.classes, dense.input_size, extract(dense, masks), origin="the extraction")
+
+
+def make_networks(args, files):
+    """dict row -> network, the dense one first. files: dict path -> arrays."""
+    build = lambda path: build_network(args.arch, args.classes, args.size, files.get(path), origin=path)
+    dense = build(args.trained_param)
+    networks = {"dense": dense} | {path: build(path) for path in args.pruned_param}
+    flops_of = lambda filters: dense.cost(filters)[0]
+    for name, filters_of in choices([int(size) for size in dense.gate_sizes], args.target_rate).items():
+        filters = widest(filters_of, flops_of, args.target_rate * flops_of(None))
+        if filters is None:
+            say(f"{name}: left out, it cannot reach --target_rate {args.target_rate:g}")
+        else:
+            networks[name] = extracted(dense, filters)
+    return networks
+
+
+def predicting(network, batch, precision="float32", compile=False):
+    """A function that takes `batch` images through the network, until the logits are on the host."""
+    import tensorflow as tf
+
+    from nets.tcl import Pass
+
+    run, images = Pass("moving", dtype=tf.as_dtype(precision)), normals([batch, network.input_size, network.input_size, 3])
+    predict = tf.function(lambda x: network(x, run), jit_compile=compile, autograph=False)
+    return lambda: predict(images).numpy()
+
+
+# --------------------------------------------------------------------------------------------------------- convolutions
+
+
+@dataclasses.dataclass(frozen=True)
+class Convolution:
+    """What the time of a convolution depends on. kernel: [h, w, in, out], or [h, w, channels, 1] if depthwise."""
+
+    kernel: tuple
+    strides: int
+    out_size: int
+    depthwise: bool
+
+    @property
+    def reads(self):
+        """(height and width, channels) of the input."""
+        return self.out_size * self.strides, self.kernel[2]
+
+    @property
+    def writes(self):
+        """(height and width, channels) of the output."""
+        return self.out_size, self.kernel[2] * self.kernel[3] if self.depthwise else self.kernel[3]
+
+    @property
+    def macs(self):
+        """Multiply-accumulates of one image."""
+        return math.prod(self.kernel) * self.out_size**2
+
+    def __call__(self, x, kernel):
+        import tensorflow as tf
+
+        if self.depthwise:
+            return tf.nn.depthwise_conv2d(x, kernel, [1, self.strides, self.strides, 1], "SAME")
+        return tf.nn.conv2d(x, kernel, self.strides, "SAME")
+
+
+def convolutions(network):
+    """The list of Convolution of a network, in network order."""
+    from nets.tcl import Conv2d, DepthwiseConv2d
+
+    layers = (layer for layer in network.network_layers if isinstance(layer, (Conv2d, DepthwiseConv2d)))
+    return [
+        Convolution(tuple(layer.shape("kernel")), layer.strides, layer.out_size, isinstance(layer, DepthwiseConv2d))
+        for layer in layers
+    ]
+
+
+def chained(convs, batch):
+    """A function that computes all of `convs` for `batch` images in float32, with nothing between them.
+
+    Each reads the latest output of the shape it takes, or random values where there is none yet, as behind a pooling.
+    """
+    import tensorflow as tf
+
+    # Without BN between them, kernels of this scale keep the variance; trained ones would end in infinities or denormals.
+    kernels = [normals(conv.kernel, 1 / math.sqrt(math.prod(conv.kernel[: 2 if conv.depthwise else 3]))) for conv in convs]
+    ready, written = {}, set()
+    for conv in convs:
+        if conv.reads not in written | ready.keys():
+            size, channels = conv.reads
+            ready[conv.reads] = normals([batch, size, size, channels])
+        written.add(conv.writes)
+
+    @tf.function(autograph=False)
+    def compute():
+        latest, ends = {shape: (None, x) for shape, x in ready.items()}, {}
+        for index, (conv, kernel) in enumerate(zip(convs, kernels)):
+            read, x = latest[conv.reads]
+            ends.pop(read, None)
+            ends[index] = y = conv(x, kernel)
+            latest[conv.writes] = index, y
+        # One value of each output that none reads: all are computed, and none is copied to the host as a whole.
+        return tf.concat([y[0, 0, 0, :1] for y in ends.values()], 0)
+
+    return lambda: compute().numpy()
+
+
+def gflops(convs, batch, ms):
+    """10^9 floating-point operations a second, two for each multiply-accumulate."""
+    return 2 * batch * sum(conv.macs for conv in convs) / ms / 1e6
+
+
+# --------------------------------------------------------------------------------------------------------------- tables
+
+
+def speed_table(args, networks, precision, compile):
+    """Prints milliseconds a call, images a second, and how often as fast as the dense network, for every batch size."""
+    combination = f"{precision}, XLA {compile}"
+    costs = [network.cost() for network in networks.values()]
+    rows = [[name, *(f"{mine / whole:.1%}" for mine, whole in zip(cost, costs[0]))] for name, cost in zip(networks, costs)]
+    for batch in args.batch_sizes:
+        say(f"{combination}, batch {batch}: {len(networks)} networks in turn")
+        calls = [predicting(network, batch, precision, compile == "on") for network in networks.values()]
+        times = medians_ms(calls, args.seconds)
+        for row, ms in zip(rows, times):
+            row += [f"{ms:.2f}", f"{1e3 * batch / ms:.0f}", f"{times[0] / ms:.2f}"]
+    columns = [f"{name}, batch {batch}" for batch in args.batch_sizes for name in ("ms", "images/s", "speed-up")]
+    print_heading(f"Inference in {combination}", ["network"], ["FLOPs", "params", *columns])
+    for row in rows:
+        print_row(row)
+
+
+def why_table(args, networks):
+    """Prints the milliseconds of convolutions and of all the rest, beside what the dense ones take times the ratio of MACs."""
+    batch = max(args.batch_sizes)
+    say(f"convolutions and the rest, batch {batch}: {len(networks)} networks in turn")
+    convs = [convolutions(network) for network in networks.values()]
+    pairs = [(predicting(network, batch), chained(own, batch)) for network, own in zip(networks.values(), convs)]
+    times = medians_ms([call for pair in pairs for call in pair], args.seconds)
+    wholes, alone = times[::2], times[1::2]
+    figures = ["whole network", "convolutions", "rest", "convolutions' MACs", "convolutions, ideal", "convolutions, GFLOP/s"]
+    print_heading(f"Where the time goes, ms; float32, XLA off, batch {batch}", ["network"], figures)
+    dense_macs = sum(conv.macs for conv in convs[0])
+    for name, own, whole, ms in zip(networks, convs, wholes, alone):
+        rate = sum(conv.macs for conv in own) / dense_macs
+        numbers = [f"{value:.2f}" for value in (whole, ms, whole - ms)]
+        print_row([name, *numbers, f"{rate:.1%}", f"{alone[0] * rate:.2f}", f"{gflops(own, batch, ms):.0f}"])
+
+
+def layers_table(args, networks):
+    """Prints the milliseconds of every distinct convolution of the dense and of the first pruned network.
+
+    Each is a call of its own, whose fixed cost, some tenths of a millisecond, counts where batches are small.
+    """
+    batch = max(args.batch_sizes)
+    rows = [
+        (name, conv, uses)
+        for name, network in itertools.islice(networks.items(), 2)
+        for conv, uses in collections.Counter(convolutions(network)).items()
+    ]
+    say(f"{len(rows)} shapes of convolutions in turn, batch {batch}")
+    times = medians_ms([chained([conv], batch) for _, conv, _ in rows], args.seconds)
+    names, figures = ["network", "kernel"], ["in", "out", "output size", "stride", "layers", "ms", "GFLOP/s"]
+    print_heading(f"Convolutions by shape; float32, XLA off, batch {batch}", names, figures)
+    for (name, conv, uses), ms in zip(rows, times):
+        kernel = f"{conv.kernel[0]}x{conv.kernel[1]}{' depthwise' * conv.depthwise}"
+        numbers = [conv.reads[1], conv.writes[1], conv.out_size, conv.strides, uses]
+        print_row([name, kernel, *map(str, numbers), f"{ms:.2f}", f"{gflops([conv], batch, ms):.0f}"])
+
+
+def gpu_name():
+    """What a GPU that is used is called, "" on CPUs."""
+    import tensorflow as tf
+
+    return "".join(
+        f"{tf.config.experimental.get_device_details(gpu).get('device_name', 'a GPU')}; "
+        for gpu in tf.config.get_visible_devices("GPU")
+    )
+
+
+def report(args):
+    """Prints the tables."""
+    files = {}
+    for path in filter(None, [args.trained_param, *args.pruned_param]):
+        files[path], meta = read_parameters(path)
+        check_saved_for(path, meta, "arch", args.arch)
+    import_tensorflow()
+    from devices import make_runtime
+    from machines import Alone
+
+    make_runtime(DeviceOptions(None, None, None, 1, "float32", False), Alone())  # the first GPU if there is one, else the CPU
+    networks = make_networks(args, files)
+    print(f"{args.arch}, {args.size}x{args.size}; {gpu_name()}{machine()}", flush=True)
+    for precision, compile in itertools.product(args.precision, args.compile):
+        speed_table(args, networks, precision, compile)
+    why_table(args, networks)
+    if args.layers:
+        layers_table(args, networks)
+
+
+def parse(argv=None):
+    parser = Parser(description=__doc__.splitlines()[0])
+    parser.add_argument("--arch", choices=list(BUILDERS), default="ResNet-56", help="the network")
+    parser.add_argument("--classes", type=count, default=10, help="classes it tells apart")
+    parser.add_argument("--size", type=count, default=32, help="height and width of an image")
+    parser.add_argument("--trained_param", metavar="FILE", help="parameter file of the dense network (default: random values)")
+    parser.add_argument("--pruned_param", metavar="FILE", nargs="+", default=[], help="parameter files of pruned networks")
+    parser.add_argument("--target_rate", type=share, default=0.45, help="share of the FLOPs that remains in the others")
+    parser.add_argument("--batch_sizes", type=count, nargs="+", default=[1, 32, 256], help="images a call")
+    parser.add_argument(
+        "--precision", choices=PRECISIONS, nargs="+", default=["float32", "bfloat16"], help="what layers compute in"
+    )
+    parser.add_argument("--compile", choices=["off", "on"], nargs="+", default=["off", "on"], help="XLA")
+    parser.add_argument("--seconds", type=positive, default=1.5, help=f"to time a cell for, {LEAST_CALLS} calls at least")
+    parser.add_argument("--layers", action="store_true", help="time every shape of convolution by itself")
+    return parser.parse_args(argv)
+
+
+if __name__ == "__main__":
+    sys.exit(run_program(lambda: report(parse())))

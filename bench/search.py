@@ -1,0 +1,337 @@
+"""Seconds of a search beside those of a plain reference path that has to choose the same widths: tables in Markdown.
+
+    python bench/search.py --trained_param FILE --data_path FILE --on_test
+    python bench/search.py --arch ResNet-20 --images 64 --search_batch_size 64 --steps 3
+
+The reference is kept here (Plain): zero masks, the whole float32 forward pass, one candidate at a time and nothing shared,
+importance by automatic differentiation. Both search the same network on the same D_val and take turns, step by step, in one
+process. Without --data_path images and labels are random, without --trained_param the network's weights are. --compile and
+--precision are the project's alone. Exit code 1 if a step differs in its gate, its widths or its candidates.
+"""
+
+import statistics
+import sys
+import time
+
+import numpy as np
+from harness import machine, print_heading, print_row
+
+from dataloader import AUGMENTATIONS, CLASSES, load_dataset
+from dataloader.cifar import OFFICIAL
+from dataloader.sampling import padded_batches, select_subsets
+from ekg.candidates import FILTERS
+from ekg.cli import PRECISIONS, Parser, count, count_or_none, run_program, share
+from ekg.options import DeviceOptions, SearchOptions
+from nets import BUILDERS, build_network
+from utils import UserError, check_saved_for, import_tensorflow, read_parameters
+
+SIZE = 32
+ROUNDS = 9  # timed calls of each network when the reference's fairness is measured
+SUBSET_PER_CLASS = 256  # a run's default: what D_val has to leave of the training set
+COMPARED = "gate", "widths", "candidates"
+
+
+class Apart(Exception):
+    """The two searches have not chosen the same."""
+
+
+# ------------------------------------------------------------------------------------------------------- the reference
+
+
+def masked_pass(masks, tape=None):
+    """A Pass in which gates multiply activations, as the method's text has it, and no gradient is a custom one.
+
+    masks: float32 [C], one a gate. With a tape each use of a gate also multiplies by a probe of ones, float32 [C]: its
+    gradient is the sum over B, H, W of dy * y for the masked activation y.
+    """
+    import tensorflow as tf
+
+    from nets.tcl import Pass
+
+    class MaskedPass(Pass):
+        def vector(self, vector, gate):
+            return vector  # what a dropped filter's batch norm adds is taken away by the gate behind it
+
+        def gate(self, y, gate):
+            y = y * self.masks[gate.index]
+            if self.tape is None:
+                return y
+            probe = tf.ones([gate.size])
+            self.tape.watch(probe)
+            self.probes[gate.index].append(probe)
+            return y * probe
+
+    # A merge makes batch norm tf.nn.moments and tf.nn.batch_normalization; without one and without a tape it is one kernel.
+    merge = None if tape is None else lambda mean, variance: (mean, variance)
+    return MaskedPass("batch", masks, tape, merge=merge)
+
+
+class Plain:
+    """D_val as ekg.validation.Validation shows it to a search, with the same methods, in the straightforward way.
+
+    images uint8 [N, S, S, 3], as prepare(batch) takes them; labels int [N]. `traces` counts those of each function.
+    """
+
+    def __init__(self, network, prepare, images, labels, batch_size):
+        import tensorflow as tf
+
+        self.network, self.prepare, self.images, self.labels = network, prepare, images, labels
+        self.batches = padded_batches(len(labels), batch_size)
+        self.traces = {"score": 0, "predict": 0}
+        self.forward = tf.function(self._forward, autograph=False)
+        self.backward = tf.function(self._backward, autograph=False)
+
+    def _forward(self, images, masks):
+        """float32 [B, classes], logits of the sub-network with the masks float32 [F]."""
+        self.traces["predict"] += 1  # Python runs while tracing only
+        return self.network(self.prepare({"images": images}), masked_pass(self.network.split_masks(masks)))
+
+    def _backward(self, batch, masks):
+        """For every gate a list of float32 [C], one a use: the inner sums of Eq. 9."""
+        import tensorflow as tf
+
+        from ekg.knowledge import reward_loss
+
+        self.traces["score"] += 1
+        with tf.GradientTape(watch_accessed_variables=False) as tape:
+            run = masked_pass(self.network.split_masks(masks), tape)
+            total = tf.reduce_sum(reward_loss(batch, self.network(self.prepare(batch), run)))
+        return tape.gradient(total, run.probes)
+
+    def score(self, masks, knowledge):
+        """float32 [F], importance of the sub-network with masks float32 [F]; knowledge float32 [N, classes]."""
+        import tensorflow as tf
+
+        from ekg.importance import importance
+
+        signed = []
+        for indices, real in self.batches:
+            weights = np.where(np.arange(len(indices)) < real, 1 / len(self.labels), 0).astype(np.float32)
+            arrays = {"images": self.images, "labels": self.labels, "knowledge": knowledge}
+            batch = {name: tf.constant(array[indices]) for name, array in arrays.items()}
+            sums = self.backward({**batch, "weights": tf.constant(weights)}, tf.constant(masks))
+            signed.append(tf.nest.map_structure(np.asarray, sums))
+        return importance(signed)
+
+    def predict(self, masks):
+        """Yields float32 [N, classes], logits, for each row of masks float32 [n, F]."""
+        import tensorflow as tf
+
+        for mask in masks:
+            parts = [self.forward(tf.constant(self.images[i]), tf.constant(mask)).numpy()[:real] for i, real in self.batches]
+            yield np.concatenate(parts)
+
+
+def fairness(plain):
+    """(masked, unmasked): median seconds of the reference's forward pass of a batch, and of the ordinary network's."""
+    import tensorflow as tf
+
+    from nets.tcl import Pass
+
+    network, images = plain.network, tf.constant(plain.images[plain.batches[0][0]])
+    masks = tf.ones([network.gate_sizes.sum()])
+    ordinary = tf.function(lambda: network(plain.prepare({"images": images}), Pass("batch")), autograph=False)
+    calls = [lambda: plain.forward(images, masks).numpy(), lambda: ordinary().numpy()]
+    times = [[], []]
+    for number in range(ROUNDS + 1):
+        for call, own in zip(calls, times):
+            begin = time.perf_counter()
+            call()
+            if number:  # the first one traces
+                own.append(time.perf_counter() - begin)
+    return tuple(statistics.median(own) for own in times)
+
+
+# --------------------------------------------------------------------------------------------------------- the searches
+
+
+class Side:
+    """One search and what it took: `rows`, one dict of seconds a step (step, score, candidates), that of the start first."""
+
+    def __init__(self, network, on_val, labels, options):
+        from ekg.search import Search
+
+        self.on_val = on_val
+        self.search = Search(network, labels, self.score, self.predict, options)
+        self.rows, self.spent = [], {}
+        self.state = None
+
+    def score(self, masks, knowledge):
+        begin = time.perf_counter()
+        scores = self.on_val.score(masks, knowledge)
+        self.spent["score"] = time.perf_counter() - begin
+        return scores
+
+    def predict(self, masks):
+        begin = time.perf_counter()
+        for logits in self.on_val.predict(masks):
+            self.spent["candidates"] += time.perf_counter() - begin
+            yield logits
+            begin = time.perf_counter()
+
+    def step(self):
+        """The record of one step; of the start, the first time."""
+        self.spent = {"score": 0.0, "candidates": 0.0}
+        begin = time.perf_counter()
+        if self.state is None:
+            self.state, record = self.search.start()
+        else:
+            record = self.search.advance(self.state)
+        self.rows.append({"step": time.perf_counter() - begin, **self.spent})
+        return record
+
+    def done(self):
+        return self.search.done(self.state)
+
+    def kept(self):
+        """float32 [F]: the masks of the current sub-network."""
+        return self.search.masks_of(self.state.history[-1])
+
+
+def check_same(ours, theirs):
+    """Raises Apart where the records of a step differ."""
+    for key in COMPARED:
+        if ours[key] != theirs[key]:
+            what = f"{ours['gate']} and {theirs['gate']}" if key == "gate" else f"other {key}"
+            raise Apart(f"step {ours['step']}: the project and the reference chose {what}")
+
+
+def run(project, reference, steps, beside):
+    """Takes turns to the target, or for `steps` steps, the reference for `beside` of them at most (None: all).
+
+    Gives what the steps that both took have in common: {"candidates": a list of numbers of them, "loss": the largest
+    difference, "filters": steps in which the very same filters are kept}. Raises Apart where they differ.
+    """
+    found = {"candidates": [], "loss": 0.0, "filters": 0}
+    number = 0
+    while number == 0 or not (project.done() or number > (steps or number)):
+        ours, said = project.step(), "the project alone"
+        if beside is None or number <= beside:
+            theirs = reference.step()
+            check_same(ours, theirs)
+            found["loss"] = max(found["loss"], abs(ours["loss"] - theirs["loss"]))
+            found["filters"] += bool(number) and np.array_equal(project.kept(), reference.kept())
+            said = f"reference {reference.rows[-1]['step']:.2f} s, the same"
+        found["candidates"] += [len(ours["candidates"])] * bool(number)
+        what = f"step {number}: {ours['gate']}, FLOPs {ours['flops_rate']:.3f}" if number else "start"
+        print(f"{what}; project {project.rows[-1]['step']:.2f} s, {said}", file=sys.stderr, flush=True)
+        number += 1
+    if number == 1:
+        raise UserError("--search_target_rate: this network is there already, there is nothing to search")
+    return found
+
+
+# ----------------------------------------------------------------------------------------------------------- the report
+
+
+def compared(label, ours, theirs):
+    print_row([label, f"{ours:.3f}", f"{theirs:.3f}", f"{theirs / ours:.2f}"])
+
+
+def report(project, reference, found):
+    """Prints the tables. Row 0 of both sides is the start and row 1 the first step: those trace."""
+    taken, both = len(project.rows) - 1, len(reference.rows) - 1
+    print_heading("Seconds of a search", [""], ["project", "reference", "reference / project"])
+    sides = [project.rows, reference.rows]
+    compared("start and first step, tracing included", *(sum(row["step"] for row in rows[:2]) for rows in sides))
+    names = {"step": "a step", "score": "of it scoring", "candidates": "of it candidates"}
+    if both > 1:
+        for name, label in names.items():
+            medians = (statistics.median(row[name] for row in rows[2 : both + 1]) for rows in sides)
+            compared(f"{label}, median of steps 2 to {both}", *medians)
+    for name, label in {**names, "step": f"start and steps 1 to {both} in all"}.items():
+        compared(label, *(sum(row[name] for row in rows[: both + 1]) for rows in sides))
+    if taken > both:
+        print_row([f"start and steps 1 to {taken} in all", f"{sum(row['step'] for row in project.rows):.3f}", "-", "-"])
+        if taken > 1:
+            median = statistics.median(row["step"] for row in project.rows[2:])
+            print_row([f"a step, median of steps 2 to {taken}", f"{median:.3f}", "-", "-"])
+    masked, unmasked = fairness(reference.on_val)
+    print_heading("Is the reference fair? Its forward pass of a batch, s", [], ["masked", "ordinary network", "ratio"])
+    print_row([f"{masked:.4f}", f"{unmasked:.4f}", f"{masked / unmasked:.3f}"])
+    traces = reference.on_val.traces
+    print(f"\nsteps: {taken}, the reference {both}; to the target: {'yes' if project.done() else 'no'}")
+    print(f"candidates a step: {statistics.mean(found['candidates']):.1f}")
+    print(f"traces of the reference: {traces['score']} of scoring, {traces['predict']} of candidates")
+    print(f"losses at most {found['loss']:.1e} apart; the very same filters kept after {found['filters']} of {both} steps")
+    print(f"same widths at every step: yes{f' ({both} compared)' * (taken > both)}", flush=True)
+
+
+def make_network(args):
+    """The network of --trained_param, or one of random arrays that hides no filter behind a gamma of 0."""
+    if args.trained_param is not None:
+        arrays, meta = read_parameters(args.trained_param)
+        for key in ("arch", "dataset"):
+            check_saved_for(args.trained_param, meta, key, getattr(args, key))
+        return build_network(args.arch, CLASSES[args.dataset], SIZE, arrays, origin=args.trained_param)
+    network, rng = build_network(args.arch, CLASSES[args.dataset], SIZE, seed=args.seed), np.random.default_rng(args.seed)
+    for bn in network.batch_norms:
+        gamma = bn.arrays["gamma"]
+        gamma.assign(rng.uniform(0.5, 1.5, gamma.shape).astype(np.float32))
+    return network
+
+
+def validation_set(args):
+    """D_val: images uint8 [N, 32, 32, 3] and labels int64 [N]."""
+    classes = CLASSES[args.dataset]
+    if args.data_path is None:
+        if args.on_test:
+            raise UserError("--on_test needs a test set; give --data_path")
+        rng = np.random.default_rng(args.seed)
+        return rng.integers(0, 256, (args.images, SIZE, SIZE, 3), np.uint8), rng.integers(0, classes, args.images)
+    data = load_dataset(args.dataset, args.data_path)
+    images, labels = (data.x_test, data.y_test) if args.on_test else (data.x_train, data.y_train)
+    subset = 0 if args.on_test else SUBSET_PER_CLASS
+    chosen, _ = select_subsets(labels, classes, args.val_per_class, subset, args.seed)
+    return images[chosen], labels[chosen]
+
+
+def parse(argv=None):
+    parser = Parser(description=__doc__.splitlines()[0])
+    add = parser.add_argument
+    add("--arch", choices=list(BUILDERS), default="ResNet-56", help="the network")
+    add("--trained_param", metavar="FILE", help="its parameter file (default: random arrays)")
+    add("--dataset", choices=list(OFFICIAL), default="CIFAR10", help="the data")
+    add("--data_path", metavar="PATH", help="as in train_cifar.py (default: random images and labels)")
+    add("--images", type=count, default=320, help="images of D_val where they are random")
+    add("--val_per_class", type=count, default=32, help="images a class in D_val where they are not")
+    add("--on_test", action="store_true", help="take D_val from the test set, not from the training set")
+    add("--seed", type=count_or_none, default=0, help="seed of what is random, and that shuffles D_val")
+    add("--search_batch_size", type=count, default=320, help="images of D_val a batch")
+    add("--search_target_rate", type=share, default=0.45, help="share of the FLOPs that remains")
+    add("--search_step", type=share, default=0.2, help="share of a gate's filters that goes at once")
+    add("--candidate_filter", choices=FILTERS, default="published", help="which gates are evaluated")
+    add("--steps", type=count, help="stop after so many steps (default: at the target)")
+    add("--reference", type=count, help="steps that the reference takes beside the project's (default: all)")
+    add("--compile", action="store_true", help="compile the project's steps with XLA")
+    add("--precision", choices=PRECISIONS, default="float32", help="what the project's layers compute in")
+    return parser.parse_args(argv)
+
+
+def main():
+    args = parse()
+    images, labels = validation_set(args)
+    import_tensorflow()
+    from dataloader.augment import normalise
+    from devices import make_runtime
+    from ekg.validation import Validation
+    from machines import Alone
+
+    runtime, _ = make_runtime(DeviceOptions(None, None, args.compile, 1, args.precision, False), Alone())
+    network = make_network(args)
+    prepare = lambda batch: normalise(batch["images"], AUGMENTATIONS[args.dataset])
+    on_val = Validation(network, runtime, prepare, images, labels, args.search_batch_size)
+    plain = Plain(network, prepare, images, labels, args.search_batch_size)
+    options = SearchOptions(args.search_target_rate, args.search_step, args.candidate_filter)
+    project, reference = (Side(network, own, labels, options) for own in (on_val, plain))
+    print(f"{args.arch}, {SIZE}x{SIZE}, D_val of {len(labels)}; {args.precision}; {machine()}", flush=True)
+    try:
+        found = run(project, reference, args.steps, args.reference)
+    except Apart as error:
+        print(f"search.py: {error}", file=sys.stderr)
+        return 1
+    report(project, reference, found)
+
+
+if __name__ == "__main__":
+    sys.exit(run_program(main))
