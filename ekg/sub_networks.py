@@ -45,31 +45,36 @@ def _several(network, runtime, prepare):
     first_part = np.repeat(np.array(network.first_parts, np.int32), network.gate_sizes)  # int32 [F]
 
     def compute(batch, shared):
-        masks, images = shared["masks"], tf.cast(prepare(batch), runtime.dtype)
-        # Sub-networks that miss a slice of one gate each have their union in common.
+        images, masks = tf.cast(prepare(batch), runtime.dtype), shared["masks"]
+        # Sub-networks that miss a slice of one gate each have their union in common, up to the part of that gate. The loop
+        # runs through the union first, as far as anybody needs it, and keeps what comes out of every part.
         union = tf.reduce_max(masks, 0)
         begins = tf.reduce_min(tf.where(masks == union, len(parts), first_part), 1)  # int32 [n]
-        inputs = _inputs(parts, images, forward_pass(runtime, "batch", network.split_masks(union)), tf.reduce_max(begins))
+        masks = tf.concat([union[None], masks], 0)
+        begins, reach = tf.concat([[0], begins], 0), tf.reduce_max(begins)
 
-        def logits_of(i, rows):
-            run, x = forward_pass(runtime, "batch", network.split_masks(masks[i])), images
-            for k, part in enumerate(parts):
-                x = tf.cond(k < begins[i], lambda k=k: inputs[k + 1], lambda x=x, part=part: part(x, run))
-            return i + 1, rows.write(i, head(x, run))
+        def network_of(i, common, rows):
+            run, x, outputs = forward_pass(runtime, "batch", network.split_masks(masks[i])), images, []
+            for k, (part, output) in enumerate(zip(parts, common)):
+                wanted = tf.where(i == 0, k < reach, k >= begins[i])
+                x = tf.cond(wanted, lambda x=x, part=part: part(x, run), lambda output=output: output)
+                outputs.append(tf.cond(i == 0, lambda x=x: x, lambda output=output: output))
+            nothing = tf.zeros(rows.element_shape)
+            logits = tf.cond(i == 0, lambda: nothing, lambda: head(x, run))
+            return i + 1, outputs, rows.write(i, logits)
 
         rows = tf.TensorArray(tf.float32, masks.shape[0], element_shape=[images.shape[0], network.classes])
-        _, rows = tf.while_loop(lambda i, _: i < shared["count"], logits_of, (0, rows), parallel_iterations=2)
-        return {}, {"logits": tf.transpose(rows.stack(), [1, 0, 2])}
+        # Where filters are left out, the number of those that stay is data.
+        specs = [[images.shape[0], part.out_size, part.out_size, part.out_gate.size] for part in parts]
+        invariants = specs if runtime.compile else [[*spec[:3], None] for spec in specs]
+        common = [tf.zeros(spec if runtime.compile else [*spec[:3], 0], runtime.dtype) for spec in specs]
+        _, _, rows = tf.while_loop(
+            lambda i, *_: i <= shared["count"],
+            network_of,
+            (0, common, rows),
+            (tf.TensorShape([]), [tf.TensorShape(spec) for spec in invariants], tf.TensorShape(None)),
+            parallel_iterations=2,  # two cores wait less for each other
+        )
+        return {}, {"logits": tf.transpose(rows.stack()[1:], [1, 0, 2])}
 
     return compute
-
-
-def _inputs(parts, images, run, last):
-    """What part 0, 1, .. `last` take; nobody asks for those behind it."""
-    inputs = [images]
-    for k, part in enumerate(parts):
-        output = lambda x=inputs[-1], part=part: part(x, run)
-        # Where shapes are fixed for XLA, a stand-in of the same shape is needed, and computing is the way to have one.
-        nothing = tf.zeros([0, 0, 0, 0], run.dtype)
-        inputs.append(output() if run.left is None else tf.cond(k < last, output, lambda nothing=nothing: nothing))
-    return inputs

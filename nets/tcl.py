@@ -58,10 +58,10 @@ class Pass:
         return self._without_dropped(masked_kernel(kernel, self._masks(gated)), gated)
 
     def vector(self, vector, gate):
-        """A batch norm's float32 [1, 1, 1, C] in this pass: 0 for dropped filters."""
-        for mask in self._masks({3: gate}).values():
-            vector = vector * mask
-        return self._without_dropped(vector, {3: gate})
+        """A batch norm's float32 [C] in this pass: 0 for dropped filters."""
+        for mask in self._masks({0: gate}).values():
+            vector *= mask
+        return self._without_dropped(vector, {0: gate})
 
     def _masks(self, gated):
         if self.masks is None:
@@ -128,9 +128,11 @@ def masked_kernel(kernel, masks):
         return kernel
     k = kernel = tf.convert_to_tensor(kernel)
     for axis, mask in masks.items():
-        k *= tf.reshape(mask, [-1 if i == axis else 1 for i in range(len(kernel.shape))])
+        behind = len(kernel.shape) - 1 - axis
+        k *= tf.reshape(mask, [-1] + [1] * behind) if behind else mask
     # In this order, as published: the rounding decides on which side of 0 a ReLU's input falls, and that shows in scores.
-    return tf.math.divide_no_nan(k * tf.norm(kernel), tf.norm(k))  # a kernel of zeros stays one
+    norm = lambda x: tf.sqrt(tf.reduce_sum(x * x))
+    return tf.math.divide_no_nan(k * norm(kernel), norm(k))  # a kernel of zeros stays one
 
 
 def same_size(size, strides):
@@ -250,9 +252,10 @@ class BatchNorm(Layer):
             self._add(array_name, value, {3: gate}, trainable=not array_name.startswith("moving"))
 
     def __call__(self, x, run):
-        gamma, beta, mean, variance = (tf.reshape(run.vector(v, self.in_gate), [-1]) for v in self.arrays.values())
+        vector = lambda name: run.vector(tf.reshape(self.arrays[name], [-1]), self.in_gate)
+        gamma, beta = vector("gamma"), vector("beta")
         if run.statistics == "moving":
-            return self._fused(x, gamma, beta, mean, variance).y
+            return self._fused(x, gamma, beta, vector("moving_mean"), vector("moving_variance")).y
         if run.merge is not None:
             wide = tf.cast(x, tf.float32)
             mean, variance = run.merge(*tf.nn.moments(wide, [0, 1, 2]))
@@ -313,8 +316,8 @@ class BatchNorm(Layer):
 class Network(tf.Module):
     """What every architecture shares: a chain of parts, layers and gates in network order, costs, parameters.
 
-    A part has `layers`, the `gates` it owns, and __call__(x, run: Pass) -> what the next part takes; the last one gives the
-    logits float32 [B, classes].
+    A part has `layers`, the `gates` it owns, and __call__(x, run: Pass) -> [B, out_size, out_size, out_gate.size], what the
+    next part takes; the last one gives the logits float32 [B, classes].
     """
 
     def __init__(self, arch, classes, input_size):

@@ -1,0 +1,97 @@
+"""Seconds until something happens: help, the answer to a wrong flag, the first training step, from the start of a process.
+
+    python bench/startup.py [--arch ResNet-56] [--batch_size 128] [--compile] [--rounds 3]
+
+Each figure is the median over rounds of whole processes. The first step is the moment at which the first batch of a training on
+random CIFAR images is done: Python, TensorFlow, the network, the trace, XLA's compilation if asked for, and the step itself.
+"""
+
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import sys
+import time
+
+from harness import ROOT, in_own_process, machine, print_heading, print_row
+
+from ekg.cli import Parser, count, run_program
+from ekg.options import DeviceOptions, TrainOptions
+from nets import BUILDERS
+
+
+def child(job):
+    """Ends with one JSON line once the first step is done."""
+    from utils import import_tensorflow
+
+    import_tensorflow()
+    import numpy as np
+
+    from dataloader import AUGMENTATIONS
+    from dataloader.augment import augment
+    from devices import make_runtime
+    from ekg.contrastive import plain_loss
+    from ekg.feed import Feed
+    from ekg.progress import Silent
+    from ekg.training import train
+    from machines import Alone
+    from nets import build_network
+    from op_utils import Optimizer, training_step
+
+    size, rng = job["batch_size"], np.random.default_rng(0)
+    runtime, _ = make_runtime(DeviceOptions(None, 1, job["compile"], 1, "float32", False), Alone())
+    network = build_network(job["arch"], 10, 32)
+    feed = Feed({"images": rng.integers(0, 256, (size, 32, 32, 3), np.uint8), "labels": rng.integers(0, 10, size)}, runtime)
+    prepare = lambda batch: augment(batch["images"], batch["draws"], AUGMENTATIONS["CIFAR10"], colour=False)
+    step = training_step(network, Optimizer(network.trainable, runtime), runtime, prepare, plain_loss, feed.tables)
+    options = TrainOptions(1, 0.1, (), 1.0, 1e-4, size)
+    train(step, feed, options, seed=[0], bar=lambda items, label: Silent(items))
+    print('{"done": true}', flush=True)
+
+
+def timed(run):
+    """Seconds of run()."""
+    begin = time.perf_counter()
+    run()
+    return time.perf_counter() - begin
+
+
+def program(*flags):
+    """Runs train_cifar.py with flags it answers at once."""
+    command = [sys.executable, os.path.join(ROOT, "train_cifar.py"), *flags]
+    return lambda: subprocess.run(command, capture_output=True, check=False)
+
+
+def parse(argv=None):
+    parser = Parser(description=__doc__.splitlines()[0])
+    parser.add_argument("--arch", choices=list(BUILDERS), default="ResNet-56", help="the network")
+    parser.add_argument("--batch_size", type=count, default=128, help="images a batch")
+    parser.add_argument("--compile", action="store_true", help="compile the step with XLA")
+    parser.add_argument("--rounds", type=count, default=3, help="processes of each kind")
+    parser.add_argument("--one", type=json.loads, help=argparse.SUPPRESS)
+    return parser.parse_args(argv)
+
+
+def main():
+    args = parse()
+    if args.one is not None:
+        return child(args.one)
+    job = {"arch": args.arch, "batch_size": args.batch_size, "compile": args.compile}
+    runs = {
+        "train_cifar.py --help": program("--help"),
+        "a wrong flag": program("--no_such_flag"),
+        "first training step": lambda: in_own_process(__file__, job),
+    }
+    print(f"{args.arch}, 32x32, batches of {args.batch_size}, XLA {'on' if args.compile else 'off'}; {machine()}", flush=True)
+    seconds = {name: [] for name in runs}
+    for _ in range(args.rounds):
+        for name, run in runs.items():
+            seconds[name].append(timed(run))
+    print_heading(f"Seconds from the start of a process, median of {args.rounds}", ["until"], ["s"])
+    for name, values in seconds.items():
+        print_row([name, f"{statistics.median(values):.2f}"])
+
+
+if __name__ == "__main__":
+    sys.exit(run_program(main))
