@@ -28,15 +28,17 @@ class Step:
 
     Called with a dict of arrays [B, ...], B the global batch, and shared values by keyword; gives (sums, rows) as tensors.
     `several` takes many such batches in one call of the device; figures: what it gives of them, the names of the float32
-    scalars that `update` returns. `traces` counts how often it was traced.
+    scalars that `update` returns. tables: see `on_devices`; every part sees them in shared["tables"]. `traces` counts how often
+    it was traced.
     """
 
-    def __init__(self, compute, runtime, update=None, *, merges=False, figures=()):
+    def __init__(self, compute, runtime, update=None, *, merges=False, figures=(), tables=None):
         self.traces = 0
-        self.runtime = runtime
+        self.runtime, self.tables = runtime, tables
         strategy = runtime.strategy
         xla = lambda f: tf.function(f, jit_compile=True, autograph=False) if runtime.compile and not merges else f
         # On CPUs XLA makes convolutions' gradients inside a loop 20 to 35 times slower: there the loop goes around it.
+        compute = looked_up(compute, tables)
         forward = xla(accumulator(compute, runtime.accum)) if runtime.gpu else accumulator(xla(compute), runtime.accum)
 
         def replica(batch, shared):
@@ -56,7 +58,8 @@ class Step:
 
             # The loop goes around the replicas: within one they could not be brought together.
             def one(i, series):
-                sums, _ = strategy.run(lambda all, shared: replica({k: v[i] for k, v in all.items()}, shared), (batches, shared))
+                turn = lambda batches, shared: replica({name: value[i] for name, value in batches.items()}, shared)
+                sums, _ = strategy.run(turn, (batches, shared))
                 return i + 1, {name: series[name].write(i, self._of_first(sums[name])) for name in figures}
 
             series = {name: tf.TensorArray(tf.float32, count, element_shape=[]) for name in figures}
@@ -67,7 +70,7 @@ class Step:
         self._run_several = tf.function(run_several, autograph=False)
 
     def __call__(self, batch, **shared):
-        results = self._run(self._shares(batch, 0), self._tensors(shared))
+        results = self._run(self._shares(batch, 0), self._shared(shared))
         # Every replica has the totals and all rows.
         return tf.nest.map_structure(self._of_first, results)
 
@@ -76,12 +79,15 @@ class Step:
 
         Gives a dict of tensors [count], the figures of every step. Steps of another K are another trace.
         """
-        return self._run_several(self._shares(batches, 1), tf.constant(count), self._tensors(shared))
+        return self._run_several(self._shares(batches, 1), tf.constant(count, tf.int32), self._shared(shared))
 
     @staticmethod
     def _tensors(values):
         # Tensors, not Python numbers: a number would be a constant of the trace.
         return {name: tf.convert_to_tensor(value) for name, value in values.items()}
+
+    def _shared(self, values):
+        return self._tensors(values) | ({"tables": self.tables} if self.tables else {})
 
     def _shares(self, batch, axis):
         """`batch` as tensors; with several replicas, what is a replica's own of arrays whose batch is along `axis`."""
@@ -102,18 +108,27 @@ class Step:
 
 
 def on_devices(arrays, runtime):
-    """dict name -> tf.Variable of each of `arrays` [N, ...], copied to the device of every replica."""
-    with runtime.strategy.scope():
-        return {name: tf.Variable(array, trainable=False, name=name) for name, array in arrays.items()}
+    """dict name -> tensor of each of `arrays` [N, ...]; with several replicas one on the device of each."""
+    strategy = runtime.strategy
+    if runtime.replicas == 1 or not arrays:
+        return {name: tf.constant(array) for name, array in arrays.items()}
+    # No variables: several machines would send each other what all have, and cannot send bytes.
+    devices = iter(strategy.extended.worker_devices)
+
+    def copied(_):
+        with tf.device(next(devices)):
+            return {name: tf.identity(tf.constant(array)) for name, array in arrays.items()}
+
+    return strategy.experimental_distribute_values_from_function(copied)
 
 
 def looked_up(compute, tables):
-    """`compute` on batches that give "rows", int32 [b], in place of what `tables` (on_devices) hold [N, ...]."""
+    """`compute` on batches that give "rows", int32 [b], in place of what `tables` (see on_devices) hold [N, ...]."""
     if not tables:
         return compute
 
     def compute_on_rows(batch, shared):
-        found = {name: tf.gather(table, batch["rows"]) for name, table in tables.items()}
+        found = {name: tf.gather(table, batch["rows"]) for name, table in shared["tables"].items()}
         return compute({**batch, **found}, shared)
 
     return compute_on_rows
@@ -202,7 +217,7 @@ def training_step(network, optimizer, runtime, prepare, loss, tables=None):
     prepare(batch) -> float32 [b, V, S, S, 3], the views; loss(batch, logits [b, V, C]) -> float32 [b], summed over views.
     The views of an image pass through the network together, view index fastest, so that BN statistics span all of them;
     the gradient is divided by their number. Called with learning_rate and weight_decay; gives `loss` (mean over images),
-    `accuracy` (over images and views) and, in float16, the `loss_scale` of the next step. tables: see `looked_up`.
+    `accuracy` (over images and views) and, in float16, the `loss_scale` of the next step. tables: see `on_devices`.
     """
 
     scaling = optimizer.loss_scale
@@ -235,7 +250,7 @@ def training_step(network, optimizer, runtime, prepare, loss, tables=None):
         return figures if scaling is None else {**figures, "loss_scale": tf.convert_to_tensor(scaling.scale)}
 
     figures = ("loss", "accuracy") if scaling is None else ("loss", "accuracy", "loss_scale")
-    return Step(looked_up(compute, tables), runtime, update, merges=runtime.synchronises, figures=figures)
+    return Step(compute, runtime, update, merges=runtime.synchronises, figures=figures, tables=tables)
 
 
 def scoring_step(network, runtime, prepare, loss):

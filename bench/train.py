@@ -44,13 +44,24 @@ TORCH_PROGRAM, TORCH_FOLDER = os.path.join(HERE, "torch_resnet.py"), os.path.joi
 TORCH_PACKAGES = ["torch==2.13.0", "numpy"]
 
 PLAIN = "plain: step alone"
-# heading -> (what is measured, views)
-COLUMNS = {
-    PLAIN: ("alone", 1),
-    "plain: with its data": ("data", 1),
-    "two views: step alone": ("alone", 2),
-    "two views: with its data": ("data", 2),
+# --feeds -> (end of a heading, steps a call, MiB of the data that may lie on the device)
+FEEDS = {
+    "host": ("with its data", 1, 0),
+    "several": ("10 steps a call", 10, 0),
+    "resident": ("resident data", 1, 1024),
+    "both": ("both", 10, 1024),
 }
+
+
+def columns(feeds):
+    """dict heading -> what a job of this column adds."""
+    found = {}
+    for name, views in (("plain", 1), ("two views", 2)):
+        found[f"{name}: step alone"] = {"cell": "alone", "views": views}
+        for heading, steps, mib in (FEEDS[feed] for feed in feeds):
+            settings = {"cell": "data", "views": views, "steps_per_call": steps, "resident_mib": mib}
+            found[f"{name}: {heading}"] = settings
+    return found
 
 
 @dataclasses.dataclass
@@ -89,41 +100,28 @@ def random_set(images, views):
     return data
 
 
-def make_step(job):
-    """The training step of a job: that of a baseline for one view, that of fine-tuning for two."""
+def make_step(job, arrays, resident_mib=0):
+    """(step, feed): the training step of a job, of a baseline for one view or of fine-tuning for two, on a random_set."""
     from dataloader.augment import augment
     from devices import make_runtime
     from ekg.contrastive import contrastive_loss, plain_loss
+    from ekg.feed import Feed
     from machines import Alone
     from op_utils import Optimizer, training_step
 
     runtime, _ = make_runtime(DeviceOptions(None, 1, job["compile"], 1, job["precision"], False), Alone())
     network, several = build_network(job["arch"], CLASSES[DATASET], SIZE), job["views"] > 1
     prepare = lambda batch: augment(batch["images"], batch["draws"], AUGMENTATIONS[DATASET], colour=several)
-    optimizer = Optimizer(network.trainable, runtime)
-    return training_step(network, optimizer, runtime, prepare, contrastive_loss if several else plain_loss)
-
-
-def train_epochs(step, data, job, on_epoch):
-    """ekg.training.train on a random_set, until on_epoch(record) ends it: the one place that knows its signature."""
-    from ekg.feed import Feed
-    from ekg.progress import Silent
-    from ekg.training import train
-
-    options = TrainOptions(1_000_000, LEARNING_RATE, (), 1.0, WEIGHT_DECAY, job["batch_size"])
-    train(
-        step=step,
-        feed=Feed(data, step.runtime),  # on the host: make_step was told of no tables, and a CPU needs none
-        options=options,
-        seed=[0],
-        views=job["views"],
-        bar=lambda items, label: Silent(items),
-        on_epoch=on_epoch,
-    )
+    optimizer, feed = Optimizer(network.trainable, runtime), Feed(arrays, runtime, resident_mib)
+    loss = contrastive_loss if several else plain_loss
+    return training_step(network, optimizer, runtime, prepare, loss, feed.tables), feed
 
 
 def rate_with_data(job):
-    """Images a second of whole epochs; the first one traces and is left out."""
+    """Images a second of whole epochs of ekg.training.train; the first one traces and is left out."""
+    from ekg.progress import Silent
+    from ekg.training import train
+
     steps, times = job["images"] // job["batch_size"], []
 
     def on_epoch(record):
@@ -132,8 +130,11 @@ def rate_with_data(job):
         if len(times) * steps >= LEAST_CALLS and sum(times) >= job["seconds"]:
             raise Enough
 
+    options = TrainOptions(1_000_000, LEARNING_RATE, (), 1.0, WEIGHT_DECAY, job["batch_size"])
+    settings = dict(seed=[0], views=job["views"], steps_per_call=job["steps_per_call"])
+    step, feed = make_step(job, random_set(job["images"], job["views"]), job["resident_mib"])
     try:
-        train_epochs(make_step(job), random_set(job["images"], job["views"]), job, on_epoch)
+        train(step, feed, options, **settings, bar=lambda items, label: Silent(items), on_epoch=on_epoch)
     except Enough:
         pass
     return steps * job["batch_size"] / statistics.median(times)
@@ -145,10 +146,23 @@ def rate_alone(job):
 
     from dataloader.augment import draw
 
-    step, size = make_step(job), job["batch_size"]
-    batch = {**random_set(size, job["views"]), "draws": draw(np.random.default_rng(0), size, job["views"])}
+    size = job["batch_size"]
+    arrays = random_set(size, job["views"])
+    step, _ = make_step(job, arrays)
+    batch = {**arrays, "draws": draw(np.random.default_rng(0), size, job["views"])}
     shared = {"learning_rate": np.float32(LEARNING_RATE), "weight_decay": np.float32(WEIGHT_DECAY)}
-    return rate_of(lambda: {name: float(value) for name, value in step(batch, **shared)[0].items()}, job)
+
+    def steps():  # as many as an epoch of the columns with data, so that both are means over them
+        for _ in range(job["images"] // size):
+            _ = {name: float(value) for name, value in step(batch, **shared)[0].items()}
+
+    steps()
+    times = []
+    while sum(times) < job["seconds"]:
+        begin = time.perf_counter()
+        steps()
+        times.append(time.perf_counter() - begin)
+    return job["images"] // size * size / statistics.median(times)
 
 
 def rate_of_convolutions(job):
@@ -161,7 +175,7 @@ def rate_of_convolutions(job):
 
 
 def rate_of(call, job):
-    """Images a second: the batch over the median time of calls, for job["seconds"] s and LEAST_CALLS at least."""
+    """Images a second of calls that take a batch each: its size over their median time."""
     for _ in range(WARM_UP):
         call()
     times = []
@@ -218,7 +232,7 @@ def project_rows(args, job):
     for precision in args.precision:
         for xla in args.compile:
             own = {**job, "arch": args.arch, "images": args.images, "precision": precision, "compile": xla == "on"}
-            jobs = {column: {**own, "cell": cell, "views": views} for column, (cell, views) in COLUMNS.items()}
+            jobs = {column: {**own, **settings} for column, settings in columns(args.feeds).items()}
             yield Row("this project", precision, [precision, xla], jobs)
 
 
@@ -305,6 +319,7 @@ def parse(argv=None):
     parser.add_argument("--arch", choices=list(ARCHITECTURES), default="ResNet-56", help="the network")
     parser.add_argument("--precision", choices=PRECISIONS, default=PRECISIONS, help="what layers compute in", **several)
     parser.add_argument("--compile", choices=["off", "on"], default=["off", "on"], help="XLA, in this project", **several)
+    parser.add_argument("--feeds", choices=list(FEEDS), default=["host"], help="how the data come, a column each", **several)
     parser.add_argument("--batch_size", type=count, default=128, help="images a batch")
     parser.add_argument("--images", type=count, default=1280, help="images of the data set of the columns with data")
     parser.add_argument("--rounds", type=count, default=3, help="times to go through all cells")

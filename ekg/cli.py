@@ -164,12 +164,18 @@ def add_training_flags(parser, architectures):
     )
     group.add_argument("--seed", type=count_or_none, default=0, help="seed of initial values, shuffling and augmentation")
     group.add_argument("--accum", type=count, default=1, help="parts in which a replica takes its batch, to need less memory")
-    group.add_argument("--steps_per_call", type=count, default=1, help="training steps in one call of the device")
+    group.add_argument(
+        "--steps_per_call",
+        type=count,
+        default=1,
+        help="training steps in one call of the device, to the same result: for steps that are shorter than the way to a GPU",
+    )
     group.add_argument(
         "--resident_mib",
         type=count_or_none,
         metavar="MIB",
-        help="images, labels and memory bank are kept on the device up to this size (default: 1024 on GPUs, 0 on CPUs)",
+        help="images, labels and memory bank are kept on each device while they fit in so many MiB in all (default: 1024 on GPUs "
+        "with XLA, else 0)",
     )
     group.add_argument(
         "--do_log",

@@ -62,7 +62,9 @@ def _prepare(options, machines, console):
         subsets = options.subsets
         val, subset = select_subsets(data.y_train, data.classes, subsets.val_per_class, subsets.subset_per_class, subsets.seed)
         source, parameters, start = _start(options, begun)
-    check_agreement(machines, described(options, start, options.device.accum), data)
+    # What a run may go on with otherwise, machines have to do alike: it decides which exchanges of theirs meet.
+    alike = {"--steps_per_call": options.feed.steps_per_call, "--resident_mib": options.feed.resident_mib}
+    check_agreement(machines, described(options, start, options.device.accum) | alike, data)
 
     runtime, lines = make_runtime(options.device, machines)
     for line in lines:

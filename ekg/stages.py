@@ -90,14 +90,14 @@ class Run:
 # -------------------------------------------------------------------------------------------------------------- training
 
 
-def _fit(run, name, network, options, *, indices=slice(None), views=1, augmented=True, bank=None, evaluate=True):
+def _fit(run, name, network, options, *, indices=None, views=1, augmented=True, bank=None, evaluate=True):
     """Trains `network` as stage `name`: the one loop of baseline, warm-up and fine-tuning."""
     data, console, folder = run.data, run.console, run.folder
     loss = plain_loss if bank is None else contrastive_loss
     prepare = lambda batch: augment(batch["images"], batch["draws"], data.augmentation, colour=views > 1)
     optimizer = Optimizer(network.trainable, run.runtime)
-    arrays = {"images": data.x_train[indices], "labels": data.y_train[indices]} | ({} if bank is None else {"bank": bank})
-    feed = Feed(arrays, run.runtime, run.options.feed.resident_mib)
+    arrays = {"images": data.x_train, "labels": data.y_train} | ({} if bank is None else {"bank": bank})
+    feed = Feed(arrays, run.runtime, run.options.feed.resident_mib, indices)
     step = training_step(network, optimizer, run.runtime, prepare, loss, feed.tables)
     evaluator = run.evaluator(network) if evaluate else None
     folder.start_lines("training.jsonl", keep=lambda line: line["stage"] != name)
@@ -210,7 +210,8 @@ def build_bank(run, supernet, search, state):
     shape = (len(data.y_train), data.classes, len(teachers))
     if run.folder.done("memory_bank.npy"):
         return memory_bank.open_bank(path, shape)
-    predict = SubNetworks(supernet, run.runtime, run.normalised, len(teachers))
+    # Teachers share little: each is a call of its own.
+    predict = SubNetworks(supernet, run.runtime, run.normalised, 1)
     masks = np.stack([search.masks_of(teacher) for teacher in teachers])
     order = memory_bank.build_order(data.y_train, [options.seed, STREAM["memory_bank"]])
     slots = padded_batches(len(order), options.val_batch_size)

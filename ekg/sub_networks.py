@@ -32,6 +32,12 @@ class SubNetworks:
         return np.concatenate(logits, 1)
 
 
+def common_bytes(network, runtime, batch_size):
+    """Memory that sub-networks in one call share on a replica: what comes out of every part but the last."""
+    values = sum(part.out_size**2 * part.out_gate.size for part in network.parts[:-1])
+    return batch_size // runtime.parts * values * runtime.dtype.size
+
+
 def _one(network, runtime, prepare):
     def compute(batch, shared):
         run = forward_pass(runtime, "batch", network.split_masks(shared["masks"][0]))

@@ -29,7 +29,8 @@ def train(step, feed, options, *, seed, views=1, augmented=True, steps_per_call=
         shared = {"learning_rate": np.float32(learning_rate), "weight_decay": np.float32(options.weight_decay)}
         steps, totals, means, waiting = 0, {"loss": 0.0, "accuracy": 0.0}, {}, []
         order = shuffled_batches(feed.count, options.batch_size, rng)
-        together = min(steps_per_call, len(order))
+        calls = math.ceil(len(order) / steps_per_call)
+        together = math.ceil(len(order) / calls)  # evenly, so that the last call is filled up with few
         progress = bar(order, f"epoch {epoch + 1}/{options.epochs}")
         for indices in progress:
             shape = (len(indices), views, DRAWS)
@@ -59,7 +60,8 @@ def _call(step, feed, waiting, together, shared):
     filled = waiting + waiting[-1:] * (together - len(waiting))  # one shape, one trace
     indices, draws = (np.stack(arrays) for arrays in zip(*filled))
     figures = step.several({**feed(indices), "draws": draws}, len(waiting), **shared)
-    return [{name: float(values[i]) for name, values in figures.items()} for i in range(len(waiting))]
+    series = {name: np.asarray(values).tolist() for name, values in figures.items()}
+    return [dict(zip(series, values)) for values in zip(*series.values())]
 
 
 def _check(figures, where):

@@ -7,10 +7,11 @@ from dataloader.sampling import padded_batches
 from ekg.evaluation import check_finite
 from ekg.importance import importance
 from ekg.knowledge import reward_loss
-from ekg.sub_networks import SubNetworks
+from ekg.sub_networks import SubNetworks, common_bytes
 from op_utils import scoring_step
 
 LOGITS_BYTES = 2**30  # of the sub-networks that are evaluated together
+COMMON_BYTES = 2**31  # of what comes out of every part of their union, for a replica's part of a batch
 
 
 class Validation:
@@ -26,9 +27,10 @@ class Validation:
         weight = np.float32(1 / len(labels))
         for indices, real in padded_batches(len(labels), batch_size):
             weights = np.where(np.arange(len(indices)) < real, weight, np.float32(0))
-            arrays = {"images": images[indices], "labels": labels[indices], "weights": weights}
-            self.batches.append((indices, real, {name: tf.constant(value) for name, value in arrays.items()}))
+            self.batches.append((indices, real, {"images": images[indices], "labels": labels[indices], "weights": weights}))
         self.together = int(np.clip(LOGITS_BYTES // (4 * len(labels) * self.classes), 1, len(supernet.gates)))
+        if common_bytes(supernet, runtime, len(self.batches[0][0])) > COMMON_BYTES:
+            self.together = 1  # --accum 2 or more makes room
         self.scoring = scoring_step(supernet, runtime, prepare, reward_loss)
         self.sub_networks = SubNetworks(supernet, runtime, prepare, self.together)
 

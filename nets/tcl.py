@@ -50,7 +50,7 @@ class Pass:
         self.statistics, self.masks, self.tape = statistics, masks, tape
         self.dtype, self.merge = dtype, merge
         self.left = [filters_left(mask) for mask in masks] if drop else None  # int32 [filters left] of each gate
-        self.batch_statistics = []  # (mean, biased variance), float32 [C], of each batch norm in network order
+        self.batch_statistics = []  # (mean, biased variance), float32 [filters left], of each batch norm in network order
         self.probes = [[] for _ in masks or ()]  # probes of each gate, in network order
 
     def kernel(self, kernel, gated):
@@ -100,8 +100,8 @@ GRAIN = 8
 def filters_left(mask):
     """int32, ascending: the filters that a mask keeps, and enough others to make their number a multiple of GRAIN.
 
-    Sums over B, H, W run over GRAIN channels at a time and in another order over the rest: so rounding stays what it is
-    with all filters there, and a search takes the same way.
+    On CPUs sums over B, H, W run over GRAIN channels at a time and in another order over the rest. So where a gate's size is a
+    multiple of GRAIN rounding stays what it is with all filters there, and a search takes the same way.
     """
     size = mask.shape[0]
     count = tf.cast(tf.reduce_sum(mask), tf.int32)

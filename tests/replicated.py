@@ -93,7 +93,8 @@ def trained(runtime):
     """
     network = network_on(runtime)
     rows = np.random.default_rng(5).permutation(IMAGES)
-    tables = on_devices({"labels": LABELS[np.argsort(rows)], "bank": BANK[np.argsort(rows)]}, runtime)
+    back = np.argsort(rows)
+    tables = on_devices({"labels": LABELS[back], "bank": BANK[back], "bytes": np.zeros(IMAGES, np.uint8)}, runtime)
     step = training_step(network, Optimizer(network.trainable, runtime), runtime, both_ways, contrastive_loss, tables)
     batch, shared = {"images": PIXELS, "rows": rows.astype(np.int32)}, {"learning_rate": 0.01, "weight_decay": 5e-4}
     losses = [float(step(batch, **shared)[0]["loss"]) for _ in range(2)]

@@ -16,3 +16,36 @@ def test_steps_prints_a_row_for_every_combination():
     rows = [line.split("|")[1:-1] for line in run.stdout.splitlines() if line.startswith("| float32")]
     assert [row[1].strip() for row in rows] == ["1", "2", "2 + sync_bn", "1"]  # three of speed, one of memory
     assert all(float(cell) > 0 for row in rows for cell in row[4:])
+
+
+def rows_of(command, first):
+    """The cells of the table rows that begin with `first`, as `command` prints them."""
+    run = subprocess.run([sys.executable, *command.split()], cwd=ROOT, capture_output=True, text=True, timeout=300)
+    assert run.returncode == 0, run.stderr
+    return [[cell.strip() for cell in line.split("|")[1:-1]] for line in run.stdout.splitlines() if line.startswith(f"| {first}")]
+
+
+def test_search_compares_every_step_with_a_plain_one():
+    command = (
+        "bench/search.py --arch ResNet-20 --images 24 --search_batch_size 16 --steps 3 --reference 2 --candidate_filter none"
+    )
+    run = subprocess.run([sys.executable, *command.split()], cwd=ROOT, capture_output=True, text=True, timeout=300)
+    assert run.returncode == 0, run.stderr
+    assert "same widths at every step: yes (2 compared)" in run.stdout
+
+
+def test_train_measures_step_data_and_bound():
+    flags = "--arch ResNet-20 --precision float32 --compile off --rounds 1 --seconds 0.01 --batch_size 4 --images 16 --torch none"
+    project, bound = rows_of(f"bench/train.py {flags}", "float32")
+    assert len(project) == 6 and all(float(cell) > 0 for cell in project[2:] + bound[1:])
+
+
+def test_pruned_times_dense_and_pruned_in_turn():
+    flags = "--arch ResNet-20 --batch_sizes 1 4 --seconds 0.01 --precision float32 --compile off --layers"
+    pruned, *others = rows_of(f"bench/pruned.py {flags}", "uniform")
+    assert len(others) > 1 and float(pruned[1].rstrip("%")) <= 45 and all(float(cell) > 0 for cell in pruned[3:])
+
+
+def test_startup_measures_whole_processes():
+    for name, seconds in rows_of("bench/startup.py --arch ResNet-20 --batch_size 4 --rounds 1", ""):
+        assert name in ("until", "---") or float(seconds) > 0

@@ -17,7 +17,7 @@ from utils import read_parameters
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 COMMAND = (
     "--arch ResNet-20 --dataset DIGITS --baseline_epoch 1 --train_epoch 1 --search_target_rate 0.92 --val_per_class 4 "
-    "--subset_per_class 32 --search_batch_size 40 --num_teacher 2"
+    "--subset_per_class 32 --search_batch_size 40 --num_teacher 2 --steps_per_call 3 --resident_mib 64"
 ).split()
 # Runs a program and ends it with 77 if it writes under a folder.
 WATCHED = """

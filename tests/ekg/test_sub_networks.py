@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from ekg.sub_networks import SubNetworks
+from ekg.sub_networks import SubNetworks, common_bytes
 from nets.tcl import Pass
 
 
@@ -58,6 +58,13 @@ def test_on_any_runtime(network, images, runtime, change):
         alone = [network(half, Pass("batch", network.split_masks(flat))) for half in np.split(images, runtime.accum)]
         alone = np.concatenate(alone)
         assert np.abs(ours[:, i] - alone).max() <= (0.1 if runtime.precision == "bfloat16" else 1e-4) * np.abs(alone).max()
+
+
+def test_memory_of_what_is_in_common(network, runtime):
+    """A stem and three blocks a stage; a byte count by image, part of the batch and type."""
+    values = 4 * 16 * 1024 + 3 * 32 * 256 + 3 * 64 * 64
+    assert common_bytes(network, runtime, 10) == 40 * values
+    assert common_bytes(network, dataclasses.replace(runtime, accum=2, precision="bfloat16"), 10) == 10 * values
 
 
 def test_what_is_in_common_is_computed_once(network, images, runtime):

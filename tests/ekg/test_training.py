@@ -54,13 +54,32 @@ def test_steps_a_call_and_place_of_the_data_change_nothing(runtime, reference, s
 def test_what_fits_is_resident(runtime):
     data = arrays(100)  # images 0.29 MiB, labels and bank 7 KiB
     assert not Feed(data, runtime).tables  # a CPU's memory is the host's
-    assert set(Feed(data, dataclasses.replace(runtime, gpu=True)).tables) == {"images", "labels", "bank"}
+    assert not Feed(data, dataclasses.replace(runtime, gpu=True)).tables
+    assert set(Feed(data, dataclasses.replace(runtime, gpu=True, compile=True)).tables) == {"images", "labels", "bank"}
     feed = Feed(data | {"images": np.zeros((100, 64, 64, 3), np.uint8)}, runtime, mib=1)  # 1.2 MiB
     assert set(feed.tables) == {"labels", "bank"}
     batch = feed(np.array([[3, 1], [0, 2]]))
     assert batch["images"].shape == (2, 2, 64, 64, 3) and batch["rows"].dtype == np.int32
     assert set(batch) == {"images", "rows"}
     np.testing.assert_array_equal(feed.tables["bank"], data["bank"])
+
+
+@pytest.mark.parametrize("mib", [0, 64])
+def test_a_subset_is_numbered_from_0(runtime, mib):
+    data, subset = arrays(20), np.array([7, 3, 19, 4])
+    feed = Feed(data, runtime, mib, subset)
+    assert feed.count == 4
+    batch = feed(np.array([2, 0]))
+    labels = feed.tables["labels"].numpy()[batch["rows"]] if mib else batch["labels"]
+    np.testing.assert_array_equal(labels, data["labels"][[19, 7]])
+
+
+@pytest.mark.parametrize("change", [{"accum": 2}, {"compile": True}], ids=str)
+def test_resident_data_in_parts_and_compiled(runtime, change):
+    runtime = dataclasses.replace(runtime, **change)
+    resident, host = (trained(runtime, steps, mib, count=6) for steps, mib in ((2, 64), (1, 0)))
+    for (_, ours), (_, theirs) in zip(resident[2], host[2]):
+        assert ours["loss"] == pytest.approx(theirs["loss"], rel=1e-4)
 
 
 def test_a_loss_that_is_not_finite_stops_at_its_step(runtime):
