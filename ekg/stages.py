@@ -122,6 +122,7 @@ def _fit(run, name, network, options, *, indices=None, views=1, augmented=True, 
     settings |= dict(steps_per_call=run.options.feed.steps_per_call)
     hooks = dict(bar=lambda items, label: console.bar(items, f"{name} {label}"), on_step=on_step, on_epoch=on_epoch)
     train(step, feed, options, **settings, **hooks)
+    feed.tables.clear()  # the step, which refers to itself, would keep them on the device until it is collected
 
 
 def _scalars(run, prefix, figures, step):
