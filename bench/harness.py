@@ -45,6 +45,11 @@ def in_own_process(file, job, python=sys.executable, timeout=None):
     return [json.loads(line) for line in ended.stdout.splitlines() if line.startswith("{")]
 
 
+def parent_or_child(args, report, child):
+    """report(args); in a process that in_own_process has started, child(job) in its place."""
+    return report(args) if args.one is None else child(args.one)
+
+
 def print_heading(title, names, figures):
     """The head of a Markdown table: columns of words, then columns of figures."""
     print(f"\n{title}\n\n| {' | '.join([*names, *figures])} |\n|{' --- |' * len(names)}{' ---: |' * len(figures)}", flush=True)

@@ -14,7 +14,7 @@ import subprocess
 import sys
 import time
 
-from harness import ROOT, in_own_process, machine, print_heading, print_row
+from harness import ROOT, in_own_process, machine, parent_or_child, print_heading, print_row
 
 from ekg.cli import Parser, count, run_program
 from ekg.options import DeviceOptions, TrainOptions
@@ -73,10 +73,8 @@ def parse(argv=None):
     return parser.parse_args(argv)
 
 
-def main():
-    args = parse()
-    if args.one is not None:
-        return child(args.one)
+def report(args):
+    """Prints the table."""
     job = {"arch": args.arch, "batch_size": args.batch_size, "compile": args.compile}
     runs = {
         "train_cifar.py --help": program("--help"),
@@ -94,4 +92,4 @@ def main():
 
 
 if __name__ == "__main__":
-    sys.exit(run_program(main))
+    sys.exit(run_program(lambda: parent_or_child(parse(), report, child)))

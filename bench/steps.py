@@ -21,7 +21,7 @@ import subprocess
 import sys
 import time
 
-from harness import brief, machine, print_heading, print_row
+from harness import brief, machine, parent_or_child, print_heading, print_row
 
 from dataloader import AUGMENTATIONS, CLASSES
 from ekg.cli import PRECISIONS, Parser, count, positive, run_program
@@ -299,12 +299,5 @@ def parse(argv=None):
     return parser.parse_args(argv)
 
 
-def main():
-    args = parse()
-    if args.one is not None:
-        return child(args.one)
-    report(args)
-
-
 if __name__ == "__main__":
-    sys.exit(run_program(main))
+    sys.exit(run_program(lambda: parent_or_child(parse(), report, child)))

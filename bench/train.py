@@ -23,7 +23,7 @@ import subprocess
 import sys
 import time
 
-from harness import brief, in_own_process, machine, print_heading, print_row
+from harness import brief, in_own_process, machine, parent_or_child, print_heading, print_row
 
 from dataloader import AUGMENTATIONS, CLASSES
 from ekg.cli import Parser, count, positive, run_program
@@ -156,13 +156,8 @@ def rate_alone(job):
         for _ in range(job["images"] // size):
             _ = {name: float(value) for name, value in step(batch, **shared)[0].items()}
 
-    steps()
-    times = []
-    while sum(times) < job["seconds"]:
-        begin = time.perf_counter()
-        steps()
-        times.append(time.perf_counter() - begin)
-    return job["images"] // size * size / statistics.median(times)
+    # One call to warm up and one timed at least: of so many steps that is enough.
+    return rate_of(steps, job, job["images"] // size * size, warm_up=1, least=1)
 
 
 def rate_of_convolutions(job):
@@ -171,19 +166,20 @@ def rate_of_convolutions(job):
 
     tf.config.set_visible_devices([], "GPU")
     network = build_network(job["arch"], CLASSES[DATASET], SIZE)
-    return rate_of(convolutions_step(network, job["batch_size"], tf.as_dtype(job["precision"])), job)
+    step = convolutions_step(network, job["batch_size"], tf.as_dtype(job["precision"]))
+    return rate_of(step, job, job["batch_size"], WARM_UP, LEAST_CALLS)
 
 
-def rate_of(call, job):
-    """Images a second of calls that take a batch each: its size over their median time."""
-    for _ in range(WARM_UP):
+def rate_of(call, job, images, warm_up, least):
+    """Images a second of calls that take so many each, over their median time; `least` calls are timed, after `warm_up`."""
+    for _ in range(warm_up):
         call()
     times = []
-    while len(times) < LEAST_CALLS or sum(times) < job["seconds"]:
+    while len(times) < least or sum(times) < job["seconds"]:
         begin = time.perf_counter()
         call()
         times.append(time.perf_counter() - begin)
-    return job["batch_size"] / statistics.median(times)
+    return images / statistics.median(times)
 
 
 def child(job):
@@ -338,12 +334,5 @@ def parse(argv=None):
     return args
 
 
-def main():
-    args = parse()
-    if args.one is not None:
-        return child(args.one)
-    report(args)
-
-
 if __name__ == "__main__":
-    sys.exit(run_program(main))
+    sys.exit(run_program(lambda: parent_or_child(parse(), report, child)))

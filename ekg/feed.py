@@ -29,7 +29,7 @@ class Feed:
                 left -= size
             else:
                 self.host[name] = array
-        self.tables = on_devices(resident, runtime) if resident else {}
+        self.tables = on_devices(resident, runtime)
 
     def __call__(self, rows):
         """dict name -> array [*rows.shape, ...], what a step takes for the images `rows`, an array of numbers below `count`."""

@@ -7,31 +7,35 @@ import sys
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 
 
-def test_steps_prints_a_row_for_every_combination():
-    flags = "--arch ResNet-20 --steps predict --compile off --precision float32 --replicas 1 2 --accum 1 --memory_accum 2"
-    sizes = "--batch_size 4 --search_batch_size 8 --memory_batch_size 4 --seconds 0.01"
-    command = [sys.executable, "bench/steps.py", *flags.split(), *sizes.split()]
-    run = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
+def printed(command):
+    """What a benchmark prints."""
+    run = subprocess.run([sys.executable, *command.split()], cwd=ROOT, capture_output=True, text=True, timeout=300)
     assert run.returncode == 0, run.stderr
-    rows = [line.split("|")[1:-1] for line in run.stdout.splitlines() if line.startswith("| float32")]
-    assert [row[1].strip() for row in rows] == ["1", "2", "2 + sync_bn", "1"]  # three of speed, one of memory
-    assert all(float(cell) > 0 for row in rows for cell in row[4:])
+    return run.stdout
 
 
 def rows_of(command, first):
     """The cells of the table rows that begin with `first`, as `command` prints them."""
-    run = subprocess.run([sys.executable, *command.split()], cwd=ROOT, capture_output=True, text=True, timeout=300)
-    assert run.returncode == 0, run.stderr
-    return [[cell.strip() for cell in line.split("|")[1:-1]] for line in run.stdout.splitlines() if line.startswith(f"| {first}")]
+    return [
+        [cell.strip() for cell in line.split("|")[1:-1]]
+        for line in printed(command).splitlines()
+        if line.startswith(f"| {first}")
+    ]
+
+
+def test_steps_prints_a_row_for_every_combination():
+    flags = "--arch ResNet-20 --steps predict --compile off --precision float32 --replicas 1 2 --accum 1 --memory_accum 2"
+    sizes = "--batch_size 4 --search_batch_size 8 --memory_batch_size 4 --seconds 0.01"
+    rows = rows_of(f"bench/steps.py {flags} {sizes}", "float32")
+    assert [row[1] for row in rows] == ["1", "2", "2 + sync_bn", "1"]  # three of speed, one of memory
+    assert all(float(cell) > 0 for row in rows for cell in row[4:])
 
 
 def test_search_compares_every_step_with_a_plain_one():
     command = (
         "bench/search.py --arch ResNet-20 --images 24 --search_batch_size 16 --steps 3 --reference 2 --candidate_filter none"
     )
-    run = subprocess.run([sys.executable, *command.split()], cwd=ROOT, capture_output=True, text=True, timeout=300)
-    assert run.returncode == 0, run.stderr
-    assert "same widths at every step: yes (2 compared)" in run.stdout
+    assert "same widths at every step: yes (2 compared)" in printed(command)
 
 
 def test_train_measures_step_data_and_bound():
