@@ -13,6 +13,7 @@ from ekg import stages
 from ekg.evaluation import latencies_ms
 from ekg.progress import Console
 from ekg.report import closing_table, write_figures
+from ekg.run import Run
 from ekg.run_folder import WARM, RunFolder, check_agreement, described, versions
 from ekg.search import check_reachable
 from machines import meet
@@ -77,7 +78,7 @@ def _prepare(options, machines, console):
     folder = RunFolder(options.train_path, described(options, start, runtime.parts), versions(), machines)
     if source:
         console.say(f"starts from {source}")
-    return stages.Run(options, data, val, subset, runtime, folder, console), parameters
+    return Run(options, data, val, subset, runtime, folder, console), parameters
 
 
 def _start(options, begun):
