@@ -5,6 +5,7 @@ import hashlib
 import json
 import os
 import pickle
+import re
 import tempfile
 
 import numpy as np
@@ -22,23 +23,45 @@ class UserError(Exception):
 # ---------------------------------------------------------------------------------------------------------------- files
 
 
+TEMPORARY = re.compile(r"\..+\.[a-z0-9_]{8}\.tmp")  # what a process that was killed while it wrote leaves behind
+
+
 @contextlib.contextmanager
 def whole_file(path, mode="wb"):
-    """Opens a file that appears under `path` whole, when the block ends without an error, or not at all."""
+    """Opens a file that appears under `path` whole, when the block ends without an error, or not at all.
+
+    It is on the disk when the block has ended, so that neither a crash nor a power cut takes it back. An OSError says of
+    which file it is.
+    """
     folder, name = os.path.split(os.path.abspath(path))
-    descriptor, temporary = tempfile.mkstemp(prefix=f".{name}.", suffix=".tmp", dir=folder)
+    temporary = None
     try:
+        descriptor, temporary = tempfile.mkstemp(prefix=f".{name}.", suffix=".tmp", dir=folder)
         os.close(descriptor)
         with open(temporary, mode) as file:
             yield file
             file.flush()
             os.fsync(file.fileno())
         os.chmod(temporary, 0o666 & ~_umask())  # mkstemp makes private files
-        os.replace(temporary, path)
-    except BaseException:
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(temporary)
+        rename(temporary, path)
+    except BaseException as error:
+        if temporary is not None:
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(temporary)
+        if isinstance(error, OSError) and error.errno is not None and error.filename in (None, temporary):
+            raise OSError(error.errno, error.strerror, str(path)) from error
         raise
+
+
+def rename(old, new):
+    """Gives a file that is on the disk another name in its folder or file system, in place of what was there, for good."""
+    os.replace(old, new)
+    descriptor = os.open(os.path.dirname(os.path.abspath(new)), os.O_RDONLY)
+    try:
+        with contextlib.suppress(OSError):  # some file systems have no fsync of folders
+            os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def _umask():
