@@ -63,9 +63,9 @@ def evaluate(args, machines):
     import_tensorflow()
     from dataloader import load_dataset
     from devices import make_runtime
+    from ekg.configuration import check_agreement
     from ekg.evaluation import Evaluator
     from ekg.progress import Console
-    from ekg.run_folder import check_agreement
     from nets import build_network
 
     with machines.together():

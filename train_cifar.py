@@ -31,4 +31,4 @@ def main():
 
 
 if __name__ == "__main__":
-    sys.exit(run_program(main, "; the same command goes on after the last finished stage"))
+    sys.exit(run_program(main, goes_on=True))

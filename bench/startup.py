@@ -33,7 +33,6 @@ def child(job):
     from devices import make_runtime
     from ekg.contrastive import plain_loss
     from ekg.feed import Feed
-    from ekg.progress import Silent
     from ekg.training import train
     from machines import Alone
     from nets import build_network
@@ -46,7 +45,7 @@ def child(job):
     prepare = lambda batch: augment(batch["images"], batch["draws"], AUGMENTATIONS["CIFAR10"], colour=False)
     step = training_step(network, Optimizer(network.trainable, runtime), runtime, prepare, plain_loss, feed.tables)
     options = TrainOptions(1, 0.1, (), 1.0, 1e-4, size)
-    train(step, feed, options, seed=[0], bar=lambda items, label: Silent(items))
+    train(step, feed, options, seed=[0])
     print('{"done": true}', flush=True)
 
 

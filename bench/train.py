@@ -119,12 +119,11 @@ def make_step(job, arrays, resident_mib=0):
 
 def rate_with_data(job):
     """Images a second of whole epochs of ekg.training.train; the first one traces and is left out."""
-    from ekg.progress import Silent
     from ekg.training import train
 
     steps, times = job["images"] // job["batch_size"], []
 
-    def on_epoch(record):
+    def on_epoch(record, _):
         if record["epoch"] > 1:
             times.append(record["seconds"])
         if len(times) * steps >= LEAST_CALLS and sum(times) >= job["seconds"]:
@@ -134,7 +133,7 @@ def rate_with_data(job):
     settings = dict(seed=[0], views=job["views"], steps_per_call=job["steps_per_call"])
     step, feed = make_step(job, random_set(job["images"], job["views"]), job["resident_mib"])
     try:
-        train(step, feed, options, **settings, bar=lambda items, label: Silent(items), on_epoch=on_epoch)
+        train(step, feed, options, **settings, on_epoch=on_epoch)
     except Enough:
         pass
     return steps * job["batch_size"] / statistics.median(times)

@@ -4,12 +4,15 @@ Nothing here imports TensorFlow, so that --help and a wrong flag are answered at
 """
 
 import argparse
+import errno
 import math
 import os
+import signal
 import sys
 
 from ekg.candidates import FILTERS
 from ekg.options import DeviceOptions, FeedOptions, Options, SearchOptions, SubsetOptions, TrainOptions
+from ekg.stopping import listening
 from machines import PeerLost
 from utils import UserError
 
@@ -40,33 +43,51 @@ class _Help(argparse.ArgumentDefaultsHelpFormatter):
 MACHINE_GONE = ("UnavailableError", "AbortedError", "CancelledError", "DeadlineExceededError", "FailedPreconditionError")
 
 
-def run_program(main, then=""):
-    """Exit code of main(): a user's mistake is one line on stderr and 2, a stopped run 130, a failed one 1.
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # the disk, the quota, the largest file allowed
+NO_MEMORY = ("RESOURCE_EXHAUSTED", "out of memory", "ALLOC_FAILED")  # what XLA and CUDA's libraries say in other errors
 
-    then: what a user who stopped it should know.
+
+def run_program(main, goes_on=False):
+    """Exit code of main(): 2 and one line on stderr for a user's mistake, 1 for a failed run, 128 + its number for a signal.
+
+    goes_on: whether the program's command, started again, goes on with what it has saved.
     """
-    try:
-        return main() or 0
-    except UserError as error:
-        print(f"{os.path.basename(sys.argv[0])}: error: {error}", file=sys.stderr)
-        return 2
-    except (FloatingPointError, OSError) as error:  # numbers that went wrong; a full disk; a machine that is gone
-        print(f"{os.path.basename(sys.argv[0])}: stopped: {error}{then * isinstance(error, PeerLost)}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print(f"\nstopped{then}", file=sys.stderr)
-        return 130
-    except Exception as error:
-        # TensorFlow's own classes are not imported here, so that --help need not wait for it.
-        kind = type(error).__name__
-        if isinstance(error, MemoryError) or kind == "ResourceExhaustedError":
-            said = "out of memory; try --accum 2 or more, or smaller batches"
-        elif kind in MACHINE_GONE and os.environ.get("TF_CONFIG"):
-            said = f"another machine of TF_CONFIG has stopped or is out of reach ({kind}){then}"
-        else:
-            raise
-        print(f"{os.path.basename(sys.argv[0])}: {said}", file=sys.stderr)
-        return 1
+    name, then = os.path.basename(sys.argv[0]), ""
+    if goes_on:
+        without = " without --overwrite" if "--overwrite" in sys.argv else ""
+        then = f"; the same command{without} goes on from there"
+    with listening():
+        try:
+            return main() or 0
+        except UserError as error:
+            said, code = f"error: {error}", 2
+        except KeyboardInterrupt as stop:
+            number = getattr(stop, "signal", signal.SIGINT)
+            saved = ", all is saved" if getattr(stop, "saved", False) else ""
+            said, code = f"stopped by {number.name}{saved}{then}", 128 + number
+        except Exception as error:
+            said, code = f"stopped: {_failure(error, then)}", 1
+            if _failure(error, then) is None:
+                raise
+    print(f"{name}: {said}", file=sys.stderr)
+    return code
+
+
+def _failure(error, then):
+    """What to say of a run that failed for a reason outside of this program; None for a reason within."""
+    # TensorFlow's own classes are not imported here, so that --help need not wait for it.
+    kind, text = type(error).__name__, str(error)
+    if isinstance(error, OSError):
+        if error.errno in FULL:
+            return f"{error.filename or 'a file'}: {error.strerror}; all files are whole: make room{then}"
+        return text + then * isinstance(error, PeerLost)
+    if isinstance(error, FloatingPointError):
+        return text
+    if isinstance(error, MemoryError) or kind == "ResourceExhaustedError" or any(words in text for words in NO_MEMORY):
+        return f"out of memory; try --accum 2 or more, or a smaller --batch_size (or the stage's own batch size){then}"
+    if kind in MACHINE_GONE and os.environ.get("TF_CONFIG"):
+        return f"another machine of TF_CONFIG has stopped or is out of reach ({kind}){then}"
+    return None
 
 
 def _number(kind, least, most=None, above=False):
@@ -155,6 +176,7 @@ def add_training_flags(parser, architectures):
         default="../test",
         help="the run's folder: everything written goes here, a second start goes on",
     )
+    group.add_argument("--overwrite", action="store_true", help="delete what a former run wrote into this folder, start afresh")
     group.add_argument("--arch", choices=architectures, default="ResNet-56", help="the network")
     group.add_argument(
         "--trained_param",
@@ -253,6 +275,7 @@ def options_from(args):
 
     return Options(
         train_path=args.train_path,
+        overwrite=args.overwrite,
         data_path=args.data_path,
         arch=args.arch,
         dataset=args.dataset,

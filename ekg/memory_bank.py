@@ -1,11 +1,13 @@
 """The memory bank: what K interim sub-networks say of every training image (Eq. 10)."""
 
-import contextlib
+import json
 import os
 
 import numpy as np
 
-from utils import UserError, whole_file
+from utils import UserError, rename, write_json
+
+SHARD = 16  # batches after which the bank is saved: what a killed run computes again at most
 
 
 def choose_teachers(losses, num_teacher):
@@ -42,41 +44,88 @@ def build_order(labels, seed):
     return np.arange(len(labels))
 
 
-def build(path, batches, shape, predict):
-    """Writes M float16 [N, classes, K] to the .npy file `path`, batch by batch and never in memory as a whole.
+def build(bank, batches, predict, after_batch=lambda: None):
+    """Fills M, `bank`, batch by batch and never in memory as a whole.
 
-    path: None on a machine that takes part in the predictions and leaves the writing to another.
+    bank: a BankFile, or None on a machine that takes part in the predictions and leaves the writing to another.
 
     batches: an iterable of (rows, batch), rows int [n] being the images the batch's first n entries show. predict(batch) ->
     float32 [B, K, classes], the teachers' logits. M[n, :, k] are those of teacher k for training image n. Raises
     FloatingPointError where a logit is not finite in float16.
     """
-    with _new_bank(path, shape) if path else contextlib.nullcontext() as bank:
-        for rows, batch in batches:
-            with np.errstate(over="ignore"):
-                logits = predict(batch)[: len(rows)].astype(np.float16)
-            bad = ~np.isfinite(logits).all((0, 2))  # bool [K]
-            if bad.any():
-                raise FloatingPointError(f"memory bank: teacher {bad.argmax()} gives logits that are not finite in float16")
-            if bank is not None:
-                bank[rows] = logits.transpose(0, 2, 1)
+    for rows, batch in batches:
+        with np.errstate(over="ignore"):
+            logits = predict(batch)[: len(rows)].astype(np.float16)
+        bad = ~np.isfinite(logits).all((0, 2))  # bool [K]
+        if bad.any():
+            raise FloatingPointError(f"memory bank: teacher {bad.argmax()} gives logits that are not finite in float16")
+        if bank is not None:
+            bank.add(rows, logits)
+        after_batch()
 
 
-@contextlib.contextmanager
-def _new_bank(path, shape):
-    """M, mapped from a file that appears under `path` whole, when the block ends without an error, or not at all."""
-    with whole_file(path) as file:
+class BankFile:
+    """M under construction: float16 [N, classes, K], mapped from the .npy file `path`, which `complete` gives its name.
+
+    `notes`, a JSON file, says how many batches it holds for certain, and after how many seconds. Where that is there, it goes
+    on (`batches`, `seconds`). Raises UserError where the two do not belong together.
+    """
+
+    def __init__(self, path, notes, shape):
+        self.path, self.notes, self.batches, self.seconds = path, notes, 0, 0.0
+        if os.path.exists(notes):
+            self._go_on(shape)
+        else:
+            self._create(shape)
+            self.save(0.0)
+
+    def _go_on(self, shape):
+        try:
+            with open(self.notes) as file:
+                noted = json.load(file)
+            self.batches, self.seconds = int(noted["batches"]), float(noted["seconds"])
+            there = np.load(self.path, mmap_mode="r", allow_pickle=False)  # which finds out a file that is cut short
+            if there.shape != shape or there.dtype != np.float16:
+                raise ValueError(f"it is {there.dtype} {there.shape}, expected float16 {shape}")
+            self.values = np.load(self.path, mmap_mode="r+", allow_pickle=False)
+        except (OSError, ValueError, TypeError, KeyError) as error:
+            raise UserError(f"{self.path} is damaged ({error}); delete {self.notes} to build the bank again") from error
+
+    def _create(self, shape):
         header = {"descr": np.lib.format.dtype_to_descr(np.dtype(np.float16)), "fortran_order": False, "shape": shape}
-        np.lib.format.write_array_header_1_0(file, header)
-        offset = file.tell()
-        file.flush()
-        # The space is taken now: on a full disk this raises, while writing to a hole of a mapped file would kill the process.
-        if hasattr(os, "posix_fallocate"):  # macOS has none
-            os.posix_fallocate(file.fileno(), 0, offset + 2 * int(np.prod(shape)))
-        file.truncate(offset + 2 * int(np.prod(shape)))
-        bank = np.memmap(file.name, np.float16, "r+", offset, shape)
-        yield bank
-        bank.flush()
+        with open(self.path, "wb") as file:
+            np.lib.format.write_array_header_1_0(file, header)
+            offset, size = file.tell(), 2 * int(np.prod(shape))
+            file.flush()
+            try:
+                # The space is taken now: on a full disk this raises, while writing to a hole of a mapped file would kill.
+                if hasattr(os, "posix_fallocate"):  # macOS has none
+                    os.posix_fallocate(file.fileno(), 0, offset + size)
+                file.truncate(offset + size)
+            except OSError as error:
+                os.unlink(self.path)
+                raise OSError(error.errno, error.strerror, self.path) from error
+        self.values = np.memmap(self.path, np.float16, "r+", offset, shape)
+
+    def add(self, rows, logits):
+        """One more batch: rows int [n] of M, float16 [n, K, classes]."""
+        self.values[rows] = logits.transpose(0, 2, 1)
+        self.batches += 1
+
+    def save(self, seconds):
+        """Makes certain what was added; `notes` never promises more than is on the disk."""
+        self._sync()
+        write_json(self.notes, {"batches": self.batches, "seconds": seconds})
+
+    def complete(self, path):
+        """M is whole: it gets the name `path`."""
+        self._sync()
+        rename(self.path, path)
+
+    def _sync(self):
+        self.values.flush()
+        with open(self.path, "rb+") as file:
+            os.fsync(file.fileno())
 
 
 def open_bank(path, shape):

@@ -63,6 +63,7 @@ class Options:
     """A whole run. `log_every`: steps between TensorBoard scalars of a training, 0 for none."""
 
     train_path: str
+    overwrite: bool
     data_path: str
     arch: str
     dataset: str

@@ -10,46 +10,52 @@ from dataloader import load_dataset
 from dataloader.sampling import select_subsets
 from devices import make_runtime
 from ekg import stages
+from ekg.configuration import check_agreement, described, versions
 from ekg.evaluation import latencies_ms
 from ekg.progress import Console
 from ekg.report import closing_table, write_figures
 from ekg.run import Run
-from ekg.run_folder import WARM, RunFolder, check_agreement, described, versions
+from ekg.run_folder import STAGES, UNFINISHED, RunFolder, own_files
 from ekg.search import check_reachable
+from ekg.stopping import patience
 from machines import meet
 from nets import build_network
-from utils import check_saved_for, digest, read_parameters
+from utils import UserError, check_saved_for, digest, read_parameters
 
 
 def prune(options):
-    """Runs the method as `options` (Options) say. Raises UserError before anything is written if it cannot be done."""
+    """Runs the method as `options` (Options) say. Raises UserError before anything is written if it cannot be done.
+
+    What a former start of the same run has done is not done again.
+    """
     with contextlib.closing(meet()) as machines:
-        _prune(options, machines)
+        console = Console(speaks=machines.chief)
+        run, parameters = _prepare(options, machines, console)
+        with contextlib.closing(run.folder), patience():
+            _prune(run, parameters)
         machines.exchange(None)  # none leaves while another still computes with it
 
 
-def _prune(options, machines):
-    console = Console(speaks=machines.chief)
-    run, parameters = _prepare(options, machines, console)
-    folder = run.folder
+def _prune(run, parameters):
+    options, folder = run.options, run.folder
     if folder.finished:
-        console.say(f"{folder.path} holds this run, finished; nothing is left to do")
-        console.say(closing_table(folder.result, len(run.data.y_test)))
+        run.console.say(f"{folder.path} holds this run, finished; nothing is left to do (--overwrite starts afresh)")
+        run.console.say(closing_table(folder.result, len(run.data.y_test)))
         return
-    with folder.stage("baseline", "baseline_param.pkl"):
+    with folder.stage("baseline"):
         start = stages.baseline(run, parameters)
-    with folder.stage("warm_up", WARM):
+    with folder.stage("warm_up"):
         supernet = stages.warm_up(run, start)
-    with folder.stage("search", "search_state.npz"):
+    with folder.stage("search"):
         search, state = stages.search(run, supernet)
     bank = None
     if options.fine_tuning.epochs:
-        with folder.stage("memory_bank", "memory_bank.npy"):
+        with folder.stage("memory_bank"):
             bank = stages.build_bank(run, supernet, search, state)
-    with folder.stage("extraction", "slimmed_param.pkl"):
+    with folder.stage("extraction"):
         pruned = stages.extract(run, supernet, search.masks_of(state.history[-1]))
     if options.fine_tuning.epochs:
-        with folder.stage("fine_tuning", "trained_param.pkl"):
+        with folder.stage("fine_tuning"):
             pruned = stages.fine_tune(run, pruned, bank)
     _finish(run, start, pruned, search.filters_of(state.history[-1]))
 
@@ -57,7 +63,8 @@ def _prune(options, machines):
 def _prepare(options, machines, console):
     """(Run, parameters of the starting network or None): every check that can fail comes before the folder is made."""
     # The chief alone looks into the folder before it is made: elsewhere shared storage might remember that it was not there.
-    begun = machines.exchange(machines.chief and os.path.exists(os.path.join(options.train_path, "baseline_param.pkl")))[0]
+    own = [os.path.join(options.train_path, files["baseline"]) for files in (STAGES, UNFINISHED)]
+    begun = machines.exchange(machines.chief and not options.overwrite and any(map(os.path.exists, own)))[0]
     with machines.together():
         data = load_dataset(options.dataset, options.data_path)
         subsets = options.subsets
@@ -75,7 +82,8 @@ def _prepare(options, machines, console):
 
     _check_batches(options, runtime, len(data.y_train), len(data.y_test), len(val), len(subset), baseline=not source)
 
-    folder = RunFolder(options.train_path, described(options, start, runtime.parts), versions(), machines)
+    described_run = described(options, start, runtime.parts)
+    folder = RunFolder(options.train_path, described_run, versions(), machines, options.overwrite)
     if source:
         console.say(f"starts from {source}")
     return Run(options, data, val, subset, runtime, folder, console), parameters
@@ -84,11 +92,13 @@ def _prepare(options, machines, console):
 def _start(options, begun):
     """(file or None, its arrays or None, what tells this start from any other) of the network a run begins with.
 
-    begun: whether this run has trained a baseline of its own before.
+    begun: whether this run has begun a baseline of its own before.
     """
     source = options.trained_param or (None if begun else _pretrained(options))
     if not source:
         return None, None, "a baseline trained here"
+    if options.overwrite and os.path.realpath(source) in map(os.path.realpath, own_files(options.train_path)):
+        raise UserError(f"--overwrite would delete {source}, which the run starts from; copy it to another place first")
     parameters, meta = read_parameters(source)
     for key, ours in (("arch", options.arch), ("dataset", options.dataset)):
         check_saved_for(source, meta, key, ours)
@@ -121,7 +131,7 @@ def _finish(run, start, pruned, filters):
     folder, entries = run.folder, {}
     times = latencies_ms([start, pruned], run.runtime)
     for name, network, latency in zip(("baseline", "pruned"), (start, pruned), times):
-        figures = run.evaluator(network)(lambda batches, name=name: run.console.bar(batches, f"evaluation of {name}"))
+        figures = run.evaluator(network)(lambda batches, name=name: run.bar(batches, f"evaluation of {name}"))
         flops, params = network.cost()
         entries[name] = {key: figures[key] for key in ("top1", "top5", "loss")}
         entries[name] |= {"params": params, "flops": flops, "latency_ms": round(latency, 3)}

@@ -10,10 +10,13 @@ QUIET_SECONDS = 30  # at most one line in this time where output is no terminal
 
 
 class Bar:
-    """Progress of one loop. Iterate over it, or call `to(n)`; `show(loss=...)` sets the figures beside it."""
+    """Progress of one loop. Iterate over it, or call `to(n)`; `show(loss=...)` sets the figures beside it.
 
-    def __init__(self, items, label, total, live, speaks=True):
-        self.items, self.label, self.total, self.speaks = items, label, total, speaks
+    after() is called behind every item, and may end the loop by an exception.
+    """
+
+    def __init__(self, items, label, total, live, speaks=True, after=lambda: None):
+        self.items, self.label, self.total, self.speaks, self.after = items, label, total, speaks, after
         self.begin = self.last = time.perf_counter()
         self.figures, self.n = {}, 0
         settings = dict(file=sys.stderr, leave=False, dynamic_ncols=True, bar_format=FORMAT)
@@ -31,6 +34,7 @@ class Bar:
             for item in self.items:
                 yield item
                 self.to(self.n + 1)
+                self.after()
 
     def show(self, **figures):
         self.figures = {name: f"{value:.4g}" if isinstance(value, float) else str(value) for name, value in figures.items()}
@@ -52,9 +56,18 @@ class Bar:
 
 
 class Silent(list):
-    """Items whose progress nobody watches."""
+    """Items, or a Bar, whose progress nobody watches."""
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        pass
 
     def show(self, **figures):
+        pass
+
+    def to(self, n):
         pass
 
 
@@ -70,8 +83,8 @@ class Console:
         tqdm.write(text, file=sys.stdout) if self.live else print(text)
         sys.stdout.flush()
 
-    def bar(self, items, label, total=None):
-        return Bar(items, label, len(items) if total is None else total, self.live, self.speaks)
+    def bar(self, items, label, total=None, after=lambda: None):
+        return Bar(items, label, len(items) if total is None else total, self.live, self.speaks, after)
 
 
 def duration(seconds):

@@ -9,12 +9,18 @@ import tensorflow as tf
 from dataloader import Dataset
 from dataloader.augment import normalise
 from devices import Runtime
+from ekg import stopping
+from ekg.checkpoint import check_parameters
+from ekg.configuration import versions
 from ekg.evaluation import Evaluator
 from ekg.options import Options
 from ekg.progress import Console
-from ekg.run_folder import RunFolder, versions
+from ekg.run_folder import STAGES, RunFolder
 from nets import build_network, unpruned_cost
 from utils import UserError, read_parameters, write_parameters
+
+# Streams of random numbers, so that stages do not share their shuffles.
+STREAM = {"baseline": 1, "warm_up": 2, "fine_tuning": 3, "memory_bank": 4}
 
 
 @dataclasses.dataclass
@@ -40,6 +46,13 @@ class Run:
         """Where TensorBoard scalars go."""
         return tf.summary.create_file_writer(self.folder.path) if self.folder.writes else tf.summary.create_noop_writer()
 
+    def scalars(self, prefix, figures, step):
+        """Writes those of `figures` that are numbers for TensorBoard."""
+        with self.board.as_default():
+            for key, value in figures.items():
+                if isinstance(value, (int, float)):
+                    tf.summary.scalar(f"{prefix}/{key}", value, step=step)
+
     def normalised(self, batch):
         return normalise(batch["images"], self.data.augmentation)
 
@@ -48,17 +61,16 @@ class Run:
         parts = network, self.runtime, data.augmentation, data.x_test, data.y_test
         return Evaluator(*parts, options.val_batch_size)
 
-    def load(self, name):
-        """The network in a parameter file that an earlier stage wrote."""
+    def load(self, stage):
+        """The network in the parameter file that `stage` wrote in a former start."""
+        path = self.folder.file(STAGES[stage])
         try:
-            return self.network(read_parameters(self.folder.file(name))[0])
+            return self.network(read_parameters(path)[0])
         except UserError as error:
-            raise UserError(f"{error}; delete {self.folder.file(name)} to compute it again") from error
+            raise UserError(f"{error}; delete {path} to compute it again") from error
 
-    def save(self, name, network):
-        """Writes a parameter file that says what it is of."""
-        if not self.folder.writes:
-            return
+    def save(self, network):
+        """Completes the stage with a parameter file that says what it is of. Raises FloatingPointError if it is not finite."""
         flops, params = network.cost()
         whole = unpruned_cost(network.arch, network.classes, network.input_size)
         meta = {
@@ -68,4 +80,19 @@ class Run:
             "input_size": network.input_size,
         }
         meta |= {"flops": flops, "params": params, "flops_rate": flops / whole[0], "versions": versions()}
-        write_parameters(self.folder.file(name), network.parameters(), meta)
+        parameters = network.parameters()
+        check_parameters(parameters)
+        with self.folder.completes() as path:
+            if self.folder.writes:
+                write_parameters(path, parameters, meta)
+
+    def bar(self, items, label, total=None):
+        """Progress of a loop that has nothing to save, and may be stopped behind every item."""
+        return self.console.bar(items, label, total, after=self.heed)
+
+    def heed(self, save=lambda: None):
+        """Where the run may end: if any machine was asked to stop, calls save() and raises Stopped on all of them."""
+        signals = [number for number in self.runtime.machines.exchange(stopping.asked()) if number is not None]
+        if signals:
+            save()
+            raise stopping.Stopped(signals[0], saved=True)

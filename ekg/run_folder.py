@@ -1,74 +1,133 @@
 """A run is a folder: each stage reads files and writes files, whole or not at all, and a second start goes on."""
 
 import contextlib
-import dataclasses
+import fcntl
+import glob
 import json
 import os
 import platform
+import socket
 import time
 
-from utils import UserError, digest, whole_file, write_json
-
-# What may differ when a run goes on, and between machines: it changes where and how fast, not what is computed. In how many
-# parts a batch is taken does, replicas or not, since each has its own batch statistics.
-FREE = {"train_path", "log_every", "gpu_id", "cpu_replicas", "compile", "accum", "steps_per_call", "resident_mib"}
-PARTS = "replicas x accum"
-VERSION = "0.1.0"
+from ekg.configuration import differences
+from utils import TEMPORARY, UserError, whole_file, write_json
 
 WARM = os.path.join("checkpoints", "warm_param.pkl")
+# The file that a stage ends with, in the order of the stages, and the one that says how far an unfinished stage is.
+STAGES = {
+    "baseline": "baseline_param.pkl",
+    "warm_up": WARM,
+    "search": "search_state.npz",
+    "memory_bank": "memory_bank.npy",
+    "extraction": "slimmed_param.pkl",
+    "fine_tuning": "trained_param.pkl",
+}
+UNFINISHED = {stage: os.path.join("checkpoints", f"{stage}.npz") for stage in ("baseline", "warm_up", "search", "fine_tuning")}
+UNFINISHED["memory_bank"] = os.path.join("checkpoints", "memory_bank.json")
+BANK = os.path.join("checkpoints", "memory_bank.npy")  # the unfinished bank itself
+RECORDS = ("search.jsonl", "training.jsonl")
+FIGURES = tuple(os.path.join("figures", f"{name}.png") for name in ("trajectory", "filters", "training"))
+LOCK = ".lock"
 RESULT = {"seconds": dict, "peak_rss_mib": dict}  # what result.json holds from the first stage on
-STAGE_FILES = ("baseline_param.pkl", WARM, "search_state.npz", "memory_bank.npy", "slimmed_param.pkl", "trained_param.pkl")
-
-
-def described(options, start, parts):
-    """What a run computes, as config.json keeps it (JSON). `start` tells the starting network from any other."""
-    return json.loads(json.dumps(dataclasses.asdict(options) | {"start": start, PARTS: parts}))
+CONFIG = {"options": dict}
 
 
 class RunFolder:
     """The folder of one run, `path`, with the stages' seconds and memory in result.json.
 
-    Of several machines the chief alone writes; what the others are told to write is dropped (`writes`).
+    Of several machines the chief alone writes; what the others are told to write is dropped (`writes`). It is locked until
+    it is closed, by the operating system, which also forgets the locks of those that died.
     """
 
-    def __init__(self, path, options, versions, machines):
-        """Opens or makes the folder. `options`: from `described`; machines: from machines.meet.
+    def __init__(self, path, options, versions, machines, overwrite=False):
+        """Opens or makes the folder. `options`: from `described`; machines: from machines.meet; overwrite: what a former run
+        wrote is deleted first.
 
-        Raises UserError if the folder holds another run or files of none, cannot be written, or is not the chief's.
+        Raises UserError if the folder holds another run or files of none, is in use, cannot be written, or is not the chief's.
         """
-        self.path, self.writes, self.result = path, machines.chief, None
-        with machines.together():
-            if self.writes:
-                self._open({"options": options, "versions": versions, "begun": time.time()})
-        # What is there is the chief's word, given once: who looked later would find what another has just written.
-        self._done, config, result = machines.exchange(self._contents() if self.writes else None)[0]
-        with machines.together():
-            if not self.writes and self._read("config.json", {"options": dict}) != config:
-                raise UserError(f"--train_path {path} is not the chief's; the machines must share the storage it is on")
+        self.path, self.writes, self.result, self._lock = path, machines.chief, None, None
+        try:
+            with machines.together():
+                if self.writes:
+                    self._open({"options": options, "versions": versions, "begun": time.time()}, overwrite)
+            # What is there is the chief's word, given once: who looked later would find what another has just written.
+            self._there, config, result = machines.exchange(self._contents() if self.writes else None)[0]
+            with machines.together():
+                if not self.writes and self._read("config.json", CONFIG) != config:
+                    raise UserError(f"--train_path {path} is not the chief's; the machines must share the storage it is on")
+        except BaseException:
+            self.close()
+            raise
         self.result = result or {"seconds": {}, "peak_rss_mib": {}}
 
-    def _contents(self):
-        """Stages that are done, config.json and result.json."""
-        done = [name for name in STAGE_FILES if self.has(name)]
-        return done, self._read("config.json", {"options": dict}), self._read("result.json", RESULT)
+    def close(self):
+        """Lets other processes have the folder."""
+        if self._lock is not None:
+            self._lock.close()
+            self._lock = None
 
-    def _open(self, config):
+    def _contents(self):
+        """Stages' files that are there, whole or begun, config.json and result.json."""
+        there = [name for name in (*STAGES.values(), *UNFINISHED.values()) if self.has(name)]
+        return there, self._read("config.json", CONFIG), self._read("result.json", RESULT)
+
+    def _open(self, config, overwrite):
         path = self.path
-        former = self._read("config.json", {"options": dict})
-        self._read("result.json", RESULT)
-        if former is not None:
-            differ = differences(former["options"], config["options"])
-            if differ:
-                raise UserError(f"--train_path {path} holds a run with other options ({differ}); choose another folder")
-        else:
-            stray = [name for name in STAGE_FILES if self.has(name)]
-            if stray:
-                raise UserError(f"--train_path {path} holds {stray[0]} of an unknown run; choose another folder")
-            try:
-                os.makedirs(os.path.join(path, "checkpoints"), exist_ok=True)
+        fresh = self._check(config, overwrite)
+        if not fresh and not overwrite and is_finished(self._read("result.json", RESULT)):
+            return  # nothing will be written
+        try:
+            os.makedirs(self.file("checkpoints"), exist_ok=True)
+            self._take_lock()
+            fresh = self._check(config, overwrite)  # of two that began together, one is late
+            self._tidy(overwrite)
+            if fresh or overwrite:
                 write_json(self.file("config.json"), config)
-            except OSError as error:
-                raise UserError(f"--train_path {path} cannot be written: {error.strerror}") from error
+        except OSError as error:
+            raise UserError(f"--train_path {path} cannot be written: {error.strerror}") from error
+
+    def _check(self, config, overwrite):
+        """Whether there is no run yet; raises UserError if there is something that this run may not go on with."""
+        former = self._read("config.json", CONFIG)
+        if overwrite:
+            return former is None
+        self._read("result.json", RESULT)
+        instead = "choose another folder, or --overwrite"
+        if former is None:
+            stray = [name for name in STAGES.values() if self.has(name)]
+            if stray:
+                raise UserError(f"--train_path {self.path} holds {stray[0]} of an unknown run; {instead}")
+            return True
+        differ = differences(former["options"], config["options"])
+        if differ:
+            raise UserError(f"--train_path {self.path} holds a run with other options ({differ}); {instead}")
+        return False
+
+    def _take_lock(self):
+        self._lock = open(self.file(LOCK), "a+")
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            self._lock.seek(0)
+            owner = self._lock.read().strip() or "another process"
+            self.close()
+            raise UserError(f"--train_path {self.path} is in use by {owner}; wait for it, or choose another folder") from error
+        except OSError:
+            return  # this file system has no locks
+        self._lock.truncate(0)
+        self._lock.write(f"process {os.getpid()} on {socket.gethostname()}\n")
+        self._lock.flush()
+
+    def _tidy(self, overwrite):
+        """Deletes what killed processes were writing; with `overwrite` all that a run writes, config.json last."""
+        for folder in ("", "checkpoints", "figures"):
+            if os.path.isdir(self.file(folder)):
+                for name in filter(TEMPORARY.fullmatch, os.listdir(self.file(folder))):
+                    os.unlink(os.path.join(self.file(folder), name))
+        done = [UNFINISHED[stage] for stage in UNFINISHED if self.has(STAGES[stage])]
+        for path in own_files(self.path) if overwrite else map(self.file, done):
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(path)
 
     def file(self, name):
         return os.path.join(self.path, name)
@@ -76,13 +135,17 @@ class RunFolder:
     def has(self, name):
         return os.path.exists(self.file(name))
 
-    def done(self, name):
-        """Whether a former start of the run has written this stage's file."""
-        return name in self._done
+    def done(self, stage):
+        """Whether a former start of the run has finished the stage."""
+        return STAGES[stage] in self._there
+
+    def begun(self, stage):
+        """Whether a former start has left the stage unfinished."""
+        return not self.done(stage) and UNFINISHED[stage] in self._there
 
     @property
     def finished(self):
-        return all(isinstance(self.result.get(side), dict) for side in ("baseline", "pruned"))
+        return is_finished(self.result)
 
     def _read(self, name, entries):
         """The JSON object in a file, which must have `entries` (dict name -> type); None if there is no file."""
@@ -102,78 +165,77 @@ class RunFolder:
         if self.writes:
             write_json(self.file("result.json"), self.result)
 
+    # ------------------------------------------------------------------------------------------------------------- stages
+
     @contextlib.contextmanager
-    def stage(self, name, file):
-        """Measures a stage that writes `file`, if it does so now: wall-clock seconds and the peak of resident memory."""
+    def stage(self, name):
+        """A stage: its wall-clock seconds and its peak of resident memory are measured, and kept if it `completes`."""
         reset_peak()
-        begin = time.perf_counter()
+        self._stage, self._began = name, time.perf_counter()
         yield
-        if self.done(file) or not (self.writes and self.has(file)):
-            return
-        self.result["seconds"][name] = round(time.perf_counter() - begin, 3)
-        self.result["peak_rss_mib"][name] = peak_rss_mib()
+
+    def goes_on(self, seconds):
+        """The stage was under way for `seconds` in former starts."""
+        self._began -= seconds
+
+    @property
+    def seconds(self):
+        """Seconds of the stage so far, over all starts."""
+        return round(time.perf_counter() - self._began, 3)
+
+    @contextlib.contextmanager
+    def completes(self):
+        """Around the writing of the file that ends the stage; gives its path. What the stage kept meanwhile is dropped after."""
+        # Before, so that a stage whose file is there has its figures, whenever the process is killed.
+        self.result["seconds"][self._stage] = self.seconds
+        self.result["peak_rss_mib"][self._stage] = peak_rss_mib()
         self.update_result()
+        yield self.file(STAGES[self._stage])
+        if self.writes and self._stage in UNFINISHED:
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(self.unfinished)
+
+    @property
+    def unfinished(self):
+        """Path of what the stage keeps while it is under way."""
+        return self.file(UNFINISHED[self._stage])
+
+    # ------------------------------------------------------------------------------------------------------------ records
 
     def start_lines(self, name, keep=lambda record: False):
         """Begins a .jsonl file anew, keeping the lines of a former start for which `keep` holds."""
-        if not self.writes:
-            return
-        kept = [line for line in self.lines(name) if keep(line)]
-        with whole_file(self.file(name), "w") as file:
-            file.writelines(json.dumps(line) + "\n" for line in kept)
+        if self.writes:
+            self._write_lines(name, [line for line in self.lines(name) if keep(line)])
 
     def add_line(self, name, record):
         if self.writes:
-            with open(self.file(name), "a") as file:
-                file.write(json.dumps(record) + "\n")
+            self._write_lines(name, [*self.lines(name), record])
+
+    def _write_lines(self, name, records):
+        with whole_file(self.file(name), "w") as file:
+            file.writelines(json.dumps(record) + "\n" for record in records)
 
     def lines(self, name):
-        """The records of a .jsonl file, without a last line that a killed run left unfinished; none if there is no file."""
+        """The records of a .jsonl file; none if there is no file."""
         if not self.has(name):
             return []
         try:
             with open(self.file(name)) as file:
-                return [json.loads(line) for line in file if line.endswith("\n")]
+                return [json.loads(line) for line in file]
         except ValueError as error:
             raise UserError(f"{self.file(name)} is damaged ({error}); delete it") from error
 
 
-def _flat(options, prefix=""):
-    for name, value in options.items():
-        if isinstance(value, dict):
-            yield from _flat(value, f"{prefix}{name}.")
-        elif name not in FREE:
-            yield prefix + name, value
+def own_files(path):
+    """Paths of all that a run writes into the folder `path`, what depends on others first."""
+    events = glob.glob(os.path.join(glob.escape(path), "events.out.tfevents.*"))
+    names = ("result.json", *FIGURES, *reversed(STAGES.values()), *UNFINISHED.values(), BANK, *RECORDS, "config.json")
+    return [*events, *(os.path.join(path, name) for name in names)]
 
 
-def differences(former, new, ignored=(), words=("there", "asked for")):
-    """In what two descriptions of runs differ, in words; "" if in nothing that counts."""
-    former, new = dict(_flat(former)), dict(_flat(new))
-    keys = sorted(k for k in former.keys() | new.keys() if former.get(k) != new.get(k) and k not in ignored)
-    return ", ".join(f"{k}: {former.get(k)} {words[0]}, {new.get(k)} {words[1]}" for k in keys)
-
-
-def check_agreement(machines, facts, data):
-    """Raises UserError on all machines if they would not compute the same: other options, images or versions.
-
-    facts: what this machine was asked for, a dict (JSON); data: its Dataset.
-    """
-    if len(machines.addresses) == 1:
-        return
-    arrays = {"x": data.x_train, "y": data.y_train, "test x": data.x_test, "test y": data.y_test}
-    said = machines.exchange({**facts, "data": digest(arrays), "versions": versions()})
-    for index, (address, theirs) in enumerate(zip(machines.addresses, said)):
-        differ = differences(said[0], theirs, ignored=("data_path", "trained_param"), words=("at the chief", "there"))
-        if differ:
-            raise UserError(f"machine {index}, {address}, would compute something else than the chief ({differ})")
-
-
-def versions():
-    """What a run was made with."""
-    import numpy as np
-    import tensorflow as tf
-
-    return {"ekg": VERSION, "python": platform.python_version(), "tensorflow": tf.__version__, "numpy": np.__version__}
+def is_finished(result):
+    """Whether a run with this result.json, a dict or None, has nothing left to do."""
+    return all(isinstance((result or {}).get(side), dict) for side in ("baseline", "pruned"))
 
 
 def reset_peak():

@@ -29,10 +29,14 @@ class SubNetwork:
 
 @dataclasses.dataclass
 class SearchState:
-    """The history, Theta_0 first and the current sub-network last, and the ensemble knowledge T float32 [N, classes]."""
+    """The history, Theta_0 first and the current sub-network last, and the ensemble knowledge T float32 [N, classes].
+
+    seconds: how long the search took so far, for whoever keeps a state.
+    """
 
     history: list
     knowledge: np.ndarray
+    seconds: float = 0.0
 
     def save(self, path):
         with whole_file(path) as file:
@@ -42,23 +46,27 @@ class SearchState:
                 order=np.stack([s.order for s in self.history]),
                 loss=np.array([s.loss for s in self.history]),
                 knowledge=self.knowledge,
+                seconds=np.array(self.seconds),
             )
 
     @classmethod
-    def load(cls, path, gates, filters, images):
+    def load(cls, path, gates, filters, images, classes):
         """The state of a search over `gates` gates with `filters` filters in all and `images` images in D_val.
 
         Raises UserError for a file that is none of it.
         """
         try:
-            saved = load_npz(path, ("rates", "order", "loss", "knowledge"))
-            shapes = [saved[name].shape[axis] for name, axis in (("rates", 1), ("order", 1), ("knowledge", 0))]
-            if shapes != [gates, filters, images] or len({len(saved[name]) for name in ("rates", "order", "loss")}) > 1:
-                raise ValueError(f"it is of another search: gates, filters, images are {shapes}")
-        except (ValueError, IndexError) as error:
+            saved = load_npz(path, ("rates", "order", "loss", "knowledge", "seconds"))
+            steps = len(saved["rates"])
+            shapes = (steps, gates), (steps, filters), (steps,), (images, classes), ()
+            for (name, array), shape in zip(saved.items(), shapes):
+                if array.shape != shape or array.dtype.kind not in "fi" or not np.isfinite(array).all() or not steps:
+                    raise ValueError(f"{name} is {array.dtype} {list(array.shape)}, expected finite {list(shape)}")
+        except (OSError, ValueError, IndexError, TypeError) as error:
             raise UserError(f"{path} is damaged ({error}); delete it to search again") from error
         rows = zip(saved["rates"].tolist(), saved["order"], saved["loss"].tolist())
-        return cls([SubNetwork(tuple(r), order, loss) for r, order, loss in rows], saved["knowledge"])
+        history = [SubNetwork(tuple(r), order, loss) for r, order, loss in rows]
+        return cls(history, saved["knowledge"], float(saved["seconds"]))
 
 
 class Search:

@@ -1,5 +1,6 @@
 """The training loop of baseline, warm-up and fine-tuning."""
 
+import dataclasses
 import math
 import time
 
@@ -7,66 +8,110 @@ import numpy as np
 
 from dataloader.augment import DRAWS, draw
 from dataloader.sampling import shuffled_batches
+from ekg.progress import Silent
 from utils import learning_rate_at
 
 NEUTRAL = 0.5  # this draw flips nothing, crops the middle and leaves colours alone
 
 
-def train(step, feed, options, *, seed, views=1, augmented=True, steps_per_call=1, bar, on_step=None, on_epoch=None):
+@dataclasses.dataclass
+class Progress:
+    """How far a training is: whole epochs; steps of the epoch under way, with the sums of their figures and their seconds."""
+
+    epoch: int = 0
+    step: int = 0
+    loss: float = 0.0
+    accuracy: float = 0.0
+    seconds: float = 0.0
+
+    def add(self, figures):
+        self.step += 1
+        self.loss += figures["loss"]
+        self.accuracy += figures["accuracy"]
+
+    def means(self):
+        return {"loss": self.loss / self.step, "accuracy": self.accuracy / self.step}
+
+
+def _nothing(*_):
+    return ""
+
+
+def train(
+    step,
+    feed,
+    options,
+    *,
+    seed,
+    views=1,
+    augmented=True,
+    steps_per_call=1,
+    progress=None,
+    bar=lambda label, total: Silent(),
+    on_step=_nothing,
+    after_call=_nothing,
+    on_epoch=_nothing,
+    why=_nothing,
+):
     """Trains with `step` (op_utils.training_step) on `feed` (ekg.feed.Feed) for options.epochs epochs.
 
     Order and draws of an epoch depend on (seed, epoch) alone, seed a sequence of integers. steps_per_call: steps that run in
-    one call of the device, to the same result. bar(items, label) wraps the batches of an epoch; on_step(number, figures) is
-    called for every step, on_epoch(record) after every epoch, with epoch (from 1), learning_rate, loss, accuracy, seconds.
-    Raises FloatingPointError when the loss is not finite.
+    one call of the device, to the same result. bar(label, total) shows the steps of an epoch. on_step(number, figures) is
+    called for every step, on_epoch(record, next) after every epoch, record with epoch (from 1), learning_rate, loss, accuracy,
+    seconds. after_call(progress) is called where the training may end, to go on another time: started with that Progress, or
+    with `next`, it ends as if it had never been interrupted. Raises FloatingPointError when the loss is not finite;
+    why(images) says what is known of the reason, from the indices of that step's images.
     """
-    number = 0
-    for epoch in range(options.epochs):
-        begin = time.perf_counter()
-        rng = np.random.default_rng([*seed, epoch])
+    progress = progress or Progress()
+    while progress.epoch < options.epochs:
+        began = time.perf_counter() - progress.seconds
+        rng = np.random.default_rng([*seed, progress.epoch])
         schedule = options.learning_rate, options.decay_points, options.decay_rate
-        learning_rate = learning_rate_at(epoch, options.epochs, *schedule)
+        learning_rate = learning_rate_at(progress.epoch, options.epochs, *schedule)
         shared = {"learning_rate": np.float32(learning_rate), "weight_decay": np.float32(options.weight_decay)}
-        steps, totals, means, waiting = 0, {"loss": 0.0, "accuracy": 0.0}, {}, []
         order = shuffled_batches(feed.count, options.batch_size, rng)
-        calls = math.ceil(len(order) / steps_per_call)
-        together = math.ceil(len(order) / calls)  # evenly, so that the last call is filled up with few
-        progress = bar(order, f"epoch {epoch + 1}/{options.epochs}")
-        for indices in progress:
-            shape = (len(indices), views, DRAWS)
-            waiting.append((indices, draw(rng, len(indices), views) if augmented else np.full(shape, NEUTRAL, np.float32)))
-            if len(waiting) < together and steps + len(waiting) < len(order):
-                continue
-            for figures in _call(step, feed, waiting, together, shared):
-                number, steps = number + 1, steps + 1
-                _check(figures, f"epoch {epoch + 1}, step {steps}")
-                totals = {name: total + figures[name] for name, total in totals.items()}
-                if on_step is not None:
-                    on_step(number, figures)
-            waiting = []
-            means = {name: total / steps for name, total in totals.items()}
-            progress.show(**means)
-        record = {"epoch": epoch + 1, "learning_rate": learning_rate, **means}
-        record["seconds"] = round(time.perf_counter() - begin, 3)
-        if on_epoch is not None:
-            on_epoch(record)
+        together = math.ceil(len(order) / math.ceil(len(order) / steps_per_call))  # evenly: the last call is filled up with few
+        draws = _draws(rng, order, views, augmented)
+        for _ in range(progress.step):
+            next(draws)  # the steps done before have taken theirs
+        with bar(f"epoch {progress.epoch + 1}/{options.epochs}", len(order)) as shown:
+            while progress.step < len(order):
+                group = order[progress.step : progress.step + together]
+                results = _call(step, feed, group, [next(draws) for _ in group], together, shared)
+                for images, figures in zip(group, results):
+                    _check(figures, f"epoch {progress.epoch + 1}, step {progress.step + 1}", why, images)
+                    progress.add(figures)
+                    on_step(progress.epoch * len(order) + progress.step, figures)
+                progress.seconds = time.perf_counter() - began
+                shown.show(**progress.means())
+                shown.to(progress.step)
+                after_call(progress)
+        record = {"epoch": progress.epoch + 1, "learning_rate": learning_rate, **progress.means()}
+        record["seconds"] = round(progress.seconds, 3)
+        progress = Progress(progress.epoch + 1)
+        on_epoch(record, progress)
 
 
-def _call(step, feed, waiting, together, shared):
-    """A dict of floats for each of the steps that `waiting` holds the (indices, draws) of, run in one call."""
+def _draws(rng, order, views, augmented):
+    """float32 [B, views, DRAWS] for each step of an epoch."""
+    for indices in order:
+        yield draw(rng, len(indices), views) if augmented else np.full((len(indices), views, DRAWS), NEUTRAL, np.float32)
+
+
+def _call(step, feed, group, draws, together, shared):
+    """A dict of floats for each of the steps whose images `group` [n, B] holds, run in one call of the device."""
     if together == 1:
-        ((indices, draws),) = waiting
-        return [{name: float(value) for name, value in step({**feed(indices), "draws": draws}, **shared)[0].items()}]
-    filled = waiting + waiting[-1:] * (together - len(waiting))  # one shape, one trace
-    indices, draws = (np.stack(arrays) for arrays in zip(*filled))
-    figures = step.several({**feed(indices), "draws": draws}, len(waiting), **shared)
-    series = {name: np.asarray(values).tolist() for name, values in figures.items()}
+        results = step({**feed(group[0]), "draws": draws[0]}, **shared)[0]
+        return [{name: float(value) for name, value in results.items()}]
+    filled = np.minimum(np.arange(together), len(group) - 1)  # one shape, one trace
+    results = step.several({**feed(group[filled]), "draws": np.stack(draws)[filled]}, len(group), **shared)
+    series = {name: np.asarray(values).tolist() for name, values in results.items()}
     return [dict(zip(series, values)) for values in zip(*series.values())]
 
 
-def _check(figures, where):
+def _check(figures, where, why, images):
     if not math.isfinite(figures["loss"]):
         hint = " or --precision bfloat16" if "loss_scale" in figures else ""
-        raise FloatingPointError(f"the loss is {figures['loss']} in {where}; try a lower learning rate{hint}")
+        raise FloatingPointError(f"the loss is {figures['loss']} in {where}{why(images)}; try a lower learning rate{hint}")
     if figures.get("loss_scale", 1) < 1:
         raise FloatingPointError(f"the gradients overflow float16 at any loss scale, {where}; try --precision bfloat16")

@@ -362,8 +362,11 @@ class Network(tf.Module):
 
     def parameters(self):
         """dict name -> float32 array, as in a parameter file."""
-        named = ((f"{layer.path}/{name}:0", v) for layer in self.network_layers for name, v in layer.arrays.items())
-        return {name: variable.numpy() for name, variable in named}
+        return {name: variable.numpy() for name, variable in self.variables_by_name().items()}
+
+    def variables_by_name(self):
+        """dict name -> variable, in network order."""
+        return {f"{layer.path}/{name}:0": v for layer in self.network_layers for name, v in layer.arrays.items()}
 
     def cost(self, filters=None):
         """(MACs, parameters) when gate i keeps filters[i] filters; as it is, if `filters` is None. BN counts 2 MACs a value."""

@@ -12,7 +12,8 @@ import pytest
 import test as test_py  # the program beside this folder, not Python's own tests
 import train_cifar
 from ekg.cli import run_program
-from ekg.run_folder import RunFolder, described, versions
+from ekg.configuration import described, versions
+from ekg.run_folder import RunFolder
 from machines import Alone
 from nets import build_network
 from utils import write_parameters
@@ -38,7 +39,7 @@ def program(tmp_path, monkeypatch, capfd):
     """program("train_cifar.py", flag, ...) -> (exit code, stdout, stderr), run in this process from an empty folder."""
     monkeypatch.chdir(tmp_path)
 
-    def started(self, stage, file):
+    def started(self, stage):
         raise AssertionError(f"a run that should have been refused has reached its {stage}")
 
     monkeypatch.setattr(RunFolder, "stage", started)
@@ -379,13 +380,12 @@ def test_a_machine_that_is_not_the_chief_writes_nothing(tmp_path):
     opened(tmp_path / "run", options)
     before = files_under(tmp_path)
     folder = RunFolder(str(tmp_path / "run"), described(options, BASELINE, parts=1), versions(), Chief())
-    assert folder.done("search_state.npz") and not folder.done("memory_bank.npy")
+    assert folder.done("search") and not folder.done("memory_bank")
     folder.start_lines("search.jsonl")
     folder.add_line("search.jsonl", {"step": 0})
     folder.update_result(flops_rate=0.5)
-    with folder.stage("search", "memory_bank.npy"):
-        (tmp_path / "run" / "memory_bank.npy").touch()  # by the chief
-    (tmp_path / "run" / "memory_bank.npy").unlink()
+    with folder.stage("memory_bank"), folder.completes():
+        pass
     assert files_under(tmp_path) == before
 
 

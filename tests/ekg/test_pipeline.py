@@ -67,7 +67,8 @@ def test_the_folder_holds_what_the_readme_says(finished):
     names = {"config.json", "baseline_param.pkl", "search.jsonl", "search_state.npz", "memory_bank.npy", "slimmed_param.pkl"}
     names |= {"trained_param.pkl", "training.jsonl", "result.json", "checkpoints", "figures"}
     found = {path.name for path in finished.iterdir() if not path.name.startswith("events.out.tfevents.")}
-    assert found == names
+    assert found == names | {".lock"}
+    assert [path.name for path in (finished / "checkpoints").iterdir()] == ["warm_param.pkl"]
     config = json.loads((finished / "config.json").read_text())
     assert config["options"]["search"]["target_rate"] == TARGET
     assert config["versions"].keys() == {"ekg", "python", "tensorflow", "numpy"}
@@ -118,7 +119,7 @@ def test_figures_are_pictures(finished):
 def searched(finished):
     """(supernet, history) as the folder's files have them."""
     supernet = build_network("ResNet-20", 10, 32, read_parameters(str(finished / "checkpoints" / "warm_param.pkl"))[0])
-    return supernet, SearchState.load(finished / "search_state.npz", 12, sum(supernet.gate_sizes), 40).history
+    return supernet, SearchState.load(finished / "search_state.npz", 12, sum(supernet.gate_sizes), 40, 10).history
 
 
 def masked_logits(supernet, sub, images):

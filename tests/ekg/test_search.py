@@ -130,7 +130,7 @@ def test_same_start_same_search():
 def test_state_is_saved_whole(tmp_path):
     search, state, _ = run(0.5)
     state.save(tmp_path / "state.npz")
-    loaded = SearchState.load(tmp_path / "state.npz", 3, 28, 20)
+    loaded = SearchState.load(tmp_path / "state.npz", 3, 28, 20, 5)
     np.testing.assert_array_equal(loaded.knowledge, state.knowledge)
     for ours, theirs in zip(state.history, loaded.history):
         assert (ours.rates, ours.loss) == (theirs.rates, theirs.loss)
@@ -143,11 +143,29 @@ def test_a_damaged_state_is_refused(tmp_path):
     state.save(path)
     path.write_bytes(path.read_bytes()[:-40])
     with pytest.raises(UserError, match="delete it to search again"):
-        SearchState.load(path, 3, 28, 20)
+        SearchState.load(path, 3, 28, 20, 5)
 
 
 def test_the_state_of_another_search_is_refused(tmp_path):
     _, state, _ = run(0.5)
     state.save(tmp_path / "state.npz")
-    with pytest.raises(UserError, match=r"gates, filters, images are \[3, 28, 20\]"):
-        SearchState.load(tmp_path / "state.npz", 12, 28, 20)
+    steps = len(state.history)
+    with pytest.raises(UserError, match=rf"rates is float64 \[{steps}, 3\], expected finite \[{steps}, 12\]"):
+        SearchState.load(tmp_path / "state.npz", 12, 28, 20, 5)
+
+
+def test_a_search_goes_on_from_its_state(tmp_path):
+    """The remaining steps are those of the search that was not interrupted."""
+    search, whole, records = run(0.3)
+    state, _ = search.start()
+    for _ in range(2):
+        search.advance(state)
+    state.save(tmp_path / "state.npz")
+    state = SearchState.load(tmp_path / "state.npz", 3, 28, 20, 5)
+    rest = []
+    while not search.done(state):
+        rest.append(search.advance(state))
+    assert len(rest) == len(records) - 3
+    for ours, theirs in zip(rest, records[3:]):
+        assert {**ours, "seconds": 0} == {**theirs, "seconds": 0}
+    np.testing.assert_array_equal(state.knowledge, whole.knowledge)

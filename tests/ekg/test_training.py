@@ -10,7 +10,6 @@ from dataloader.augment import augment
 from ekg.contrastive import contrastive_loss
 from ekg.feed import Feed
 from ekg.options import TrainOptions
-from ekg.progress import Silent
 from ekg.training import train
 from nets import build_network
 from op_utils import Optimizer, training_step
@@ -30,7 +29,7 @@ def trained(runtime, steps_per_call, mib, count=26):
     prepare = lambda batch: augment(batch["images"], batch["draws"], AUGMENTATIONS["CIFAR10"], colour=True)
     step = training_step(network, Optimizer(network.trainable, runtime), runtime, prepare, contrastive_loss, feed.tables)
     figures, records = [], []
-    hooks = dict(bar=lambda items, _: Silent(items), on_step=lambda *at: figures.append(at), on_epoch=records.append)
+    hooks = dict(on_step=lambda *at: figures.append(at), on_epoch=lambda record, _: records.append(record))
     train(step, feed, OPTIONS, seed=[1, 2], views=2, steps_per_call=steps_per_call, **hooks)
     assert step.traces == 1
     return network.parameters(), [{**record, "seconds": None} for record in records], figures
@@ -90,7 +89,7 @@ def test_a_loss_that_is_not_finite_stops_at_its_step(runtime):
             losses = np.where(np.arange(count) + len(steps) == 2, np.nan, 1.0)
             return {"loss": losses, "accuracy": np.zeros(count)}
 
-    hooks = dict(bar=lambda items, _: Silent(items), on_step=lambda number, figures: steps.append(number))
+    hooks = dict(on_step=lambda number, figures: steps.append(number))
     with pytest.raises(FloatingPointError, match="epoch 1, step 3"):
         train(Breaks(), Feed(arrays(26), runtime, 0), OPTIONS, seed=[0], views=2, steps_per_call=4, **hooks)
     assert steps == [1, 2]

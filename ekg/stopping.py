@@ -1,0 +1,68 @@
+"""SIGTERM and Ctrl-C: heard at once where nothing would be lost, at the next step where there is something to save.
+
+Imports no TensorFlow, so that a program can listen before it is up.
+"""
+
+import contextlib
+import os
+import signal
+import threading
+
+SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+
+class Stopped(KeyboardInterrupt):
+    """The program was asked to stop. signal: by which; saved: whether everything done so far was saved before."""
+
+    def __init__(self, number, saved=False):
+        super().__init__(number)
+        self.signal, self.saved = signal.Signals(number), saved
+
+
+class _Heard:
+    """What the handler, of which a process has one, has to know."""
+
+    patient = False  # whether a first signal waits for the next step
+    asked = None  # the signal that waits
+
+
+@contextlib.contextmanager
+def listening():
+    """In this block SIGINT and SIGTERM raise Stopped. A signal that the program was started to ignore stays ignored."""
+    if threading.current_thread() is not threading.main_thread():  # Python hears signals in the main thread only
+        yield
+        return
+    former = {number: signal.getsignal(number) for number in SIGNALS}
+    for number, handler in former.items():
+        if handler is not signal.SIG_IGN:
+            signal.signal(number, _handle)
+    try:
+        yield
+    finally:
+        for number, handler in former.items():
+            signal.signal(number, handler)
+        _Heard.asked = None
+
+
+@contextlib.contextmanager
+def patience():
+    """In this block a first signal waits until `asked` is asked; a second one raises Stopped at once."""
+    _Heard.patient = True
+    try:
+        yield
+    finally:
+        _Heard.patient = False
+
+
+def asked():
+    """The number of the signal that waits, None if there is none."""
+    return _Heard.asked
+
+
+def _handle(number, frame):
+    if _Heard.patient and _Heard.asked is None:
+        _Heard.asked = number
+        # Not by print: the signal may have come in the middle of one.
+        os.write(2, f"\n{signal.Signals(number).name}: stopping at the next step; once more stops at once\n".encode())
+        return
+    raise Stopped(number)

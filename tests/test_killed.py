@@ -1,0 +1,100 @@
+"""A run that is killed at any moment goes on by the same command, and ends as the one that was never interrupted, to the bit."""
+
+import json
+import pathlib
+import re
+import signal
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from array_files import load_npz
+from utils import read_parameters
+
+HERE = pathlib.Path(__file__).resolve().parent
+COMMAND = (
+    "--arch ResNet-20 --dataset DIGITS --baseline_epoch 2 --train_epoch 2 --search_target_rate 0.93 --num_teacher 3 "
+    "--baseline_learning_rate 0.2 --subset_per_class 20 --val_per_class 8 --search_batch_size 80 --search_warmup_batch_size 100"
+).split()
+SHORT = [*COMMAND, *"--batch_size 100 --baseline_batch_size 100 --val_batch_size 20".split()]
+WHOLE = [*COMMAND, *"--batch_size 128 --baseline_batch_size 128 --val_batch_size 40".split()]
+KILL, TERM, INT = int(signal.SIGKILL), int(signal.SIGTERM), int(signal.SIGINT)
+
+
+def start(folder, flags, images, moment=0, number=KILL):
+    """(exit code, stdout, stderr) of a process that gets the signal `number` at `moment`."""
+    command = [sys.executable, str(HERE / "killed.py"), str(moment), str(number), str(folder), str(images), *flags]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=600)
+    return done.returncode, done.stdout, done.stderr
+
+
+def uninterrupted(folder, flags, images):
+    """The number of moments of a run in `folder`."""
+    code, out, err = start(folder, flags, images)
+    assert code == 0, err
+    return int(re.search(r"moments: (\d+)", out)[1])
+
+
+def without_times(value):
+    if isinstance(value, dict):
+        times = ("seconds", "latency_ms", "peak_rss_mib")
+        return {key: without_times(item) for key, item in value.items() if key not in times}
+    return value
+
+
+def same_run(one, other):
+    """All that two runs wrote is the same, to the bit; but for how long it took."""
+    names = {path.relative_to(one).as_posix() for path in one.rglob("*") if "tfevents" not in path.name}
+    assert names == {path.relative_to(other).as_posix() for path in other.rglob("*") if "tfevents" not in path.name}
+    for name in ("search.jsonl", "training.jsonl"):
+        ours, theirs = ([json.loads(line) for line in (folder / name).read_text().splitlines()] for folder in (one, other))
+        assert [without_times(line) for line in ours] == [without_times(line) for line in theirs], name
+    assert (one / "memory_bank.npy").read_bytes() == (other / "memory_bank.npy").read_bytes()
+    for name in ("baseline_param.pkl", "checkpoints/warm_param.pkl", "slimmed_param.pkl", "trained_param.pkl"):
+        (ours, our_meta), (theirs, their_meta) = (read_parameters(str(folder / name)) for folder in (one, other))
+        assert our_meta == their_meta
+        same_arrays(ours, theirs)
+    same_arrays(*({**load_npz(folder / "search_state.npz"), "seconds": 0} for folder in (one, other)))
+    ours, theirs = (json.loads((folder / "result.json").read_text()) for folder in (one, other))
+    assert without_times(ours) == without_times(theirs)
+    assert ours["seconds"].keys() == theirs["seconds"].keys() == ours["peak_rss_mib"].keys()
+
+
+def same_arrays(ours, theirs):
+    assert ours.keys() == theirs.keys()
+    for name, array in ours.items():
+        np.testing.assert_array_equal(array, theirs[name], err_msg=name)
+
+
+def interrupted(folder, flags, images, moment, number):
+    """Starts a run, sends it `number` at `moment`; a signal that can be heard is answered with one line and its own code."""
+    code, _, err = start(folder, flags, images, moment, number)
+    if number == KILL:
+        assert code == -KILL
+        return
+    # TERM and INT: the line that says it was heard, and the last one.
+    lines = [line for line in err.splitlines() if line.strip()]
+    name = signal.Signals(number).name
+    assert code == 128 + number and "Traceback" not in err, err
+    assert lines[-1].startswith(f"train_cifar.py: stopped by {name}")
+    assert lines[-1].endswith("; the same command goes on from there")
+
+
+@pytest.fixture(scope="module")
+def short(tmp_path_factory):
+    """(folder, number of moments) of an uninterrupted run on a few hundred images."""
+    folder = tmp_path_factory.mktemp("short") / "run"
+    return folder, uninterrupted(folder, SHORT, 300)
+
+
+def test_a_run_killed_again_and_again_ends_as_if_it_had_not_been(short, tmp_path):
+    """One folder, five interruptions at random moments of what is left."""
+    rng, left, folder = np.random.default_rng(5), short[1], tmp_path / "run"
+    for number in (KILL, TERM, KILL, INT, KILL):
+        moment = int(rng.integers(1, max(2, left // 3)))
+        interrupted(folder, SHORT, 300, moment, number)
+        left -= moment
+    uninterrupted(folder, SHORT, 300)
+    same_run(folder, short[0])
