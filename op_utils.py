@@ -217,7 +217,9 @@ def training_step(network, optimizer, runtime, prepare, loss, tables=None):
     prepare(batch) -> float32 [b, V, S, S, 3], the views; loss(batch, logits [b, V, C]) -> float32 [b], summed over views.
     The views of an image pass through the network together, view index fastest, so that BN statistics span all of them;
     the gradient is divided by their number. Called with learning_rate and weight_decay; gives `loss` (mean over images),
-    `accuracy` (over images and views) and, in float16, the `loss_scale` of the next step. tables: see `on_devices`.
+    `accuracy` (over images and views), `sum_of_statistics` and, in float16, the `loss_scale` of the next step. The sum, over all
+    batch statistics, tells activations that are not finite where the loss does not: a ReLU may make 0 of NaN. tables: see
+    `on_devices`.
     """
 
     scaling = optimizer.loss_scale
@@ -238,6 +240,7 @@ def training_step(network, optimizer, runtime, prepare, loss, tables=None):
         return {
             "gradients": gradients,
             "statistics": _own_share(run.batch_statistics, runtime),
+            "sum_of_statistics": tf.reduce_sum(tf.concat([v for pair in run.batch_statistics for v in pair], 0)),
             "loss": total,
             "accuracy": tf.reduce_sum(tf.cast(hits, tf.float32)) * share / v,
         }, {}
@@ -246,11 +249,11 @@ def training_step(network, optimizer, runtime, prepare, loss, tables=None):
         optimizer.apply(sums["gradients"], shared["learning_rate"], shared["weight_decay"])
         for bn, (mean, variance) in zip(network.batch_norms, sums["statistics"]):
             bn.move(mean, variance)
-        figures = {"loss": sums["loss"], "accuracy": sums["accuracy"]}
+        figures = {name: sums[name] for name in names[:3]}
         return figures if scaling is None else {**figures, "loss_scale": tf.convert_to_tensor(scaling.scale)}
 
-    figures = ("loss", "accuracy") if scaling is None else ("loss", "accuracy", "loss_scale")
-    return Step(compute, runtime, update, merges=runtime.synchronises, figures=figures, tables=tables)
+    names = ("loss", "accuracy", "sum_of_statistics", *(["loss_scale"] if scaling else []))
+    return Step(compute, runtime, update, merges=runtime.synchronises, figures=names, tables=tables)
 
 
 def scoring_step(network, runtime, prepare, loss):

@@ -1,6 +1,7 @@
 """What stays on the host: errors for users, whole-or-absent files, parameter files, the schedule, accumulation."""
 
 import contextlib
+import errno
 import hashlib
 import json
 import os
@@ -23,6 +24,7 @@ class UserError(Exception):
 # ---------------------------------------------------------------------------------------------------------------- files
 
 
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # no room: on the disk, in the quota, under the largest size of a file
 TEMPORARY = re.compile(r"\..+\.[a-z0-9_]{8}\.tmp")  # what a process that was killed while it wrote leaves behind
 
 

@@ -4,7 +4,6 @@ Nothing here imports TensorFlow, so that --help and a wrong flag are answered at
 """
 
 import argparse
-import errno
 import math
 import os
 import signal
@@ -14,7 +13,7 @@ from ekg.candidates import FILTERS
 from ekg.options import DeviceOptions, FeedOptions, Options, SearchOptions, SubsetOptions, TrainOptions
 from ekg.stopping import listening
 from machines import PeerLost
-from utils import UserError
+from utils import FULL, UserError
 
 
 class Parser(argparse.ArgumentParser):
@@ -43,7 +42,6 @@ class _Help(argparse.ArgumentDefaultsHelpFormatter):
 MACHINE_GONE = ("UnavailableError", "AbortedError", "CancelledError", "DeadlineExceededError", "FailedPreconditionError")
 
 
-FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # the disk, the quota, the largest file allowed
 NO_MEMORY = ("RESOURCE_EXHAUSTED", "out of memory", "ALLOC_FAILED")  # what XLA and CUDA's libraries say in other errors
 
 
@@ -66,9 +64,10 @@ def run_program(main, goes_on=False):
             saved = ", all is saved" if getattr(stop, "saved", False) else ""
             said, code = f"stopped by {number.name}{saved}{then}", 128 + number
         except Exception as error:
-            said, code = f"stopped: {_failure(error, then)}", 1
-            if _failure(error, then) is None:
+            reason = _failure(error, then)
+            if reason is None:
                 raise
+            said, code = f"stopped: {reason}", 1
     print(f"{name}: {said}", file=sys.stderr)
     return code
 
@@ -79,7 +78,7 @@ def _failure(error, then):
     kind, text = type(error).__name__, str(error)
     if isinstance(error, OSError):
         if error.errno in FULL:
-            return f"{error.filename or 'a file'}: {error.strerror}; all files are whole: make room{then}"
+            return f"{error.filename or 'a file'}: {error.strerror}; what was written before is whole: make room{then}"
         return text + then * isinstance(error, PeerLost)
     if isinstance(error, FloatingPointError):
         return text

@@ -7,16 +7,10 @@ import tensorflow as tf
 
 from dataloader.augment import normalise
 from dataloader.sampling import padded_batches
-from ekg.knowledge import log_softmax
+from ekg.knowledge import check_finite, log_softmax
 from ekg.progress import Silent
 from nets.tcl import Pass
 from op_utils import predicting_step
-
-
-def check_finite(logits, where):
-    """Raises FloatingPointError for logits that are not finite: compared with NaN, every other class would be behind."""
-    if not np.isfinite(logits).all():
-        raise FloatingPointError(f"{where} gives logits that are not finite; in float16 or bfloat16, try --precision float32")
 
 
 def measure(labels, logits):
@@ -50,7 +44,7 @@ class Evaluator:
         progress = track(self.batches)
         for indices, real in progress:
             logits = self.step({"images": self.images[indices]})[1]["logits"].numpy()[:real]
-            check_finite(logits, "the evaluation")
+            check_finite(logits, "the network's")
             for name, value in measure(self.labels[indices[:real]], logits).items():
                 totals[name] += value
             seen += real

@@ -5,7 +5,7 @@ import dataclasses
 import numpy as np
 
 from dataloader.augment import augment
-from ekg.checkpoint import Checkpoint, first_not_finite
+from ekg.checkpoint import Checkpoint, check_parameters, first_not_finite
 from ekg.contrastive import contrastive_loss, plain_loss
 from ekg.feed import Feed
 from ekg.progress import duration
@@ -17,34 +17,40 @@ from utils import UserError
 
 def fit(run, name, network, options, *, indices=None, views=1, augmented=True, bank=None, evaluate=True):
     """Trains `network` as stage `name`: the one loop of baseline, warm-up and fine-tuning."""
-    data, console, folder = run.data, run.console, run.folder
+    data = run.data
     loss = plain_loss if bank is None else contrastive_loss
     prepare = lambda batch: augment(batch["images"], batch["draws"], data.augmentation, colour=views > 1)
     optimizer = Optimizer(network.trainable, run.runtime)
     arrays = {"images": data.x_train, "labels": data.y_train} | ({} if bank is None else {"bank": bank})
     feed = Feed(arrays, run.runtime, run.options.feed.resident_mib, indices)
     step = training_step(network, optimizer, run.runtime, prepare, loss, feed.tables)
-    hooks = _Hooks(run, name, options.epochs, Checkpoint(folder.unfinished, network, optimizer), evaluate, feed)
+    hooks = _Hooks(run, name, options.epochs, Checkpoint(run.folder.unfinished, network, optimizer), evaluate, bank)
     progress = hooks.begin()
-    settings = dict(seed=[run.options.seed, STREAM[name]], views=views, augmented=augmented, progress=progress)
-    settings |= dict(steps_per_call=run.options.feed.steps_per_call)
-    bar = lambda label, total: console.bar((), f"{name} {label}", total)
-    on = dict(on_step=hooks.on_step, after_call=hooks.after_call, on_epoch=hooks.on_epoch, why=hooks.why)
-    try:
-        train(step, feed, options, **settings, bar=bar, **on)
-    except FloatingPointError as error:
-        kept = f"{hooks.kept} is kept in {folder.unfinished}" if hooks.kept else "there is no checkpoint yet"
-        raise FloatingPointError(f"{name}: {error}; {kept}") from error
+    train(
+        step,
+        feed,
+        options,
+        seed=[run.options.seed, STREAM[name]],
+        views=views,
+        augmented=augmented,
+        steps_per_call=run.options.feed.steps_per_call,
+        progress=progress,
+        bar=lambda label, total: run.console.bar((), f"{name} {label}", total),
+        on_step=hooks.on_step,
+        after_call=hooks.after_call,
+        on_epoch=hooks.on_epoch,
+        why=hooks.why,
+    )
     feed.tables.clear()  # the step, which refers to itself, would keep them on the device until it is collected
 
 
 class _Hooks:
     """What happens between the calls of a training: its records, its checkpoint, its end before the end."""
 
-    def __init__(self, run, name, epochs, checkpoint, evaluate, feed):
-        self.run, self.name, self.epochs, self.checkpoint, self.feed = run, name, epochs, checkpoint, feed
+    def __init__(self, run, name, epochs, checkpoint, evaluate, bank):
+        self.run, self.name, self.epochs, self.checkpoint, self.bank = run, name, epochs, checkpoint, bank
         self.evaluator = run.evaluator(checkpoint.network) if evaluate else None
-        self.progress, self.kept = Progress(), ""
+        self.progress = Progress()
 
     def begin(self):
         """The Progress to begin with: that of the checkpoint, if a former start has left one."""
@@ -52,8 +58,8 @@ class _Hooks:
         if run.folder.begun(self.name):
             self.progress, seconds = self.checkpoint.restore()
             run.folder.goes_on(seconds)
-            self._note(self.progress)
-            run.console.say(f"  {self.name} goes on after {self.kept}")
+            step = f", step {self.progress.step} of the next" if self.progress.step else ""
+            run.console.say(f"  {self.name} goes on after epoch {self.progress.epoch}{step}")
         said = run.runtime.machines.exchange(dataclasses.asdict(self.progress))
         if any(other != said[0] for other in said):
             raise UserError(f"the machines do not see the same {self.checkpoint.path}; they must share the storage it is on")
@@ -64,10 +70,6 @@ class _Hooks:
     def save(self, progress):
         if self.run.folder.writes:
             self.checkpoint.save(progress, self.run.folder.seconds)
-        self._note(progress)
-
-    def _note(self, progress):
-        self.kept = f"epoch {progress.epoch}" + (f", step {progress.step} of the next" if progress.step else "")
 
     def on_step(self, number, figures):
         if self.run.options.log_every and number % self.run.options.log_every == 0:
@@ -81,6 +83,7 @@ class _Hooks:
         run, name, reached = self.run, self.name, self.progress
         heed = lambda: run.heed(lambda: self.save(reached))
         test = ""
+        check_parameters(self.checkpoint.network.parameters())
         if self.evaluator:
             track = lambda batches: run.console.bar(batches, f"{name} test", after=heed)
             record |= {f"test_{key}": value for key, value in self.evaluator(track).items() if key != "images"}
@@ -97,8 +100,8 @@ class _Hooks:
 
     def why(self, images):
         """What is known of a loss that is not finite, in words: the first layer, or what was wrong with the data."""
-        layer = first_not_finite(self.checkpoint.network) if self.run.options.feed.steps_per_call == 1 else ""
-        rows = self.feed(images).get("bank")
-        if rows is not None and not np.isfinite(rows).all():
+        if self.bank is not None and not np.isfinite(self.bank[images]).all():
             return ": its rows of the memory bank are not finite"
+        # After more steps in the same call the weights are lost, and every layer with them.
+        layer = first_not_finite(self.checkpoint.network) if self.run.options.feed.steps_per_call == 1 else ""
         return f", first in {layer}" if layer else ""

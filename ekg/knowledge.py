@@ -38,3 +38,9 @@ def reward_loss(batch, logits):
     labels = tf.nn.sparse_softmax_cross_entropy_with_logits(batch["labels"], logits)
     knowledge = tf.nn.softmax_cross_entropy_with_logits(tf.nn.softmax(batch["knowledge"]), logits)
     return batch["weights"] * (labels + knowledge)
+
+
+def check_finite(logits, whose):
+    """Raises FloatingPointError for logits that are not finite: compared with NaN, every other class would be behind."""
+    if not np.isfinite(logits).all():
+        raise FloatingPointError(f"{whose} logits are not finite; in float16 or bfloat16, try --precision float32")

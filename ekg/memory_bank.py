@@ -58,7 +58,7 @@ def build(bank, batches, predict, after_batch=lambda: None):
             logits = predict(batch)[: len(rows)].astype(np.float16)
         bad = ~np.isfinite(logits).all((0, 2))  # bool [K]
         if bad.any():
-            raise FloatingPointError(f"memory bank: teacher {bad.argmax()} gives logits that are not finite in float16")
+            raise FloatingPointError(f"teacher {bad.argmax()} gives logits that are not finite in float16")
         if bank is not None:
             bank.add(rows, logits)
         after_batch()

@@ -10,7 +10,7 @@ import socket
 import time
 
 from ekg.configuration import differences
-from utils import TEMPORARY, UserError, whole_file, write_json
+from utils import FULL, TEMPORARY, UserError, whole_file, write_json
 
 WARM = os.path.join("checkpoints", "warm_param.pkl")
 # The file that a stage ends with, in the order of the stages, and the one that says how far an unfinished stage is.
@@ -84,6 +84,8 @@ class RunFolder:
             if fresh or overwrite:
                 write_json(self.file("config.json"), config)
         except OSError as error:
+            if error.errno in FULL:
+                raise  # no mistake in the command
             raise UserError(f"--train_path {path} cannot be written: {error.strerror}") from error
 
     def _check(self, config, overwrite):
@@ -169,10 +171,18 @@ class RunFolder:
 
     @contextlib.contextmanager
     def stage(self, name):
-        """A stage: its wall-clock seconds and its peak of resident memory are measured, and kept if it `completes`."""
+        """A stage: its wall-clock seconds and its peak of resident memory are measured, and kept if it `completes`.
+
+        Numbers that went wrong in it get its name, and are told what is left.
+        """
         reset_peak()
         self._stage, self._began = name, time.perf_counter()
-        yield
+        try:
+            yield
+        except FloatingPointError as error:
+            kept = name in UNFINISHED and self.has(UNFINISHED[name])
+            left = f"; {self.unfinished} keeps what was done before" if kept else ""
+            raise FloatingPointError(f"{name.replace('_', ' ')}: {error}{left}") from error
 
     def goes_on(self, seconds):
         """The stage was under way for `seconds` in former starts."""

@@ -13,7 +13,7 @@ import numpy as np
 from array_files import load_npz
 from ekg.candidates import fine_search, slice_steps, worth_evaluating
 from ekg.importance import filters_kept, masks, ranks
-from ekg.knowledge import cross_entropy, knowledge_loss, update_knowledge
+from ekg.knowledge import check_finite, cross_entropy, knowledge_loss, update_knowledge
 from ekg.progress import Silent
 from utils import UserError, whole_file
 
@@ -100,6 +100,7 @@ class Search:
         begin = time.perf_counter()
         whole = SubNetwork((1.0,) * len(self.sizes), np.concatenate([np.arange(n, dtype=np.int32) for n in self.sizes]), 0.0)
         (logits,) = self.predict(self.masks_of(whole)[None])
+        check_finite(logits, "the unpruned network's")
         whole = dataclasses.replace(whole, loss=cross_entropy(self.labels, logits))
         state = SearchState([whole], logits)
         return state, self._record(state, logits, None, None, [], time.perf_counter() - begin)
@@ -115,6 +116,7 @@ class Search:
         begin = time.perf_counter()
         current = state.history[-1]
         scores = self.score(self.masks_of(current), state.knowledge)
+        self._check_scores(scores, len(state.history))
         order = ranks(scores, self.sizes)
         candidates = worth_evaluating(self.options.candidate_filter, scores, self.sizes, current.rates, self.steps)
         rates_of = {gate: self.fine(current.rates, gate) for gate in candidates}
@@ -122,6 +124,7 @@ class Search:
         best = None
         progress = bar(candidates)
         for gate, logits in zip(progress, all_logits):
+            check_finite(logits, f"step {len(state.history)}, candidate at gate {self.network.gates[gate].name}: its")
             loss = cross_entropy(self.labels, logits)
             value = loss + knowledge_loss(state.knowledge, logits)  # -R of Eq. 7
             if best is None or value < best[0]:
@@ -131,6 +134,15 @@ class Search:
         state.knowledge = update_knowledge(state.knowledge, logits, len(state.history))
         state.history.append(chosen)
         return self._record(state, logits, gate, value, candidates, time.perf_counter() - begin)
+
+    def _check_scores(self, scores, step):
+        """Raises FloatingPointError for scores, float32 [F], that are not finite; names the gate."""
+        bad = np.flatnonzero(~np.isfinite(scores))
+        if len(bad):
+            gate = self.network.gates[np.searchsorted(np.cumsum(self.sizes), bad[0], "right")]
+            raise FloatingPointError(
+                f"step {step}: the scores at gate {gate.name} are not finite; in float16 or bfloat16, try --precision float32"
+            )
 
     def fine(self, rates, gate):
         """The rates of the candidate at `gate`."""

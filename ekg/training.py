@@ -59,8 +59,8 @@ def train(
     one call of the device, to the same result. bar(label, total) shows the steps of an epoch. on_step(number, figures) is
     called for every step, on_epoch(record, next) after every epoch, record with epoch (from 1), learning_rate, loss, accuracy,
     seconds. after_call(progress) is called where the training may end, to go on another time: started with that Progress, or
-    with `next`, it ends as if it had never been interrupted. Raises FloatingPointError when the loss is not finite;
-    why(images) says what is known of the reason, from the indices of that step's images.
+    with `next`, it ends as if it had never been interrupted. Raises FloatingPointError when the loss or an activation is not
+    finite; why(images) says what is known of the reason, from the indices of that step's images.
     """
     progress = progress or Progress()
     while progress.epoch < options.epochs:
@@ -110,8 +110,11 @@ def _call(step, feed, group, draws, together, shared):
 
 
 def _check(figures, where, why, images):
-    if not math.isfinite(figures["loss"]):
+    wrong = f"the loss is {figures['loss']}" if not math.isfinite(figures["loss"]) else None
+    if not math.isfinite(figures.pop("sum_of_statistics", 0)):
+        wrong = wrong or "activations are not finite"
+    if wrong:
         hint = " or --precision bfloat16" if "loss_scale" in figures else ""
-        raise FloatingPointError(f"the loss is {figures['loss']} in {where}{why(images)}; try a lower learning rate{hint}")
+        raise FloatingPointError(f"{wrong} in {where}{why(images)}; try a lower learning rate{hint}")
     if figures.get("loss_scale", 1) < 1:
         raise FloatingPointError(f"the gradients overflow float16 at any loss scale, {where}; try --precision bfloat16")

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import pathlib
+import re
 import shutil
 import sys
 
@@ -11,6 +12,7 @@ import pytest
 import tensorflow as tf
 
 import test as evaluation_program
+from array_files import load_npz
 from dataloader import AUGMENTATIONS
 from dataloader.augment import normalise
 from ekg.cli import run_program
@@ -264,6 +266,41 @@ def test_damaged_parameters_of_a_stage_say_what_to_do(finished, data_path, tmp_p
     (folder / "result.json").unlink()
     (folder / "slimmed_param.pkl").write_bytes((folder / "slimmed_param.pkl").read_bytes()[:-100])
     with pytest.raises(UserError, match=r"delete .*slimmed_param.pkl to compute it again"):
+        start(data_path, folder)
+
+
+def test_a_loss_that_is_not_finite_names_its_layer_and_keeps_the_last_epoch(data_path, tmp_path, monkeypatch):
+    rates = lambda epoch, *_: 0.05 if epoch == 0 else 1e30
+    monkeypatch.setattr("ekg.training.learning_rate_at", rates)
+    with pytest.raises(FloatingPointError) as stop:
+        start(data_path, tmp_path, "--baseline_epoch", "3")
+    # Step 1 of epoch 2 takes the mad step; the first layer's weights are lost in step 2.
+    said = r"baseline: the loss is (nan|inf) in epoch 2, step 2, first in bn; try a lower learning rate; .*/baseline.npz keeps"
+    assert re.match(said, str(stop.value)), stop.value
+    kept = load_npz(tmp_path / "checkpoints" / "baseline.npz")
+    assert all(np.isfinite(array).all() for array in kept.values() if array.dtype.kind == "f")
+    assert [line["epoch"] for line in records(tmp_path, "training.jsonl")] == [1]
+    assert not (tmp_path / "baseline_param.pkl").exists()
+
+
+def test_weights_that_are_not_finite_are_not_kept(data_path, tmp_path, monkeypatch):
+    """The last step of an epoch loses them, and no loss tells."""
+    monkeypatch.setattr("ekg.training.learning_rate_at", lambda *_: np.inf)
+    with pytest.raises(
+        FloatingPointError, match=r"^baseline: conv/kernel:0 has become NaN or infinite; try a lower learning rate$"
+    ):
+        start(data_path, tmp_path, "--baseline_batch_size", "100")
+    assert list((tmp_path / "checkpoints").iterdir()) == []
+
+
+def test_a_bank_that_is_not_finite_is_named(finished, data_path, tmp_path):
+    folder = tmp_path / "run"
+    shutil.copytree(finished, folder)
+    for name in ("trained_param.pkl", "result.json"):
+        (folder / name).unlink()
+    bank = np.load(folder / "memory_bank.npy")
+    np.save(folder / "memory_bank.npy", np.where(bank == bank.max(), np.float16(np.nan), bank))
+    with pytest.raises(FloatingPointError, match=r"^fine tuning: the loss is nan in epoch 1, .*: its rows of the memory bank"):
         start(data_path, folder)
 
 

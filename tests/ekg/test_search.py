@@ -169,3 +169,30 @@ def test_a_search_goes_on_from_its_state(tmp_path):
     for ours, theirs in zip(rest, records[3:]):
         assert {**ours, "seconds": 0} == {**theirs, "seconds": 0}
     np.testing.assert_array_equal(state.knowledge, whole.knowledge)
+
+
+@pytest.mark.parametrize("filters, gate", [([3, 20], "a"), ([4], "b"), ([11, 12], "b"), ([27], "c")])
+def test_scores_that_are_not_finite_stop_the_search_and_name_the_gate(filters, gate):
+    def broken(masks, knowledge):
+        scores = scores_of(masks, knowledge)
+        scores[filters] = np.nan
+        return scores
+
+    search = Search(Plain(), LABELS, broken, predict, SearchOptions(0.5, 0.25, "none"))
+    state, _ = search.start()
+    with pytest.raises(FloatingPointError, match=f"step 1: the scores at gate {gate} are not finite"):
+        search.advance(state)
+    assert len(state.history) == 1
+
+
+def test_logits_that_are_not_finite_stop_the_search_and_name_the_candidate():
+    def broken(masks):
+        for mask in masks:
+            logits = logits_of(mask)
+            yield logits if mask[4:12].all() else np.where(logits > 2, np.inf, logits)
+
+    search = Search(Plain(), LABELS, scores_of, broken, SearchOptions(0.5, 0.25, "none"))
+    state, _ = search.start()
+    with pytest.raises(FloatingPointError, match="step 1, candidate at gate b: its logits are not finite"):
+        search.advance(state)
+    np.testing.assert_array_equal(state.knowledge, logits_of(np.ones(28)))
