@@ -1,12 +1,13 @@
-# make demo   prunes a ResNet-20 on the built-in DIGITS, start to end
-# make test   lint and the whole test suite
-# Both set themselves up in .venv; PYTHON=python3.12 chooses another Python.
+# make demo        prunes a ResNet-20 on the built-in DIGITS, start to end
+# make test        lint and the whole test suite
+# make test-slow   what takes longer: a run interrupted at 30 random moments
+# All set themselves up in .venv; PYTHON=python3.12 chooses another Python.
 PYTHON ?= python3
 VENV ?= .venv
 RUN := $(VENV)/bin/python
 DEMO ?= runs/demo
 
-.PHONY: setup demo test lint clean
+.PHONY: setup demo test test-slow lint clean
 
 setup: $(VENV)/.ready
 
@@ -24,6 +25,9 @@ demo: setup
 
 test: lint
 	$(RUN) -m pytest
+
+test-slow: setup
+	$(RUN) -m pytest -m slow
 
 lint: setup
 	$(RUN) -m ruff check .

@@ -1,11 +1,14 @@
 """A run that is killed at any moment goes on by the same command, and ends as the one that was never interrupted, to the bit."""
 
 import json
+import os
 import pathlib
 import re
+import resource
 import signal
 import subprocess
 import sys
+import time
 
 import numpy as np
 import pytest
@@ -23,10 +26,15 @@ WHOLE = [*COMMAND, *"--batch_size 128 --baseline_batch_size 128 --val_batch_size
 KILL, TERM, INT = int(signal.SIGKILL), int(signal.SIGTERM), int(signal.SIGINT)
 
 
-def start(folder, flags, images, moment=0, number=KILL):
-    """(exit code, stdout, stderr) of a process that gets the signal `number` at `moment`."""
-    command = [sys.executable, str(HERE / "killed.py"), str(moment), str(number), str(folder), str(images), *flags]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=600)
+def command(folder, flags, images, moment=0, number=KILL):
+    """A process that gets the signal `number` at `moment`."""
+    return [sys.executable, str(HERE / "killed.py"), *map(str, (moment, number, folder, images)), *flags]
+
+
+def start(*arguments, **settings):
+    """(exit code, stdout, stderr) of the `command`."""
+    quiet = {name: value for name, value in os.environ.items() if name != "TF_CPP_MIN_LOG_LEVEL"}  # which the tests have set
+    done = subprocess.run(command(*arguments), capture_output=True, text=True, timeout=900, env=quiet, **settings)
     return done.returncode, done.stdout, done.stderr
 
 
@@ -89,9 +97,49 @@ def short(tmp_path_factory):
     return folder, uninterrupted(folder, SHORT, 300)
 
 
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """(folder, number of moments, seconds) of an uninterrupted run on all images."""
+    folder, begin = tmp_path_factory.mktemp("whole") / "run", time.perf_counter()
+    return folder, uninterrupted(folder, WHOLE, 0), time.perf_counter() - begin
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(24))
+def test_a_run_interrupted_at_a_random_moment_ends_as_if_it_had_not_been(whole, tmp_path, seed):
+    rng, folder = np.random.default_rng(seed), tmp_path / "run"
+    moment, number = int(rng.integers(1, whole[1] + 1)), (KILL, KILL, TERM, INT)[seed % 4]
+    interrupted(folder, WHOLE, 0, moment, number)
+    uninterrupted(folder, WHOLE, 0)
+    same_run(folder, whole[0])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(6))
+def test_a_run_killed_from_outside_ends_as_if_it_had_not_been(whole, tmp_path, seed):
+    """By the clock: also in the middle of a step on the device, of a write, of TensorFlow's own start."""
+    folder, seconds = tmp_path / "run", np.random.default_rng(seed).uniform(0, whole[2])
+    with pytest.raises(subprocess.TimeoutExpired):  # subprocess.run kills what takes too long
+        subprocess.run(command(folder, WHOLE, 0), capture_output=True, timeout=seconds)
+    uninterrupted(folder, WHOLE, 0)
+    same_run(folder, whole[0])
+
+
+def out_of_room(folder, flags, images, size):
+    """Starts a run that may write no file larger than `size`: it ends with one line, and without a file half written."""
+    limit = lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (size, size))
+    code, _, err = start(folder, flags, images, preexec_fn=limit)
+    assert code == 1, err
+    said = "/checkpoints/baseline.npz: File too large; what was written before is whole: make room; the same command goes on"
+    assert len(err.splitlines()) == 1 and err.startswith("train_cifar.py: stopped: ") and said in err, err
+    files = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
+    assert {name for name in files if "tfevents" not in name} == {".lock", "config.json", "training.jsonl"}
+
+
 def test_a_run_killed_again_and_again_ends_as_if_it_had_not_been(short, tmp_path):
-    """One folder, five interruptions at random moments of what is left."""
+    """One folder: first a disk that is full, then five interruptions at random moments of what is left."""
     rng, left, folder = np.random.default_rng(5), short[1], tmp_path / "run"
+    out_of_room(folder, SHORT, 300, size=1_000_000)
     for number in (KILL, TERM, KILL, INT, KILL):
         moment = int(rng.integers(1, max(2, left // 3)))
         interrupted(folder, SHORT, 300, moment, number)
