@@ -7,7 +7,7 @@ VENV ?= .venv
 RUN := $(VENV)/bin/python
 DEMO ?= runs/demo
 
-.PHONY: setup demo test test-slow lint clean
+.PHONY: setup demo test test-slow errors lint clean
 
 setup: $(VENV)/.ready
 
@@ -25,6 +25,9 @@ demo: setup
 
 test: lint
 	$(RUN) -m pytest
+
+errors: setup
+	WRITE_ERRORS=1 $(RUN) -m pytest tests/test_errors.py
 
 test-slow: setup
 	$(RUN) -m pytest -m slow

@@ -51,9 +51,12 @@ def run_program(main, goes_on=False):
     goes_on: whether the program's command, started again, goes on with what it has saved.
     """
     name, then = os.path.basename(sys.argv[0]), ""
+    smaller = "a smaller --val_batch_size"
     if goes_on:
         without = " without --overwrite" if "--overwrite" in sys.argv else ""
         then = f"; the same command{without} goes on from there"
+        # Both change what is computed, so that the run cannot go on with them.
+        smaller = "--accum 2 or more, or a smaller --batch_size or batch size of the stage; with --overwrite or another folder"
     with listening():
         try:
             return main() or 0
@@ -64,7 +67,7 @@ def run_program(main, goes_on=False):
             saved = ", all is saved" if getattr(stop, "saved", False) else ""
             said, code = f"stopped by {number.name}{saved}{then}", 128 + number
         except Exception as error:
-            reason = _failure(error, then)
+            reason = _failure(error, then, smaller)
             if reason is None:
                 raise
             said, code = f"stopped: {reason}", 1
@@ -72,8 +75,11 @@ def run_program(main, goes_on=False):
     return code
 
 
-def _failure(error, then):
-    """What to say of a run that failed for a reason outside of this program; None for a reason within."""
+def _failure(error, then, smaller):
+    """What to say of a run that failed for a reason outside of this program; None for a reason within.
+
+    then: how it goes on; smaller: what to do about memory.
+    """
     # TensorFlow's own classes are not imported here, so that --help need not wait for it.
     kind, text = type(error).__name__, str(error)
     if isinstance(error, OSError):
@@ -83,7 +89,7 @@ def _failure(error, then):
     if isinstance(error, FloatingPointError):
         return text
     if isinstance(error, MemoryError) or kind == "ResourceExhaustedError" or any(words in text for words in NO_MEMORY):
-        return f"out of memory; try --accum 2 or more, or a smaller --batch_size (or the stage's own batch size){then}"
+        return f"out of memory; try {smaller}"
     if kind in MACHINE_GONE and os.environ.get("TF_CONFIG"):
         return f"another machine of TF_CONFIG has stopped or is out of reach ({kind}){then}"
     return None

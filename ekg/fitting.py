@@ -99,9 +99,9 @@ class _Hooks:
         run.heed()
 
     def why(self, images):
-        """What is known of a loss that is not finite, in words: the first layer, or what was wrong with the data."""
+        """What is known of a loss that is not finite, and what to do: the first layer, or what was wrong with the data."""
         if self.bank is not None and not np.isfinite(self.bank[images]).all():
-            return ": its rows of the memory bank are not finite"
+            return ": its rows of the memory bank are not finite", "delete memory_bank.npy to build it again"
         # After more steps in the same call the weights are lost, and every layer with them.
         layer = first_not_finite(self.checkpoint.network) if self.run.options.feed.steps_per_call == 1 else ""
-        return f", first in {layer}" if layer else ""
+        return f", first in {layer}" if layer else "", ""

@@ -83,12 +83,12 @@ class BankFile:
         try:
             with open(self.notes) as file:
                 noted = json.load(file)
-            self.batches, self.seconds = int(noted["batches"]), float(noted["seconds"])
-            there = np.load(self.path, mmap_mode="r", allow_pickle=False)  # which finds out a file that is cut short
-            if there.shape != shape or there.dtype != np.float16:
-                raise ValueError(f"it is {there.dtype} {there.shape}, expected float16 {shape}")
-            self.values = np.load(self.path, mmap_mode="r+", allow_pickle=False)
-        except (OSError, ValueError, TypeError, KeyError) as error:
+            if not isinstance(noted, dict) or not all(type(noted.get(k)) in (int, float) for k in ("batches", "seconds")):
+                raise ValueError("its notes are none of this program's")
+            self.batches, self.seconds = noted["batches"], noted["seconds"]
+            _mapped(self.path, shape, "r")  # this finds out a file that is cut short, the next line would lengthen it
+            self.values = _mapped(self.path, shape, "r+")
+        except (OSError, ValueError) as error:
             raise UserError(f"{self.path} is damaged ({error}); delete {self.notes} to build the bank again") from error
 
     def _create(self, shape):
@@ -134,9 +134,17 @@ def open_bank(path, shape):
     Raises UserError for a file that is no bank of this shape.
     """
     try:
-        bank = np.load(path, mmap_mode="r", allow_pickle=False)
-    except (ValueError, EOFError) as error:
+        return _mapped(path, shape, "r")
+    except (OSError, ValueError) as error:
         raise UserError(f"{path} is damaged ({error}); delete it to build it again") from error
+
+
+def _mapped(path, shape, mode):
+    """The .npy file `path`; raises ValueError unless it holds float16 of this shape."""
+    with open(path, "rb") as file:
+        if file.read(6) != np.lib.format.MAGIC_PREFIX:
+            raise ValueError("it is no .npy file")
+    bank = np.lib.format.open_memmap(path, mode)
     if bank.shape != shape or bank.dtype != np.float16:
-        raise UserError(f"{path} is {bank.dtype} {bank.shape}, expected float16 {shape}; delete it to build it again")
+        raise ValueError(f"it is {bank.dtype} {list(bank.shape)}, expected float16 {list(shape)}")
     return bank

@@ -156,6 +156,8 @@ class RunFolder:
                 value = json.load(file)
         except FileNotFoundError:
             return None
+        except NotADirectoryError as error:
+            raise UserError(f"--train_path {self.path} is no folder, or in none; choose another one") from error
         except (OSError, ValueError) as error:
             raise UserError(f"{self.file(name)} cannot be read: {error}; choose another --train_path") from error
         if not isinstance(value, dict) or not all(isinstance(value.get(key), kind) for key, kind in entries.items()):

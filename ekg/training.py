@@ -34,7 +34,7 @@ class Progress:
 
 
 def _nothing(*_):
-    return ""
+    pass
 
 
 def train(
@@ -51,7 +51,7 @@ def train(
     on_step=_nothing,
     after_call=_nothing,
     on_epoch=_nothing,
-    why=_nothing,
+    why=lambda images: ("", ""),
 ):
     """Trains with `step` (op_utils.training_step) on `feed` (ekg.feed.Feed) for options.epochs epochs.
 
@@ -60,7 +60,7 @@ def train(
     called for every step, on_epoch(record, next) after every epoch, record with epoch (from 1), learning_rate, loss, accuracy,
     seconds. after_call(progress) is called where the training may end, to go on another time: started with that Progress, or
     with `next`, it ends as if it had never been interrupted. Raises FloatingPointError when the loss or an activation is not
-    finite; why(images) says what is known of the reason, from the indices of that step's images.
+    finite; why(images) -> (reason, advice) says in words what is known of it, from the indices of that step's images.
     """
     progress = progress or Progress()
     while progress.epoch < options.epochs:
@@ -114,7 +114,8 @@ def _check(figures, where, why, images):
     if not math.isfinite(figures.pop("sum_of_statistics", 0)):
         wrong = wrong or "activations are not finite"
     if wrong:
+        reason, advice = why(images)
         hint = " or --precision bfloat16" if "loss_scale" in figures else ""
-        raise FloatingPointError(f"{wrong} in {where}{why(images)}; try a lower learning rate{hint}")
+        raise FloatingPointError(f"{wrong} in {where}{reason}; {advice or f'try a lower learning rate{hint}'}")
     if figures.get("loss_scale", 1) < 1:
         raise FloatingPointError(f"the gradients overflow float16 at any loss scale, {where}; try --precision bfloat16")

@@ -127,7 +127,7 @@ def test_logits_beyond_float16_stop_the_bank(tmp_path):
 def test_another_bank_and_a_damaged_one_are_refused(tmp_path):
     path = tmp_path / "bank.npy"
     np.save(path, np.zeros((4, 2, 3), np.float16))
-    with pytest.raises(UserError, match=r"expected float16 \(4, 2, 5\)"):
+    with pytest.raises(UserError, match=r"expected float16 \[4, 2, 5\]"):
         open_bank(path, (4, 2, 5))
     path.write_bytes(path.read_bytes()[:-3])
     with pytest.raises(UserError, match="damaged"):

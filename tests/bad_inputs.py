@@ -1,0 +1,444 @@
+"""Every bad input that is tried, by section: docs/errors.md is the table of these and of their answers.
+
+A case is prepared in an empty folder, which is the working folder of the command. The answer is one line on stderr.
+"""
+
+import dataclasses
+import errno
+import os
+import pickle
+import resource
+import signal
+import zipfile
+from collections.abc import Callable
+
+import numpy as np
+from cifar_files import generate, write_archive, write_npz, write_python
+
+from ekg.configuration import described, versions
+from ekg.run_folder import BANK, STAGES, UNFINISHED, RunFolder
+from ekg.search import SearchState, SubNetwork
+from machines import Alone
+from nets import build_network
+from utils import write_parameters
+
+
+@dataclasses.dataclass(frozen=True)
+class Bad:
+    """what: in words; flags: of the program, or of a run on DIGITS; prepare(folder, monkeypatch) -> None lays things out.
+
+    code: the exit code wanted; runs: whether the run begins, and may write into its folder, before it ends.
+    """
+
+    what: str
+    flags: tuple
+    prepare: Callable = lambda folder, monkeypatch: None
+    programs: tuple = ("train_cifar.py",)
+    code: int = 2
+    runs: bool = False
+
+    def argv(self, program="train_cifar.py"):
+        folder = ("--train_path", "run") if program == "train_cifar.py" else ()
+        network = ("--arch", "ResNet-20", "--dataset", "DIGITS") if "train_cifar.py" in self.programs else ()
+        return [program, *folder, *network, *self.flags]
+
+
+def of(flags, what=None):
+    """A case of flags alone."""
+    return Bad(what or f"`{flags}`", tuple(flags.split()))
+
+
+def test_py(what, flags, prepare=lambda folder, monkeypatch: None):
+    return Bad(what, tuple(flags.split()), prepare, ("test.py",))
+
+
+# ------------------------------------------------------------------------------------------------------------------ options
+
+OPTIONS = [
+    of("--arch ResNet-21"),
+    of("--dataset MNIST"),
+    of("--search_target_rate 0"),
+    of("--search_target_rate -0.5"),
+    of("--search_target_rate 1.5"),
+    of("--search_target_rate nan"),
+    of("--search_target_rate half"),
+    of("--search_target_rate"),
+    of("--search_step 0"),
+    of("--search_step inf"),
+    of("--learning_rate inf"),
+    of("--learning_rate 0"),
+    of("--weight_decay -1e-4"),
+    of("--decay_points 0.3 1.2"),
+    of("--num_teacher 0"),
+    of("--num_teacher 2.5"),
+    of("--batch_size 0"),
+    of("--val_batch_size -3"),
+    of("--train_epoch -1"),
+    of("--baseline_epoch 0"),
+    of("--accum 0"),
+    of("--steps_per_call 0"),
+    of("--resident_mib -1"),
+    of("--cpu_replicas 0"),
+    of("--cpu_replicas two"),
+    of("--cpu_replicas 2 --gpu_id 0"),
+    of("--sync_bn --accum 2"),
+    of("--precision half"),
+    of("--seed -1"),
+    of("--gpu_id -1"),
+    of("--gpu_id one"),
+    of("--do_log -5"),
+    of("--candidate_filter otsu"),
+    of("--no_such_flag"),
+    of("--search_target 0.5", "`--search_target 0.5`, an abbreviation"),
+    of("something"),
+    test_py("no `--trained_param`", ""),
+    test_py("`--arch VGG`", "--trained_param x.pkl --arch VGG"),
+    test_py("`--val_batch_size 0`", "--trained_param x.pkl --val_batch_size 0"),
+    test_py("`--train_path x`", "--trained_param x.pkl --train_path x"),
+    test_py("`--sync_bn` without `--batch_stats`", "--trained_param x.pkl --sync_bn"),
+]
+
+SETTINGS = [
+    of("--accum 4 --batch_size 10"),
+    of("--accum 4 --baseline_batch_size 10"),
+    of("--accum 4 --search_batch_size 30"),
+    of("--accum 4 --val_batch_size 30"),
+    of("--accum 7"),
+    of("--cpu_replicas 3"),
+    of("--cpu_replicas 2 --accum 3"),
+    of("--search_target_rate 0.0001", "`--search_target_rate 0.0001`, which no network reaches"),
+    of("--val_per_class 130 --search_batch_size 130", "`--val_per_class 130` of classes with about 144 images"),
+    of("--data_path here", "`--data_path` for DIGITS"),
+    *(
+        Bad(f"`TF_CONFIG={text}`", (), lambda folder, monkeypatch, text=text: monkeypatch.setenv("TF_CONFIG", text))
+        for text in ("[]", "nonsense", '{"cluster": {"worker": ["a:1", "b:1"]}}')
+    ),
+]
+
+# --------------------------------------------------------------------------------------------------------------------- data
+
+
+def file(name, content):
+    return lambda folder, monkeypatch: (folder / name).write_bytes(content)
+
+
+def cifar(change=None, form=write_python):
+    """Writes a small CIFAR-10; change(folder of the files) spoils it."""
+
+    def prepare(folder, monkeypatch):
+        path = form(folder, "CIFAR10", generate("CIFAR10"))
+        if change:
+            change(path)
+
+    return prepare
+
+
+def cifar_npz(**other):
+    return lambda folder, monkeypatch: write_npz(folder, generate("CIFAR10"), **other)
+
+
+class Runs:
+    """A call of os.system, as a pickle asks for it."""
+
+    def __reduce__(self):
+        return os.system, ("touch made",)
+
+
+def half(path):
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+def broken_archive(path):
+    half(write_archive(path))
+
+
+def on_cifar(what, data_path, prepare=lambda folder, monkeypatch: None):
+    return Bad(what, ("--dataset", "CIFAR10", "--data_path", data_path), prepare)
+
+
+DATA = [
+    on_cifar("a `--data_path` that is not there", "missing"),
+    on_cifar("an `.npz` that is not there", "missing.npz"),
+    on_cifar("a folder with nothing of CIFAR in it", "."),
+    on_cifar("an `.npz` cut short", "cifar.npz", lambda f, m: half(write_npz(f, generate("CIFAR10")))),
+    on_cifar("an `.npz` without y_test", "cifar.npz", cifar_npz(y_test=None)),
+    on_cifar("an `.npz` with images in float64", "cifar.npz", cifar_npz(x_train=np.zeros((50, 32, 32, 3)))),
+    on_cifar("an `.npz` with fewer labels than images", "cifar.npz", cifar_npz(y_train=np.zeros(3, np.int64))),
+    on_cifar("an `.npz` with label 10 of 10 classes", "cifar.npz", cifar_npz(y_test=np.full(10, 10))),
+    on_cifar("an `.npz` with an object array", "cifar.npz", cifar_npz(y_test=np.array([Runs()] * 10, object))),
+    on_cifar("a web page for a `.tar.gz`", "cifar.tar.gz", file("cifar.tar.gz", b"<html>404</html>")),
+    on_cifar("a `.tar.gz` cut short", "cifar-10-batches-py.tar.gz", cifar(broken_archive)),
+    on_cifar("a folder without data_batch_3", ".", cifar(lambda path: (path / "data_batch_3").unlink())),
+    on_cifar("a batch cut short", ".", cifar(lambda path: half(path / "data_batch_2"))),
+    on_cifar("a batch that calls os.system", ".", cifar(lambda path: (path / "test_batch").write_bytes(pickle.dumps(Runs())))),
+    on_cifar("a batch of a list", ".", cifar(lambda path: (path / "test_batch").write_bytes(pickle.dumps([1])))),
+]
+
+# ---------------------------------------------------------------------------------------------------------- parameter files
+
+_parameters = {}
+
+
+def parameters(arch="ResNet-20", classes=10):
+    """The arrays of a new network, made once."""
+    if (arch, classes) not in _parameters:
+        _parameters[arch, classes] = build_network(arch, classes, 32).parameters()
+    return dict(_parameters[arch, classes])
+
+
+def saved(change=lambda arrays: arrays, meta=None, name="param.pkl", **network):
+    """Writes param.pkl of a network whose arrays `change` spoils; they may be replaced or removed."""
+
+    def prepare(folder, monkeypatch):
+        write_parameters(str(folder / name), change(parameters(**network)), meta or {})
+
+    return prepare
+
+
+def without(name):
+    return lambda arrays: {key: array for key, array in arrays.items() if key != name}
+
+
+def with_array(name, array):
+    return lambda arrays: {**arrays, name: array}
+
+
+def archive(folder, monkeypatch):
+    with zipfile.ZipFile(folder / "param.npz", "w", zipfile.ZIP_DEFLATED) as packed:
+        header = b"{'descr': '<f4', 'fortran_order': False, 'shape': (1000000000000,)}"
+        packed.writestr("conv/kernel:0.npy", b"\x93NUMPY\x01\x00" + len(header).to_bytes(2, "little") + header + bytes(100))
+
+
+def objects(folder, monkeypatch):
+    np.savez(folder / "param.npz", **{"conv/kernel:0": np.array([Runs()], object)})
+
+
+def huge_claim(folder, monkeypatch):
+    """An array of 10^12 elements in a pickle of a few bytes."""
+
+    class Claim:
+        def __reduce__(self):
+            rebuild = np.zeros(0).__reduce__()[0]
+            return rebuild, (np.ndarray, (0,), b"b"), (1, (10**12,), np.dtype("f4"), False, bytes(4))
+
+    (folder / "param.pkl").write_bytes(pickle.dumps({"conv/kernel:0": Claim()}))
+
+
+def both(what, prepare=lambda folder, monkeypatch: None, name="param.pkl"):
+    """The same file for both programs."""
+    return Bad(what, ("--trained_param", name), prepare, ("train_cifar.py", "test.py"))
+
+
+NAN = with_array("fc/biases:0", np.full((1, 10), np.nan, np.float32))
+FILES = [
+    both("a file that is not there", name="missing.pkl"),
+    both("an empty file", file("param.pkl", b"")),
+    both("a text", file("param.pkl", b"garbage\n\nof\nlines")),
+    both("zeros", file("param.pkl", bytes(5000))),
+    both("a ZIP archive cut short", file("param.pkl", b"PK\x03\x04 an archive cut short")),
+    both("a pickle cut short", lambda f, m: (saved()(f, m), half(f / "param.pkl"))),
+    both("a pickled list", file("param.pkl", pickle.dumps([1, 2]))),
+    both("a pickle without an array", file("param.pkl", pickle.dumps({"epoch": 3}))),
+    both("a pickle that promises 10^12 elements", huge_claim),
+    both("an `.npz` that promises 10^12 elements", archive, "param.npz"),
+    both("an `.npz` with an object array", objects, "param.npz"),
+    both("a pickle that calls os.system", lambda f, m: (f / "param.pkl").write_bytes(pickle.dumps({"x": Runs()}))),
+    both("NaN in an array", saved(NAN)),
+    both("another network's arrays", saved(arch="ResNet-56")),
+    both("another number of classes", saved(classes=100)),
+    both("an array too few", saved(without("BasicBlock2.1/bn2/gamma:0"))),
+    both("an array too many", saved(with_array("BasicBlock2.3/conv1/kernel:0", np.zeros((3, 3, 64, 64), np.float32)))),
+    both("an array of another shape", saved(with_array("BasicBlock1.0/conv1/kernel:0", np.zeros((3, 3, 8, 32), np.float32)))),
+    both("a file that says it is of ResNet-56", saved(meta={"arch": "ResNet-56"})),
+    both("a file that says it is of CIFAR10", saved(meta={"dataset": "CIFAR10"})),
+    test_py("a file that says it is of VGG-16", "--trained_param param.pkl", saved(meta={"arch": "VGG-16"})),
+]
+
+# ------------------------------------------------------------------------------------------------------------- the run folder
+
+
+def run_of(*flags, parts=1, **files):
+    """Lays out the folder `run` of a run that was begun with `flags`, and `files` in it: a stage -> writes(path)."""
+
+    def prepare(folder, monkeypatch):
+        import train_cifar
+
+        options = train_cifar.parse(Bad("", flags).argv()[1:])
+        RunFolder(str(folder / "run"), described(options, "a baseline trained here", parts), versions(), Alone()).close()
+        for name, write in files.items():
+            write(folder / "run" / {**STAGES, "bank": BANK, "result": "result.json", "records": "search.jsonl"}.get(name, name))
+
+    return prepare
+
+
+def unfinished(stage, content=b"no archive"):
+    def prepare(folder, monkeypatch):
+        earlier = {"search": ("baseline", "warm_up")}.get(stage, ())
+        run_of(**{name: network for name in earlier})(folder, monkeypatch)
+        (folder / "run" / UNFINISHED[stage]).write_bytes(content)
+
+    return prepare
+
+
+def network(path):
+    write_parameters(str(path), parameters(), {})
+
+
+def garbage(path):
+    path.write_bytes(b"garbage")
+
+
+def searched(path):
+    """A search that was over before it began: the unpruned network alone."""
+    sizes = build_network("ResNet-20", 10, 32).gate_sizes
+    whole = SubNetwork((1.0,) * len(sizes), np.concatenate([np.arange(n, dtype=np.int32) for n in sizes]), 0.5)
+    SearchState([whole], np.zeros((320, 10), np.float32)).save(path)
+
+
+def strange(name, text):
+    def prepare(folder, monkeypatch):
+        (folder / "run").mkdir()
+        (folder / "run" / name).write_text(text)
+
+    return prepare
+
+
+def in_use(folder, monkeypatch):
+    run_of()(folder, monkeypatch)
+    held = open(folder / "run" / ".lock", "r+")
+    monkeypatch.setattr("bad_inputs.HELD", held, raising=False)  # as long as the case lasts
+
+    import fcntl
+
+    fcntl.flock(held, fcntl.LOCK_EX)
+
+
+DONE = dict(baseline=network, warm_up=network, search=searched)
+WHOLE = ("--search_target_rate", "1")
+FOLDER = [
+    Bad("the folder of a run with another target", ("--search_target_rate", "0.6"), run_of()),
+    Bad("the folder of a run with another seed", ("--seed", "5"), run_of()),
+    Bad("the folder of a run that took its batches whole", ("--accum", "2"), run_of()),
+    Bad("the same, in two replicas", ("--cpu_replicas", "2"), run_of()),
+    Bad("the folder of a run in another precision", ("--precision", "bfloat16"), run_of()),
+    Bad("the folder of a run with 5 teachers", ("--num_teacher", "3"), run_of()),
+    Bad("the folder of a run with another schedule", ("--decay_points", "0.5"), run_of()),
+    Bad("the folder of a run of another network", ("--arch", "ResNet-56"), run_of()),
+    Bad("a folder that another process works in", (), in_use),
+    Bad("the same, with `--overwrite`", ("--overwrite",), in_use),
+    Bad("a folder with somebody's `trained_param.pkl`", (), strange("trained_param.pkl", "mine")),
+    *(Bad(f"a `config.json` of {what}", (), strange("config.json", text)) for what, text in (
+        ("nothing", ""), ("a list", "[]"), ("half an object", "{"), ("something else", '{"options": 3}')
+    )),
+    Bad("a strange `config.json`, with `--overwrite`", ("--overwrite",), strange("config.json", "{}")),
+    Bad("a `result.json` of something else", (), strange("result.json", '{"seconds": 1}')),
+    Bad("a file for a folder", (), file("run", b"mine")),
+    Bad("a folder within a file", ("--train_path", "file/run"), file("file", b"mine")),
+    Bad(
+        "`--overwrite` of the file that the run starts from",
+        ("--overwrite", "--trained_param", "run/trained_param.pkl"),
+        lambda f, m: ((f / "run").mkdir(), saved(name="run/trained_param.pkl")(f, m)),
+    ),
+    Bad("a damaged `baseline_param.pkl` in the folder", (), run_of(baseline=garbage), runs=True),
+    Bad("a damaged checkpoint of the baseline", (), unfinished("baseline"), runs=True),
+    Bad("a damaged state of an unfinished search", (), unfinished("search"), runs=True),
+    Bad("a damaged `search_state.npz`", (), run_of(**{**DONE, "search": garbage}), runs=True),
+    Bad("a damaged `search.jsonl`", (), run_of(baseline=network, warm_up=network, records=garbage), runs=True),
+    Bad("a damaged `memory_bank.npy`", WHOLE, run_of(*WHOLE, **DONE, memory_bank=garbage), runs=True),
+    Bad(
+        "a damaged memory bank that is unfinished",
+        WHOLE,
+        run_of(*WHOLE, **DONE, bank=garbage, **{UNFINISHED["memory_bank"]: lambda path: path.write_text('{"batches": 1}')}),
+        runs=True,
+    ),
+]  # fmt: skip
+
+# --------------------------------------------------------------------------------------------------------- while a run is on
+
+
+def in_the_search(error):
+    """The search raises `error`, or sends itself a signal."""
+
+    def prepare(folder, monkeypatch):
+        run_of(baseline=network, warm_up=network)(folder, monkeypatch)
+
+        def score(self, masks, knowledge):
+            if isinstance(error, signal.Signals):
+                os.kill(os.getpid(), error)
+            elif isinstance(error, Exception):
+                raise error
+            return np.full(len(masks), error, np.float32)
+
+        monkeypatch.setattr("ekg.validation.Validation.score", score)
+
+    return prepare
+
+
+def out_of_memory():
+    import tensorflow as tf
+
+    return tf.errors.ResourceExhaustedError(None, None, "OOM when allocating tensor with shape[128,64,32,32]")
+
+
+class InternalError(Exception):
+    """As TensorFlow names what XLA and the libraries of CUDA raise."""
+
+
+def no_room(size):
+    """No file may become larger than `size`."""
+
+    def prepare(folder, monkeypatch):
+        run_of(baseline=network, warm_up=network)(folder, monkeypatch)
+        soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
+        monkeypatch.callback(lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard)))
+
+    return prepare
+
+
+def full_disk(folder, monkeypatch):
+    run_of(baseline=network, warm_up=network)(folder, monkeypatch)
+
+    def fsync(descriptor):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "fsync", fsync)
+
+
+def not_finite_bank(path):
+    bank = np.full((1442, 10, 1), np.nan, np.float16)
+    np.save(path, bank)
+
+
+def running(what, prepare, *flags, code=1):
+    return Bad(what, flags, prepare, code=code, runs=True)
+
+
+RUNNING = [
+    running("`--baseline_learning_rate 1e30`: the loss", lambda f, m: None, "--baseline_learning_rate", "1e30"),
+    running("NaN in the scores", in_the_search(np.nan)),
+    running(
+        "NaN in the memory bank",
+        run_of(*WHOLE, **DONE, memory_bank=not_finite_bank, extraction=network),
+        *WHOLE,
+    ),
+    running("a GPU that is out of memory (raised by the test)", lambda f, m: in_the_search(out_of_memory())(f, m)),
+    running(
+        "the same, as XLA says it (raised by the test)",
+        in_the_search(InternalError("RESOURCE_EXHAUSTED: Out of memory while trying to allocate 68719476736 bytes.")),
+    ),
+    running("a host that is out of memory (raised by the test)", in_the_search(MemoryError())),
+    running("a full disk (raised by the test)", full_disk),
+    running("a limit on the size of a file", no_room(3000)),
+    running("SIGTERM", in_the_search(signal.SIGTERM), code=143),
+    running("Ctrl-C", in_the_search(signal.SIGINT), code=130),
+]
+
+SECTIONS = {
+    "Options": OPTIONS,
+    "Settings that do not go together": SETTINGS,
+    "Data": DATA,
+    "Parameter files": FILES,
+    "The run folder": FOLDER,
+    "While a run is on": RUNNING,
+}
