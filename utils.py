@@ -103,12 +103,7 @@ def read_parameters(path):
     array of numbers are ignored. Raises UserError for a file that is missing, damaged, or not of numbers.
     """
     try:
-        with open(path, "rb") as file:
-            start = file.read(4)
-            if start.startswith(b"PK"):
-                content = array_files.load_npz(path)
-            else:
-                content = array_files.load_pickle(start + file.read())
+        content = _content(path)
     except OSError as error:
         raise UserError(f"cannot read the parameter file {path}: {error.strerror or error}") from error
     except array_files.UnsafePickle as error:
@@ -117,15 +112,30 @@ def read_parameters(path):
         raise UserError(f"{path} is no parameter file: {error}") from error
     if not isinstance(content, dict):
         raise UserError(f"{path} is no parameter file: it holds a {type(content).__name__}, not a dict of arrays")
-    arrays = {}
-    for name, value in content.items():
-        if isinstance(name, str) and isinstance(value, np.ndarray) and value.dtype.kind in array_files.NUMBERS:
-            arrays[name] = value.astype(np.float32)
-            if not np.isfinite(arrays[name]).all():
-                raise UserError(f"{path}: {name} holds NaN or infinite values")
+    arrays = {
+        name: value
+        for name, value in content.items()
+        if isinstance(name, str) and isinstance(value, np.ndarray) and value.dtype.kind in array_files.NUMBERS
+    }
     if not arrays:
         raise UserError(f"{path} is no parameter file: it holds no array")
-    return arrays, _meta(content.get(META))
+    if 4 * sum(array.size for array in arrays.values()) > array_files.LARGEST:  # many names may share one array
+        raise UserError(f"{path} is no parameter file: its arrays take more than {array_files.LARGEST} bytes")
+    return {name: _float32(path, name, array) for name, array in arrays.items()}, _meta(content.get(META))
+
+
+def _content(path):
+    with open(path, "rb") as file:
+        zipped = file.read(2) == b"PK"
+    return array_files.load_npz(path) if zipped else array_files.load_pickle(array_files.read_file(path))
+
+
+def _float32(path, name, array):
+    with np.errstate(over="ignore"):  # what is too large becomes infinite
+        array = array.astype(np.float32)
+    if not np.isfinite(array).all():
+        raise UserError(f"{path}: {array_files.one_line(name)} holds NaN or infinite values")
+    return array
 
 
 def digest(arrays):
@@ -145,9 +155,11 @@ def check_saved_for(path, meta, key, asked):
 
 def _meta(value):
     """The dict in a file's META entry; a strange entry counts as none, since it only ever adds to what the arrays say."""
+    if isinstance(value, np.ndarray) and value.ndim == 0:  # as .npz has it
+        value = value.item()
     try:
-        meta = json.loads(str(value)) if value is not None else {}
-    except ValueError:
+        meta = json.loads(value) if isinstance(value, str) else {}
+    except (ValueError, RecursionError):
         return {}
     if not isinstance(meta, dict):
         return {}

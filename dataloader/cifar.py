@@ -1,16 +1,14 @@
 """CIFAR-10 and CIFAR-100 from where the user has them: the official folders, their archive, an .npz, or Keras' cache."""
 
 import contextlib
-import gzip
 import io
 import os
 import pathlib
-import tarfile
-import zlib
 
 import numpy as np
 
 import array_files
+from dataloader.archive import read_tar_gz
 from utils import UserError
 
 # Official files: name of the python folder and of the binary one, training files, test file, key of the labels, and how many
@@ -101,15 +99,10 @@ def _from_keras(name):
 def _from_archive(name, path):
     """Reads the official files out of a .tar.gz without unpacking it to disk."""
     try:
-        # All of it first: its check sum comes last, after what a reader of single files would look at.
-        with gzip.open(path) as packed:
-            data = packed.read()
-        with tarfile.open(fileobj=io.BytesIO(data)) as archive:
-            members = {pathlib.PurePosixPath(m.name).name: m for m in archive.getmembers() if m.isfile()}
-            contents = {file: archive.extractfile(member).read() for file, member in members.items()}
-    except (tarfile.TarError, EOFError, OSError, ValueError, zlib.error) as error:
+        files = read_tar_gz(path)
+    except (OSError, ValueError) as error:
         raise UserError(f"--data_path {path} is no .tar.gz or cut short: {array_files.one_line(error)}") from error
-    return _from_files(name, path, set(contents), contents.__getitem__)
+    return _from_files(name, path, set(files), files.__getitem__)
 
 
 def _from_folder(name, path):
@@ -118,7 +111,7 @@ def _from_folder(name, path):
     for folder in (path, path / official["python"], path / official["binary"]):
         files = {entry.name for entry in folder.iterdir() if entry.is_file()} if folder.is_dir() else set()
         if files & names:
-            return _from_files(name, folder, files, lambda file, folder=folder: (folder / file).read_bytes())
+            return _from_files(name, folder, files, lambda file, folder=folder: array_files.read_file(folder / file))
     raise UserError(f"--data_path {path}: neither {official['python']} nor {official['binary']} is in this folder")
 
 
@@ -157,8 +150,11 @@ def _python(data, labels_key):
     content = array_files.load_pickle(data, encoding="bytes")
     if not isinstance(content, dict) or b"data" not in content or labels_key not in content:
         raise ValueError(f"it has no {labels_key.decode()} and data")
-    rows, labels = content[b"data"], np.asarray(content[labels_key])
-    if getattr(rows, "dtype", None) != np.uint8 or rows.ndim != 2 or rows.shape[1] != PIXELS or labels.shape != rows.shape[:1]:
+    rows, labels = content[b"data"], content[labels_key]
+    if isinstance(labels, list) and all(type(label) is int for label in labels):  # lists in lists may stand for 2^n labels
+        labels = np.asarray(labels)
+    arrays = isinstance(rows, np.ndarray) and isinstance(labels, np.ndarray)
+    if not arrays or rows.dtype != np.uint8 or rows.shape[1:] != (PIXELS,) or labels.shape != rows.shape[:1]:
         raise ValueError(f"it holds no rows of {PIXELS} bytes with a label each")
     return _images(rows), labels
 
