@@ -12,6 +12,7 @@ import tempfile
 import numpy as np
 
 import array_files
+import torch_files
 
 
 class UserError(Exception):
@@ -99,8 +100,9 @@ def write_parameters(path, arrays, meta):
 def read_parameters(path):
     """(arrays, meta) of a parameter file: dict name -> float32 array, and what the file says of itself ({} if nothing).
 
-    Reads the published pickles, dense or pruned, through array_files, and .npz files of the same arrays. Keys that hold no
-    array of numbers are ignored. Raises UserError for a file that is missing, damaged, or not of numbers.
+    Reads the published pickles, dense or pruned, through array_files, .npz files of the same arrays, and PyTorch's .pth
+    under its own names. Keys that hold no array of numbers are ignored. Raises UserError for a file that is missing,
+    damaged, or not of numbers.
     """
     try:
         content = _content(path)
@@ -125,6 +127,8 @@ def read_parameters(path):
 
 
 def _content(path):
+    if torch_files.is_pth(path):
+        return torch_files.load_pth(path)
     with open(path, "rb") as file:
         zipped = file.read(2) == b"PK"
     return array_files.load_npz(path) if zipped else array_files.load_pickle(array_files.read_file(path))

@@ -278,15 +278,16 @@ def test_size_of_a_member_is_not_believed(tmp_path, size):
     refusal_of(lambda: load_cifar("CIFAR10", 10, str(path)))
 
 
-@pytest.mark.parametrize("file", ["param.pkl", "data_batch_1"])
+@pytest.mark.parametrize("file", ["param.pkl", "param.pth", "data_batch_1"])
 def test_file_larger_than_any_is_not_read(tmp_path, monkeypatch, file):
     monkeypatch.setattr(array_files, "LARGEST", 1000)
     folder = write("python", tmp_path, "CIFAR10", generate("CIFAR10"))
+    starts = {"param.pkl": b"\x80\x02", "param.pth": bytes.fromhex("80028a0a6cfc9c46f9206aa850192e")}
     if file == "data_batch_1":
         assert "more than" in refusal_of(lambda: load_cifar("CIFAR10", 10, str(folder)))
         return
     with open(tmp_path / file, "wb") as sparse:
-        sparse.write(b"\x80\x02")
+        sparse.write(starts[file])
         sparse.truncate(1 << 40)
     assert "more than" in refusal_of(lambda: read_parameters(str(tmp_path / file)))
 
