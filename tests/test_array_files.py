@@ -1,9 +1,6 @@
 """array_files reads what parameter files and CIFAR batches hold, and runs nothing that a file asks for."""
 
-import builtins
-import os
 import pickle
-import subprocess
 from collections import OrderedDict
 
 import numpy as np
@@ -108,107 +105,6 @@ def test_python_2_cifar_batch_is_read_as_bytes():
 def test_python_2_fortran_and_big_endian_arrays_are_read():
     array = np.asfortranarray(numbered((3, 4), ">f4"))
     assert_same(array_files.load_pickle(python2({"w": array}), encoding="bytes")[b"w"], array)
-
-
-# ---------------------------------------------------------------------------------------------------------------- refused
-
-
-class Calls:
-    """Pickles as a call of `function` with `arguments`."""
-
-    def __init__(self, function, *arguments):
-        self.call = function, arguments
-
-    def __reduce__(self):
-        return self.call
-
-
-def attacks(path):
-    """name -> (object whose pickle would make the file `path` were it unpickled, the name that betrays it)."""
-    command, code = f"touch '{path}'", f"open({path!r}, 'w').close()"
-    return {
-        "os.system": (Calls(os.system, command), "system"),
-        "builtins.eval": (Calls(builtins.eval, code), "eval"),
-        "builtins.exec": (Calls(builtins.exec, code), "exec"),
-        "builtins.open": (Calls(builtins.open, path, "w"), "open"),
-        "subprocess": (Calls(subprocess.check_call, ["touch", path]), "check_call"),
-        "nested": ({"fc/kernel:0": np.ones(2, np.float32), "x": [1, {"y": (Calls(subprocess.call, ["touch", path]),)}]}, "call"),
-        "as a key": ({Calls(os.system, command): 1}, "system"),
-        "numpy.save": (Calls(np.save, path, 1), "save"),
-        "numpy.fromfile": (Calls(np.fromfile, __file__), "fromfile"),
-        "numpy.memmap": (Calls(np.memmap, path, "uint8", "w+", 0, (4,)), "memmap"),
-    }
-
-
-@pytest.mark.parametrize("protocol", [2, 4, 5])
-@pytest.mark.parametrize("name", attacks(""))
-def test_calls_are_refused_before_they_run(tmp_path, protocol, name):
-    path = tmp_path / "made"
-    value, betrayed = attacks(str(path))[name]
-    data = pickle.dumps(value, protocol)
-    with pytest.raises(array_files.UnsafePickle, match=betrayed):
-        array_files.load_pickle(data)
-    assert not path.exists()
-
-
-@pytest.mark.parametrize("name", ["os.system", "nested", "numpy.save", "numpy.memmap"])
-def test_the_attacks_above_do_run_when_unpickled_without_care(tmp_path, name):
-    """Else the absence of the file would prove nothing."""
-    path = tmp_path / ("made.npy" if name == "numpy.save" else "made")
-    pickle.loads(pickle.dumps(attacks(str(path))[name][0]))
-    assert path.exists()
-
-
-@pytest.mark.parametrize("protocol", [2, 4, 5])
-def test_object_arrays_are_refused_with_what_is_in_them(tmp_path, protocol):
-    path = tmp_path / "made"
-    array = np.empty(2, object)
-    array[:] = [1, Calls(os.system, f"touch '{path}'")]
-    with pytest.raises(array_files.UnsafePickle):
-        array_files.load_pickle(pickle.dumps(array, protocol))
-    with pytest.raises(array_files.UnsafePickle):
-        array_files.load_pickle(pickle.dumps(np.array([None, "text"], object), protocol))
-    assert not path.exists()
-
-
-@pytest.mark.parametrize("dtype", ["i4,f4", [("a", "f4"), ("b", "O")], "U4", "S4", "M8[s]", "c8", "V3"])
-@pytest.mark.parametrize("protocol", [2, 4, 5])
-def test_arrays_of_anything_but_numbers_are_refused(protocol, dtype):
-    with pytest.raises(array_files.UnsafePickle):
-        array_files.load_pickle(pickle.dumps(np.zeros(2, dtype), protocol))
-
-
-@pytest.mark.parametrize(
-    "data",
-    [
-        b"cnumpy\ncore.multiarray.fromstring\n.",
-        b"cnumpy.testing._private.utils\nrunstring\n(S'1'\n}tR.",
-        b"cnumpy\nload\n(S'x'\ntR.",
-        b"cbuiltins\ngetattr\n.",
-        b"ccopyreg\n_reconstructor\n.",
-        b"c__main__\nanything\n.",
-        b"\x80\x04\x8c\x02os\x8c\x06system\x93.",
-        b"(cos\nsystem\nS'true'\no.",  # OBJ and INST call without REDUCE
-        b"(S'true'\nios\nsystem\n.",
-    ],
-)
-def test_every_other_name_is_refused(data):
-    with pytest.raises(array_files.UnsafePickle):
-        array_files.load_pickle(data)
-
-
-def test_a_refusal_is_one_line_whatever_the_file_names():
-    module = "os\nTraceback: forged"
-    data = b"\x80\x04\x8c" + bytes([len(module)]) + module.encode() + b"\x8c\x06system\x93."
-    with pytest.raises(array_files.UnsafePickle) as refusal:
-        array_files.load_pickle(data)
-    assert len(str(refusal.value).splitlines()) == 1
-
-
-def test_the_stand_in_for_ndarray_cannot_be_called_for_memory():
-    """numpy.ndarray((2**40,)) would ask for a terabyte."""
-    with pytest.raises(ValueError):
-        array_files.load_pickle(b"\x80\x02cnumpy\nndarray\n\x8a\x06\x00\x00\x00\x00\x00\x01\x85\x85R.")
 
 
 # ---------------------------------------------------------------------------------------------------------------- damaged
