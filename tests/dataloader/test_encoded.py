@@ -1,0 +1,244 @@
+"""Images and records decode to what was encoded; what is damaged or promises too much is refused in one line."""
+
+import io
+import struct
+import time
+import zlib
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from PIL import Image
+
+from array_files import refusals
+from dataloader import encoded
+from dataloader.encoded import decode_image, read_records
+
+RNG = np.random.default_rng(0)
+COLOUR = RNG.integers(0, 256, (5, 7, 3)).astype(np.uint8)
+ROWS, COLUMNS = np.indices((64, 64), np.uint8) * 3
+SMOOTH = np.stack([ROWS, COLUMNS, np.full_like(ROWS, 90)], -1)
+
+
+def jpeg(image, **options):
+    return tf.io.encode_jpeg(image, quality=100, chroma_downsampling=False, **options).numpy()
+
+
+def png(image):
+    return tf.io.encode_png(image).numpy()
+
+
+def pil(image, form, mode=None, **options):
+    file = io.BytesIO()
+    image = Image.fromarray(image)
+    (image.convert(mode) if mode else image).save(file, form, **options)
+    return file.getvalue()
+
+
+def chunk(name, data):
+    return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
+
+
+def png_of_size(width, height):
+    head = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0))
+    return encoded.PNG + head + chunk(b"IDAT", zlib.compress(bytes(100))) + chunk(b"IEND", b"")
+
+
+def jpeg_of_size(width, height, **options):
+    data = bytearray(jpeg(SMOOTH, **options))
+    place = min(at for at in (data.find(b"\xff\xc0\x00\x11"), data.find(b"\xff\xc2\x00\x11")) if at > 0)
+    data[place + 5 : place + 9] = struct.pack(">HH", height, width)
+    return bytes(data)
+
+
+def refusal_of(data):
+    begin = time.monotonic()
+    with pytest.raises(ValueError) as refusal:
+        decode_image(data)
+    assert len(str(refusal.value).splitlines()) == 1
+    assert time.monotonic() - begin < 5
+    return str(refusal.value)
+
+
+# ----------------------------------------------------------------------------------------------------------------- images
+
+GREY = SMOOTH[..., :1]
+EXACT = {
+    "colour": (png(COLOUR), COLOUR),
+    "grey": (png(GREY), GREY.repeat(3, -1)),
+    "alpha": (png(np.concatenate([COLOUR, COLOUR[..., :1]], -1)), COLOUR),
+    "grey and alpha": (png(np.concatenate([GREY, GREY], -1)), GREY.repeat(3, -1)),
+    "16 bit": (png(COLOUR.astype(np.uint16) * 257), COLOUR),
+    "palette": (pil(COLOUR // 64 * 64, "PNG", "P", palette=Image.ADAPTIVE), None),
+    "black and white": (pil(np.uint8([[0, 255], [255, 0]]), "PNG", "1"), np.uint8([[[0], [255]], [[255], [0]]]).repeat(3, -1)),
+}
+
+
+@pytest.mark.parametrize("what", EXACT)
+def test_png_of_every_kind_is_decoded_exactly(what):
+    data, expected = EXACT[what]
+    expected = np.asarray(Image.open(io.BytesIO(data)).convert("RGB")) if expected is None else expected
+    image = decode_image(data)
+    assert image.dtype == tf.uint8 and image.shape == expected.shape
+    np.testing.assert_array_equal(image, expected)
+
+
+@pytest.mark.parametrize("what", ["colour", "grey", "CMYK", "progressive"])
+def test_jpeg_of_every_kind_is_decoded(what):
+    data, expected = {
+        "colour": lambda: (jpeg(SMOOTH), SMOOTH),
+        "grey": lambda: (jpeg(GREY), GREY.repeat(3, -1)),
+        "CMYK": lambda: (pil(SMOOTH, "JPEG", "CMYK", quality=100), SMOOTH),
+        "progressive": lambda: (jpeg(SMOOTH, progressive=True), SMOOTH),
+    }[what]()
+    image = decode_image(data)
+    assert image.dtype == tf.uint8 and image.shape == expected.shape
+    assert np.abs(image.numpy().astype(int) - expected).max() <= 4
+
+
+def test_images_of_both_kinds_go_through_one_map():
+    """The set of the competition has a PNG and CMYK files that are called .JPEG."""
+    data = [jpeg(SMOOTH), png(SMOOTH), jpeg(GREY)]
+    images = list(tf.data.Dataset.from_tensor_slices(data).map(decode_image))
+    assert [image.shape for image in images] == [(64, 64, 3)] * 3
+    np.testing.assert_array_equal(images[1], SMOOTH)
+
+
+def test_error_in_a_map_is_one_line_too():
+    images = iter(tf.data.Dataset.from_tensor_slices([png(SMOOTH), b"junk"]).map(decode_image))
+    next(images)
+    with pytest.raises(ValueError) as refusal, refusals():
+        next(images)
+    assert len(str(refusal.value).splitlines()) == 1
+
+
+SIZES = [(65_500, 65_500), (0, 5), (5, 0), (65_500, 1025), (8193, 8192)]
+
+
+@pytest.mark.parametrize("width, height", SIZES)
+def test_jpeg_that_announces_too_much_is_refused_by_its_header(width, height):
+    refusal_of(jpeg_of_size(width, height))
+    refusal_of(jpeg_of_size(width, height, progressive=True))
+
+
+@pytest.mark.parametrize("width, height", [*SIZES, (2**31 - 1, 2**31 - 1), (2**32 - 1, 2**32 - 1), (2**31, 2)])
+def test_png_that_announces_too_much_is_refused_by_its_header(width, height):
+    assert "impossible" in refusal_of(png_of_size(width, height))
+
+
+def test_bounds_leave_room_for_photographs():
+    assert decode_image(jpeg(np.zeros((4000, 6000, 1), np.uint8))).shape == (4000, 6000, 3)
+
+
+def test_jpeg_of_scans_without_an_end_is_refused():
+    """A scan of a few bytes goes through all pixels once more."""
+    data = jpeg_of_size(8000, 8000, progressive=True)
+    last = data.rindex(b"\xff\xda")
+    refusal_of(data[:last] + data[last:-2] * 5000 + data[-2:])
+
+
+def test_more_bytes_than_an_image_has_are_refused():
+    assert "too many bytes" in refusal_of(jpeg(SMOOTH) + bytes(encoded.LARGEST))
+
+
+@pytest.mark.parametrize("data", [b"", b"\xff", b"\xff\xd8\xff", encoded.PNG, b"GIF89a" + bytes(20), b"BM" + bytes(60), b"text"])
+def test_what_is_no_image_is_refused(data):
+    refusal_of(data)
+
+
+@pytest.mark.parametrize("data", [jpeg(SMOOTH), png(COLOUR)])
+def test_truncated_image_is_refused(data):
+    for length in range(0, len(data) - 12, 37):
+        refusal_of(data[:length])
+
+
+# ---------------------------------------------------------------------------------------------------------------- records
+
+
+def example(**features):
+    kinds = {bytes: lambda v: {"bytes_list": {"value": [v]}}, int: lambda v: {"int64_list": {"value": [v]}}}
+    feature = {name.replace("__", "/"): kinds[type(value)](value) for name, value in features.items()}
+    return tf.train.Example(features={"feature": {k: tf.train.Feature(**v) for k, v in feature.items()}}).SerializeToString()
+
+
+def shard(path, records):
+    with tf.io.TFRecordWriter(str(path)) as writer:
+        for record in records:
+            writer.write(record)
+    return path
+
+
+def crc(data):
+    """Masked CRC-32C, as frames have it."""
+    value = 0xFFFFFFFF
+    for byte in data:
+        value ^= byte
+        for _ in range(8):
+            value = value >> 1 ^ (0x82F63B78 if value & 1 else 0)
+    value ^= 0xFFFFFFFF
+    return ((value >> 15 | value << 17) + 0xA282EAD8) & 0xFFFFFFFF
+
+
+GOOD = [example(image__encoded=bytes([i]) * 9, image__class__label=i, image__height=3) for i in range(4)]
+
+
+def refused_record(path):
+    with pytest.raises(ValueError) as refusal:
+        list(read_records(path))
+    assert len(str(refusal.value).splitlines()) == 1 and str(path) in str(refusal.value)
+    return str(refusal.value)
+
+
+def test_records_come_back_in_order(tmp_path):
+    path = shard(tmp_path / "train-00000-of-00001", GOOD)
+    assert list(read_records(path)) == [(bytes([i]) * 9, i) for i in range(4)]
+    assert list(read_records(shard(tmp_path / "empty", []))) == []
+
+
+@pytest.mark.parametrize("length", [2**31, 2**40, 2**63, 2**64 - 1, 2**25 + 1, 1000])
+def test_length_that_is_not_there_is_refused_though_its_check_sum_is_right(tmp_path, length):
+    path = shard(tmp_path / "shard", GOOD)
+    head = struct.pack("<Q", length)
+    path.write_bytes(path.read_bytes() + head + struct.pack("<I", crc(head)) + bytes(20))
+    assert "record 4" in refused_record(path)
+
+
+def test_record_larger_than_any_image_is_refused(tmp_path):
+    head = struct.pack("<Q", 2**40)
+    with open(tmp_path / "shard", "wb") as file:
+        file.write(head + struct.pack("<I", crc(head)))
+        file.truncate(2**40 + 16)
+    assert "record 0" in refused_record(tmp_path / "shard")
+
+
+@pytest.mark.parametrize("place", [0, 9, 12, 40, -1])
+def test_changed_byte_names_the_record(tmp_path, place):
+    path = shard(tmp_path / "shard", GOOD)
+    data = bytearray(path.read_bytes())
+    size = len(data) // 4
+    data[2 * size + place if place >= 0 else 3 * size - 1] ^= 1
+    path.write_bytes(data)
+    assert "record 2" in refused_record(path)
+
+
+BAD = {
+    "no label": example(image__encoded=b"x"),
+    "no image": example(image__class__label=1),
+    "label of text": example(image__encoded=b"x", image__class__label=b"1"),
+    "no example": b"\xff" * 9,
+    "nothing": b"",
+}
+
+
+@pytest.mark.parametrize("what", BAD)
+def test_example_without_image_and_label_is_named(tmp_path, what):
+    assert "record 1" in refused_record(shard(tmp_path / "shard", [GOOD[0], BAD[what], GOOD[1]]))
+
+
+def test_truncated_shard_is_refused(tmp_path):
+    path = shard(tmp_path / "shard", GOOD)
+    data = path.read_bytes()
+    for length in range(1, len(data), 7):
+        if length % (len(data) // 4):
+            path.write_bytes(data[:length])
+            refused_record(path)
