@@ -65,12 +65,11 @@ def read_records(path):
     image/encoded or image/class/label, or is larger than LARGEST or than what is left of the file.
     """
     whole, problem = _frames(path)
-    records = tf.data.TFRecordDataset(str(path)).take(whole)
-    examples = iter(records.map(lambda record: tf.io.parse_single_example(record, FEATURES)))
+    records = iter(tf.data.TFRecordDataset(str(path)).take(whole))
     for record in range(whole):
         try:
             with refusals():
-                example = next(examples)
+                example = tf.io.parse_single_example(next(records), FEATURES)
         except ValueError as error:
             raise ValueError(f"{path}: record {record}: {error}") from error
         yield example["image/encoded"].numpy(), int(example["image/class/label"])
