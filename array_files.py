@@ -22,6 +22,7 @@ LARGEST = 4 << 30  # bytes of a file and of its arrays; VGG-16 in float64 has 1.
 SHRINKING = 100  # how much smaller than its contents a file may be: deflate reaches 1,000, but on zeros, not on weights
 SMALL = 64 << 20  # bytes; contents below are read however much they shrank
 DEEPEST = 64  # containers in containers, axes of an array
+DIRECTORY = 16 << 20  # bytes of an archive's list of members, 100 or so a member; ten times that when it is read
 HEADER = 1024  # bytes of an .npy header; that of 64 axes has 800
 DTYPE = re.compile("b1|[iu][1248]|f[248]")
 
@@ -174,10 +175,21 @@ def load_pickle(data, encoding="ASCII"):
     return value
 
 
-def load_pickle_from(stream, encoding="ASCII", names=(), persistent=None):
+def load_pickle_from(stream, encoding="ASCII", names=None, persistent=None):
     """load_pickle of one pickle of an io.BytesIO, with more `names` and with persistent ids: see pickle_reader.run."""
     with refusals():
-        return _arrays(pickle_reader.run(stream, {**_NAMES, **dict(names)}, encoding, persistent), {})
+        return _arrays(pickle_reader.run(stream, {**_NAMES, **(names or {})}, encoding, persistent), {})
+
+
+class _ZipSource(io.FileIO):
+    """A file that is not read in pieces larger than `most`: those of the directory until that has been read."""
+
+    most = DIRECTORY
+
+    def read(self, size=-1):
+        if size > self.most:
+            raise ValueError(f"a directory of {size} bytes")
+        return super().read(size)
 
 
 @contextlib.contextmanager
@@ -186,14 +198,15 @@ def opened_zip(path):
 
     Raises OSError where the file cannot be read, ValueError where it is damaged or announces more than such a file holds.
     """
-    with refusals(), zipfile.ZipFile(path) as archive:
+    with refusals(), _ZipSource(path) as source, zipfile.ZipFile(source) as archive:
+        source.most = LARGEST
         members = archive.infolist()
         names = [info.filename for info in members]
         if len(set(names)) < len(names):
             raise ValueError("two members of one name")
         total = sum(info.file_size for info in members)
         # A bomb tells the truth here, or lies: then no more than it said is unpacked, and the check sum is wrong.
-        if total > min(LARGEST, max(SMALL, SHRINKING * os.path.getsize(path))):
+        if total > min(LARGEST, max(SMALL, SHRINKING * os.fstat(source.fileno()).st_size)):
             raise ValueError(f"it announces {total} bytes, more than arrays of its size have")
         yield {info.filename: lambda info=info: _member(archive, info) for info in members}
 

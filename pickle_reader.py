@@ -8,7 +8,7 @@ A name becomes one of the functions a caller of `run` admits, or the file is ref
 
 import pickletools
 
-MOST_OPCODES = 2**20  # CIFAR-100's training file has 200,000; each may cost 64 bytes, so what they make stays below 100 MB
+MOST_OPCODES = 2**19  # CIFAR-100's training file has 200,000; each makes 200 bytes at most, with its place in the memo
 WIDEST_KEY = 64  # bits; the hashes of wider integers can be made equal, and a dict of them takes quadratic time
 
 
@@ -46,8 +46,7 @@ def run(stream, names, encoding="ASCII", persistent=None):
             raise ValueError(f"more than {MOST_OPCODES} opcodes")
         step = _STEPS.get(opcode.name)
         if step is None:
-            what = " ".join([f"opcode {opcode.name}", *str("" if argument is None else argument)[:100].split()])
-            raise UnsafePickle(what)
+            raise UnsafePickle(f"opcode {opcode.name}" + (f" {argument}"[:100] if argument is not None else ""))
         step(machine, argument)
     return machine.stack.pop()
 

@@ -89,7 +89,7 @@ class _Storages:
         self.sizes, self.done = {}, {}
 
     def load(self, stream):
-        return array_files.load_pickle_from(stream, "utf-8", _NAMES.items(), self.persistent)
+        return array_files.load_pickle_from(stream, "utf-8", _NAMES, self.persistent)
 
     def persistent(self, id):
         """The stand-in for a storage: ("storage", type, key, device, elements[, None])."""
