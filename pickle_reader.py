@@ -62,7 +62,7 @@ class _Machine:
     def __init__(self, names, encoding, persistent, size):
         self.names, self.encoding, self.persistent = names, encoding, persistent
         self.stack, self.outer, self.memo = [], [], {}  # outer: the stacks below the marks
-        self.may_make = size
+        self.may_make = {bytes: size, dict: MOST_OPCODES}  # bytes, keys
 
     def push(self, value):
         self.stack.append(value)
@@ -125,10 +125,10 @@ class _Machine:
         if type(function) is not Name or function.function is None or type(arguments) is not tuple:
             raise ValueError(f"a call of {function.text if type(function) is Name else type(function).__name__}")
         made = function.function(*arguments)
-        if isinstance(made, (bytes, dict)):
+        if type(made) in self.may_make:
             # An intact file makes each of its strings and dicts once: not a megabyte again and again by naming it.
-            self.may_make -= len(made)
-            if self.may_make < 0:
+            self.may_make[type(made)] -= len(made)
+            if self.may_make[type(made)] < 0:
                 raise ValueError("calls that make more than the file holds")
         self.push(made)
 

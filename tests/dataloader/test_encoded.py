@@ -96,6 +96,11 @@ def test_jpeg_of_every_kind_is_decoded(what):
     assert np.abs(image.numpy().astype(int) - expected).max() <= 4
 
 
+def test_jpeg_is_decoded_as_other_libraries_do():
+    data = jpeg(RNG.integers(0, 256, (40, 50, 3)).astype(np.uint8))
+    np.testing.assert_array_equal(decode_image(data), np.asarray(Image.open(io.BytesIO(data))))
+
+
 def test_images_of_both_kinds_go_through_one_map():
     """The set of the competition has a PNG and CMYK files that are called .JPEG."""
     data = [jpeg(SMOOTH), png(SMOOTH), jpeg(GREY)]
