@@ -219,7 +219,7 @@ def test_damaged_file_loads_or_is_refused_in_one_line(tmp_path, name):
     form.read(tmp_path, form.pack(tmp_path, seed))
     counts, begin, examples = collections.Counter(), time.monotonic(), SLOW.get(name, EXAMPLES)
 
-    @settings(max_examples=examples, derandomize=True, database=None, deadline=None, suppress_health_check=list(HealthCheck))
+    @settings(max_examples=examples, derandomize=True, database=None, deadline=5000, suppress_health_check=list(HealthCheck))
     @given(st.data())
     def one(draws):
         data = form.pack(tmp_path, draws.draw(mutations(seed, form.opcodes)))
