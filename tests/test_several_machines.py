@@ -124,30 +124,46 @@ def test_two_machines_are_two_replicas_and_the_chief_alone_writes(tmp_path, sing
         assert code == 2 and "val_batch_size: 64 at the chief, 32 there" in err.splitlines()[-1] and "Traceback" not in err, err
 
 
-@pytest.mark.parametrize("victim", [0, 1])
-def test_a_machine_that_dies_ends_the_other_with_one_line_and_both_go_on_later(tmp_path, single, victim):
-    flags = [*COMMAND, "--train_path", str(tmp_path / "run")]
+def interrupted(folder, victim, number):
+    """(exit codes, lines on stderr) of two machines, one of which gets a signal in the first step of the search."""
+    flags = [*COMMAND, "--train_path", str(folder)]
     processes = start(flags, flags)
     try:
         for line in processes[0].stdout:
             if "step   1" in line:
                 break
-        processes[victim].send_signal(signal.SIGKILL)
+        processes[victim].send_signal(number)
         begin = time.monotonic()
-        _, err = processes[1 - victim].communicate(timeout=120)
+        said = [process.communicate(timeout=120)[1].splitlines() for process in processes]
     finally:
         for process in processes:
             process.kill()
-    assert processes[1 - victim].returncode == 1 and time.monotonic() - begin < 120
-    lines = err.splitlines()
-    assert len(lines) == 1 and "another machine of TF_CONFIG has stopped" in lines[0], err
-    assert "the same command goes on after the last finished stage" in lines[0]
-    if victim:
-        assert not (tmp_path / "run" / "search_state.npz").exists()
-        chief, worker = ends(start(flags, flags))
-        assert (chief[0], worker[0]) == (0, 0), chief[2] + worker[2]
-        assert "baseline epoch" not in chief[1] and "search to" in chief[1]
-        assert_same_run(tmp_path / "run", single)
+    assert time.monotonic() - begin < 120
+    return [process.returncode for process in processes], said
+
+
+@pytest.mark.parametrize("victim", [0, 1])
+def test_a_machine_that_dies_ends_the_other_with_one_line(tmp_path, victim):
+    codes, said = interrupted(tmp_path / "run", victim, signal.SIGKILL)
+    assert codes[1 - victim] == 1
+    (line,) = said[1 - victim]
+    assert "has stopped or is out of reach" in line and line.endswith("; the same command goes on from there")
+
+
+def test_a_machine_that_is_stopped_stops_the_other_and_both_go_on_later(tmp_path, single):
+    """In the same step, with everything saved by the chief, although it was the other that was told."""
+    folder = tmp_path / "run"
+    codes, said = interrupted(folder, 1, signal.SIGTERM)
+    assert codes == [143, 143], said
+    for lines in said:
+        assert lines[-1] == "train_cifar.py: stopped by SIGTERM, all is saved; the same command goes on from there"
+    steps = len(records(folder, "search.jsonl"))
+    assert (folder / "checkpoints" / "search.npz").exists() and not (folder / "search_state.npz").exists()
+    flags = [*COMMAND, "--train_path", str(folder)]
+    chief, worker = ends(start(flags, flags))
+    assert (chief[0], worker[0]) == (0, 0), chief[2] + worker[2]
+    assert "baseline epoch" not in chief[1] and f"the search goes on after step {steps - 1}" in chief[1]
+    assert_same_run(folder, single)
 
 
 def test_machines_that_would_not_compute_the_same_are_refused_on_all(tmp_path):
