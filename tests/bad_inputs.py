@@ -14,6 +14,7 @@ from collections.abc import Callable
 
 import numpy as np
 from cifar_files import generate, write_archive, write_npz, write_python
+from torch_file_writer import Tensor, write_legacy, write_zip
 
 from ekg.configuration import described, versions
 from ekg.run_folder import BANK, STAGES, UNFINISHED, RunFolder
@@ -229,6 +230,21 @@ def both(what, prepare=lambda folder, monkeypatch: None, name="param.pkl"):
     return Bad(what, ("--trained_param", name), prepare, ("train_cifar.py", "test.py"))
 
 
+def pth(content, write=write_zip):
+    return lambda folder, monkeypatch: write(folder / "param.pth", content)
+
+
+STATE_DICT = {"conv1.weight": Tensor(np.zeros((16, 3, 3, 3), np.float32)), "bn1.weight": Tensor(np.ones(16, np.float32))}
+WIDE = Tensor(np.zeros(4, np.float32), size=(10**6, 10**6), stride=(0, 0))  # 10^12 times the same number
+
+
+def zip_bomb(folder, monkeypatch):
+    """128 MiB of zeros in 128 KiB."""
+    with zipfile.ZipFile(folder / "param.npz", "w", zipfile.ZIP_DEFLATED) as packed:
+        header = b"{'descr': '<f4', 'fortran_order': False, 'shape': (33554432,)}"
+        packed.writestr("conv/kernel:0.npy", b"\x93NUMPY\x01\x00" + len(header).to_bytes(2, "little") + header + bytes(2**27))
+
+
 NAN = with_array("fc/biases:0", np.full((1, 10), np.nan, np.float32))
 FILES = [
     both("a file that is not there", name="missing.pkl"),
@@ -243,6 +259,12 @@ FILES = [
     both("an `.npz` that promises 10^12 elements", archive, "param.npz"),
     both("an `.npz` with an object array", objects, "param.npz"),
     both("a pickle that calls os.system", lambda f, m: (f / "param.pkl").write_bytes(pickle.dumps({"x": Runs()}))),
+    both("an `.npz` of 128 MiB of zeros in 128 KiB", zip_bomb, "param.npz"),
+    both("a `.pth` that calls os.system", pth({"conv1.weight": Runs()}), "param.pth"),
+    both("a `.pth` of the old form that calls os.system", pth({"conv1.weight": Runs()}, write_legacy), "param.pth"),
+    both("a `.pth` that promises 10^12 elements", pth({"conv1.weight": WIDE}), "param.pth"),
+    both("a `.pth` cut short", lambda f, m: half(write_zip(f / "param.pth", STATE_DICT)), "param.pth"),
+    both("a `.pth` of another network", pth(STATE_DICT), "param.pth"),
     both("NaN in an array", saved(NAN)),
     both("another network's arrays", saved(arch="ResNet-56")),
     both("another number of classes", saved(classes=100)),
