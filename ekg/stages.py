@@ -122,8 +122,10 @@ def build_bank(run, supernet, search, state):
     losses = ", ".join(f"{teacher.loss:.4f}" for teacher in teachers)
     run.console.say(f"memory bank: {len(teachers)} teachers with losses {losses}; {len(order):,} images")
 
-    bank = memory_bank.BankFile(folder.file(BANK), folder.unfinished, shape) if folder.writes else None
-    done = run.runtime.machines.exchange(bank and bank.batches)[0]
+    machines = run.runtime.machines
+    with machines.together():
+        bank = memory_bank.BankFile(folder.file(BANK), folder.unfinished, shape) if folder.writes else None
+    done = machines.exchange(bank and bank.batches)[0]
     if done:
         folder.goes_on(bank.seconds if bank else 0)
         run.console.say(f"  the memory bank goes on after {done} of {len(slots)} batches")
@@ -143,7 +145,7 @@ def build_bank(run, supernet, search, state):
     with folder.completes():
         if bank:
             bank.complete(path)
-    run.runtime.machines.exchange(None)  # the other machines wait until the chief has written it
+    machines.exchange(None)  # the other machines wait until the chief has written it
     return memory_bank.open_bank(path, shape)
 
 

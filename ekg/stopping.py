@@ -62,7 +62,8 @@ def asked():
 def _handle(number, frame):
     if _Heard.patient and _Heard.asked is None:
         _Heard.asked = number
-        # Not by print: the signal may have come in the middle of one.
-        os.write(2, f"\n{signal.Signals(number).name}: stopping at the next step; once more stops at once\n".encode())
+        line = f"\n{signal.Signals(number).name}: stopping at the next step; once more stops at once\n"
+        with contextlib.suppress(OSError):  # the terminal may be gone
+            os.write(2, line.encode())  # not by print: the signal may have come in the middle of one
         return
     raise Stopped(number)
