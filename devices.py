@@ -145,8 +145,8 @@ def _several_machines():
         )
         with open(os.devnull, "w") as nowhere:
             faulthandler.dump_traceback_later(START_SECONDS + 2, exit=True, file=nowhere)
-            if handlers[signal.SIGINT] is signal.default_int_handler:
-                signal.signal(signal.SIGINT, signal.SIG_DFL)
+            if handlers[signal.SIGINT] is not signal.SIG_IGN:
+                signal.signal(signal.SIGINT, signal.SIG_DFL)  # Python's would wait for Python
             try:
                 strategy = tf.distribute.MultiWorkerMirroredStrategy()
             finally:

@@ -81,6 +81,9 @@ class Step:
         """
         return self._run_several(self._shares(batches, 1), tf.constant(count, tf.int32), self._shared(shared))
 
+    def restart(self):
+        """Forgets what earlier calls have taught, if there is such a thing."""
+
     @staticmethod
     def _tensors(values):
         # Tensors, not Python numbers: a number would be a constant of the trace.
@@ -283,10 +286,13 @@ def scoring_step(network, runtime, prepare, loss):
 
 
 class _Scaled:
-    """A scoring step in float16 at the largest power of two that does not overflow."""
+    """A scoring step in float16 at the largest power of two that has not overflowed since the last `restart`."""
 
     def __init__(self, step):
         self.step, self.scale = step, LossScale.START
+
+    def restart(self):
+        self.scale = LossScale.START
 
     def __call__(self, batch, **shared):
         while True:

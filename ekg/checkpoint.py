@@ -5,7 +5,7 @@ import json
 
 import numpy as np
 
-from array_files import load_npz
+from array_files import load_npz, refusals
 from ekg.training import Progress
 from utils import META, UserError, whole_file
 
@@ -35,12 +35,16 @@ class Checkpoint:
         """(Progress, seconds) of the file, and the variables set to what it holds. Raises UserError for one that does not fit."""
         variables = self._variables()
         try:
-            arrays = load_npz(self.path)
-            meta = json.loads(str(arrays.pop(META)))
-            progress, seconds = Progress(**meta["progress"]), float(meta["seconds"])
-            if {n: a.shape for n, a in arrays.items()} != {n: tuple(v.shape) for n, v in variables.items()}:
-                raise ValueError("it is of another network")
-        except (OSError, ValueError, KeyError, TypeError) as error:
+            with refusals():
+                arrays = load_npz(self.path)
+                meta = json.loads(str(arrays.pop(META)))
+                progress, seconds = Progress(**meta["progress"]), float(meta["seconds"])
+                kinds = {field.name: field.type for field in dataclasses.fields(Progress)}
+                if any(type(value) is not kinds[name] for name, value in meta["progress"].items()):
+                    raise ValueError("its progress is none")
+                if {n: a.shape for n, a in arrays.items()} != {n: tuple(v.shape) for n, v in variables.items()}:
+                    raise ValueError("it is of another network")
+        except (OSError, ValueError) as error:
             raise UserError(f"{self.path} is damaged ({error}); delete it to begin this training again") from error
         for name, variable in variables.items():
             variable.assign(arrays[name])

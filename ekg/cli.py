@@ -11,7 +11,7 @@ import sys
 
 from ekg.candidates import FILTERS
 from ekg.options import DeviceOptions, FeedOptions, Options, SearchOptions, SubsetOptions, TrainOptions
-from ekg.stopping import listening
+from ekg.stopping import begun, listening
 from machines import PeerLost
 from utils import FULL, UserError
 
@@ -42,7 +42,7 @@ class _Help(argparse.ArgumentDefaultsHelpFormatter):
 MACHINE_GONE = ("UnavailableError", "AbortedError", "CancelledError", "DeadlineExceededError", "FailedPreconditionError")
 
 
-NO_MEMORY = ("RESOURCE_EXHAUSTED", "out of memory", "ALLOC_FAILED")  # what XLA and CUDA's libraries say in other errors
+NO_MEMORY = ("resource_exhausted", "out of memory", "alloc_failed", "failed to allocate")  # XLA and CUDA, in other errors
 
 
 def run_program(main, goes_on=False):
@@ -50,13 +50,16 @@ def run_program(main, goes_on=False):
 
     goes_on: whether the program's command, started again, goes on with what it has saved.
     """
-    name, then = os.path.basename(sys.argv[0]), ""
-    smaller = "a smaller --val_batch_size"
+    name, smaller = os.path.basename(sys.argv[0]), "a smaller --val_batch_size"
     if goes_on:
-        without = " without --overwrite" if "--overwrite" in sys.argv else ""
-        then = f"; the same command{without} goes on from there"
         # Both change what is computed, so that the run cannot go on with them.
         smaller = "--accum 2 or more, or a smaller --batch_size or batch size of the stage; with --overwrite or another folder"
+
+    def then():
+        if not (goes_on and begun()):
+            return ""
+        return f"; the same command{' without --overwrite' if '--overwrite' in sys.argv else ''} goes on from there"
+
     with listening():
         try:
             return main() or 0
@@ -65,9 +68,9 @@ def run_program(main, goes_on=False):
         except KeyboardInterrupt as stop:
             number = getattr(stop, "signal", signal.SIGINT)
             saved = ", all is saved" if getattr(stop, "saved", False) else ""
-            said, code = f"stopped by {number.name}{saved}{then}", 128 + number
+            said, code = f"stopped by {number.name}{saved}{then()}", 128 + number
         except Exception as error:
-            reason = _failure(error, then, smaller)
+            reason = _failure(error, then(), smaller)
             if reason is None:
                 raise
             said, code = f"stopped: {reason}", 1
@@ -88,7 +91,7 @@ def _failure(error, then, smaller):
         return text + then * isinstance(error, PeerLost)
     if isinstance(error, FloatingPointError):
         return text
-    if isinstance(error, MemoryError) or kind == "ResourceExhaustedError" or any(words in text for words in NO_MEMORY):
+    if isinstance(error, MemoryError) or kind == "ResourceExhaustedError" or any(words in text.lower() for words in NO_MEMORY):
         return f"out of memory; try {smaller}"
     if kind in MACHINE_GONE and os.environ.get("TF_CONFIG"):
         return f"another machine of TF_CONFIG has stopped or is out of reach ({kind}){then}"

@@ -12,7 +12,6 @@ from ekg.progress import duration
 from ekg.run import STREAM
 from ekg.training import Progress, train
 from op_utils import Optimizer, training_step
-from utils import UserError
 
 
 def fit(run, name, network, options, *, indices=None, views=1, augmented=True, bank=None, evaluate=True):
@@ -60,11 +59,10 @@ class _Hooks:
             run.folder.goes_on(seconds)
             step = f", step {self.progress.step} of the next" if self.progress.step else ""
             run.console.say(f"  {self.name} goes on after epoch {self.progress.epoch}{step}")
-        said = run.runtime.machines.exchange(dataclasses.asdict(self.progress))
-        if any(other != said[0] for other in said):
-            raise UserError(f"the machines do not see the same {self.checkpoint.path}; they must share the storage it is on")
+        run.check_same(dataclasses.asdict(self.progress), self.checkpoint.path)
         known = lambda line: line["stage"] != self.name or line["epoch"] <= self.progress.epoch
-        run.folder.start_lines("training.jsonl", keep=known)
+        with run.runtime.machines.together():
+            run.folder.start_lines("training.jsonl", keep=known)
         return self.progress
 
     def save(self, progress):
@@ -90,8 +88,8 @@ class _Hooks:
             test = f", test loss {record['test_loss']:.4f} top-1 {record['test_top1']:.2%}"
         # The record comes first: one too many is dropped when the run goes on, one that is missing would stay so.
         run.folder.add_line("training.jsonl", {"stage": name, **record})
-        self.save(then)
         run.scalars(name, record, record["epoch"])
+        self.save(then)
         run.console.say(
             f"  {name} epoch {record['epoch']}/{self.epochs}: loss {record['loss']:.4f}, accuracy {record['accuracy']:.2%}"
             f"{test}, {duration(record['seconds'])}"

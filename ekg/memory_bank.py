@@ -5,6 +5,7 @@ import os
 
 import numpy as np
 
+from array_files import refusals
 from utils import UserError, rename, write_json
 
 SHARD = 16  # batches after which the bank is saved: what a killed run computes again at most
@@ -81,9 +82,10 @@ class BankFile:
 
     def _go_on(self, shape):
         try:
-            with open(self.notes) as file:
+            with open(self.notes, "rb") as file, refusals():
                 noted = json.load(file)
-            if not isinstance(noted, dict) or not all(type(noted.get(k)) in (int, float) for k in ("batches", "seconds")):
+            plain = isinstance(noted, dict) and type(noted.get("seconds")) in (int, float)
+            if not plain or type(noted.get("batches")) is not int or noted["batches"] < 0:
                 raise ValueError("its notes are none of this program's")
             self.batches, self.seconds = noted["batches"], noted["seconds"]
             _mapped(self.path, shape, "r")  # this finds out a file that is cut short, the next line would lengthen it
@@ -144,7 +146,8 @@ def _mapped(path, shape, mode):
     with open(path, "rb") as file:
         if file.read(6) != np.lib.format.MAGIC_PREFIX:
             raise ValueError("it is no .npy file")
-    bank = np.lib.format.open_memmap(path, mode)
+    with refusals():
+        bank = np.lib.format.open_memmap(path, mode)
     if bank.shape != shape or bank.dtype != np.float16:
         raise ValueError(f"it is {bank.dtype} {list(bank.shape)}, expected float16 {list(shape)}")
     return bank

@@ -84,6 +84,8 @@ def _prepare(options, machines, console):
 
     described_run = described(options, start, runtime.parts)
     folder = RunFolder(options.train_path, described_run, versions(), machines, options.overwrite)
+    if folder.writes and not folder.locked and not folder.finished:
+        console.say(f"{options.train_path}: this file system has no locks, so see that no other process works there")
     if source:
         console.say(f"starts from {source}")
     return Run(options, data, val, subset, runtime, folder, console), parameters
@@ -131,11 +133,13 @@ def _finish(run, start, pruned, filters):
     folder, entries = run.folder, {}
     times = latencies_ms([start, pruned], run.runtime)
     for name, network, latency in zip(("baseline", "pruned"), (start, pruned), times):
-        figures = run.evaluator(network)(lambda batches, name=name: run.bar(batches, f"evaluation of {name}"))
+        with folder.stage(f"evaluation of {name}"):
+            figures = run.evaluator(network)(lambda batches, name=name: run.bar(batches, f"evaluation of {name}"))
         flops, params = network.cost()
         entries[name] = {key: figures[key] for key in ("top1", "top5", "loss")}
         entries[name] |= {"params": params, "flops": flops, "latency_ms": round(latency, 3)}
     entries["flops_rate"] = entries["pruned"]["flops"] / entries["baseline"]["flops"]
+    run.heed()  # for the last time: what follows is short, and then the run is finished
     figures = ""
     if folder.writes:
         lines = folder.lines("search.jsonl"), folder.lines("training.jsonl")

@@ -1,7 +1,9 @@
 """What the stages of one run share: options, data, devices, the folder, and how networks come from it and go into it."""
 
 import dataclasses
+import errno
 import functools
+import os
 
 import numpy as np
 import tensorflow as tf
@@ -17,7 +19,7 @@ from ekg.options import Options
 from ekg.progress import Console
 from ekg.run_folder import STAGES, RunFolder
 from nets import build_network, unpruned_cost
-from utils import UserError, read_parameters, write_parameters
+from utils import FULL, UserError, read_parameters, write_parameters
 
 # Streams of random numbers, so that stages do not share their shuffles.
 STREAM = {"baseline": 1, "warm_up": 2, "fine_tuning": 3, "memory_bank": 4}
@@ -47,11 +49,16 @@ class Run:
         return tf.summary.create_file_writer(self.folder.path) if self.folder.writes else tf.summary.create_noop_writer()
 
     def scalars(self, prefix, figures, step):
-        """Writes those of `figures` that are numbers for TensorBoard."""
-        with self.board.as_default():
-            for key, value in figures.items():
-                if isinstance(value, (int, float)):
-                    tf.summary.scalar(f"{prefix}/{key}", value, step=step)
+        """Writes those of `figures` that are numbers for TensorBoard. Raises OSError where they cannot be written."""
+        try:
+            with self.board.as_default():
+                for key, value in figures.items():
+                    if isinstance(value, (int, float)):
+                        tf.summary.scalar(f"{prefix}/{key}", value, step=step)
+        except tf.errors.OpError as error:
+            # TensorFlow calls a full disk ResourceExhausted, as it calls a full memory.
+            code = next((code for code in FULL if os.strerror(code) in error.message), errno.EIO)
+            raise OSError(code, os.strerror(code), self.folder.file("events.out.tfevents")) from error
 
     def normalised(self, batch):
         return normalise(batch["images"], self.data.augmentation)
@@ -85,6 +92,12 @@ class Run:
         with self.folder.completes() as path:
             if self.folder.writes:
                 write_parameters(path, parameters, meta)
+
+    def check_same(self, value, path):
+        """Raises UserError on all machines unless all have read the same `value` (JSON) from `path`."""
+        said = self.runtime.machines.exchange(value)
+        if any(other != said[0] for other in said):
+            raise UserError(f"the machines do not see the same {path}; they must share the storage it is on")
 
     def bar(self, items, label, total=None):
         """Progress of a loop that has nothing to save, and may be stopped behind every item."""

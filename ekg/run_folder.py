@@ -9,6 +9,7 @@ import platform
 import socket
 import time
 
+from array_files import refusals
 from ekg.configuration import differences
 from utils import FULL, TEMPORARY, UserError, whole_file, write_json
 
@@ -24,12 +25,18 @@ STAGES = {
 }
 UNFINISHED = {stage: os.path.join("checkpoints", f"{stage}.npz") for stage in ("baseline", "warm_up", "search", "fine_tuning")}
 UNFINISHED["memory_bank"] = os.path.join("checkpoints", "memory_bank.json")
-BANK = os.path.join("checkpoints", "memory_bank.npy")  # the unfinished bank itself
-RECORDS = ("search.jsonl", "training.jsonl")
+BANK = "memory_bank.npy.part"  # the unfinished bank itself, in the folder where it gets its name
+# The records of a run, and what each of their lines has.
+RECORDS = {
+    "search.jsonl": {"step": int, "flops_rate": (int, float), "loss": (int, float), "accuracy": (int, float)},
+    "training.jsonl": {"stage": str, "epoch": int, "loss": (int, float), "accuracy": (int, float)},
+}
 FIGURES = tuple(os.path.join("figures", f"{name}.png") for name in ("trajectory", "filters", "training"))
 LOCK = ".lock"
 RESULT = {"seconds": dict, "peak_rss_mib": dict}  # what result.json holds from the first stage on
 CONFIG = {"options": dict}
+SIDES = ("baseline", "pruned")  # what it holds in the end, each with these
+MEASURED = ("top1", "top5", "loss", "params", "flops", "latency_ms")
 
 
 class RunFolder:
@@ -46,6 +53,7 @@ class RunFolder:
         Raises UserError if the folder holds another run or files of none, is in use, cannot be written, or is not the chief's.
         """
         self.path, self.writes, self.result, self._lock = path, machines.chief, None, None
+        self.locked = False  # stays so where the file system has no locks, and where nothing is left to write
         try:
             with machines.together():
                 if self.writes:
@@ -59,6 +67,8 @@ class RunFolder:
             self.close()
             raise
         self.result = result or {"seconds": {}, "peak_rss_mib": {}}
+        if self.writes and self._lock is None and not self.finished:
+            raise UserError(f"--train_path {path} is in use by another process, which has just begun it anew")
 
     def close(self):
         """Lets other processes have the folder."""
@@ -116,14 +126,16 @@ class RunFolder:
             raise UserError(f"--train_path {self.path} is in use by {owner}; wait for it, or choose another folder") from error
         except OSError:
             return  # this file system has no locks
-        self._lock.truncate(0)
-        self._lock.write(f"process {os.getpid()} on {socket.gethostname()}\n")
-        self._lock.flush()
+        self.locked = True
+        with contextlib.suppress(OSError):  # a full disk: the lock holds without its owner's name
+            self._lock.truncate(0)
+            self._lock.write(f"process {os.getpid()} on {socket.gethostname()}\n")
+            self._lock.flush()
 
     def _tidy(self, overwrite):
         """Deletes what killed processes were writing; with `overwrite` all that a run writes, config.json last."""
         for folder in ("", "checkpoints", "figures"):
-            if os.path.isdir(self.file(folder)):
+            if self.locked and os.path.isdir(self.file(folder)):  # without a lock they may be a living process's
                 for name in filter(TEMPORARY.fullmatch, os.listdir(self.file(folder))):
                     os.unlink(os.path.join(self.file(folder), name))
         done = [UNFINISHED[stage] for stage in UNFINISHED if self.has(STAGES[stage])]
@@ -152,7 +164,7 @@ class RunFolder:
     def _read(self, name, entries):
         """The JSON object in a file, which must have `entries` (dict name -> type); None if there is no file."""
         try:
-            with open(self.file(name)) as file:
+            with open(self.file(name), "rb") as file, refusals():
                 value = json.load(file)
         except FileNotFoundError:
             return None
@@ -232,8 +244,12 @@ class RunFolder:
         if not self.has(name):
             return []
         try:
-            with open(self.file(name)) as file:
-                return [json.loads(line) for line in file]
+            with open(self.file(name), "rb") as file, refusals():
+                records = [json.loads(line) for line in file]
+            for record in records:
+                if not isinstance(record, dict) or not all(isinstance(record.get(k), t) for k, t in RECORDS[name].items()):
+                    raise ValueError("a line is no record of a run")
+            return records
         except ValueError as error:
             raise UserError(f"{self.file(name)} is damaged ({error}); delete it") from error
 
@@ -247,7 +263,8 @@ def own_files(path):
 
 def is_finished(result):
     """Whether a run with this result.json, a dict or None, has nothing left to do."""
-    return all(isinstance((result or {}).get(side), dict) for side in ("baseline", "pruned"))
+    sides = [(result or {}).get(side) for side in SIDES]
+    return all(isinstance(side, dict) and all(isinstance(side.get(k), (int, float)) for k in MEASURED) for side in sides)
 
 
 def reset_peak():

@@ -60,10 +60,11 @@ def search(run, supernet):
     if folder.begun("search"):
         state = SearchState.load(folder.unfinished, *shape)
         folder.goes_on(state.seconds)
-        _agree(run.runtime.machines, state)
         done = len(state.history) - 1
+        run.check_same([done, state.history[-1].loss], folder.unfinished)
         console.say(f"  the search goes on after step {done}")
-        folder.start_lines("search.jsonl", keep=lambda line: line["step"] <= done)
+        with run.runtime.machines.together():
+            folder.start_lines("search.jsonl", keep=lambda line: line["step"] <= done)
     else:
         folder.start_lines("search.jsonl")
         state, record = search.start()
@@ -86,10 +87,10 @@ def _keep_step(run, search, state, record):
     """Writes down a step of the search, so that a run that is killed goes on after it."""
     # The record comes first: one too many is dropped when the run goes on, one that is missing would stay so.
     run.folder.add_line("search.jsonl", record)
+    run.scalars("search", {k: v for k, v in record.items() if k != "step"}, record["step"])
     if run.folder.writes:
         state.seconds = run.folder.seconds
         state.save(run.folder.unfinished)
-    run.scalars("search", {k: v for k, v in record.items() if k != "step"}, record["step"])
     run.console.say(search_line(record, search.network.gates))
     run.heed()
 

@@ -24,6 +24,7 @@ class _Heard:
 
     patient = False  # whether a first signal waits for the next step
     asked = None  # the signal that waits
+    begun = False  # whether there has been something to be patient for
 
 
 @contextlib.contextmanager
@@ -36,6 +37,7 @@ def listening():
     for number, handler in former.items():
         if handler is not signal.SIG_IGN:
             signal.signal(number, _handle)
+    _Heard.begun = False
     try:
         yield
     finally:
@@ -47,11 +49,16 @@ def listening():
 @contextlib.contextmanager
 def patience():
     """In this block a first signal waits until `asked` is asked; a second one raises Stopped at once."""
-    _Heard.patient = True
+    _Heard.patient = _Heard.begun = True
     try:
         yield
     finally:
         _Heard.patient = False
+
+
+def begun():
+    """Whether the program has begun what can go on another time."""
+    return _Heard.begun
 
 
 def asked():

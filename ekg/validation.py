@@ -34,6 +34,7 @@ class Validation:
         self.sub_networks = SubNetworks(supernet, runtime, prepare, self.together)
 
     def score(self, masks, knowledge):
+        self.scoring.restart()  # scores depend on the sub-network alone: a search that goes on has none of the steps before
         given = ({**batch, "knowledge": knowledge[indices]} for indices, _, batch in self.batches)
         return importance([tf.nest.map_structure(np.asarray, self.scoring(b, masks=masks)[0]["signed"]) for b in given])
 

@@ -427,6 +427,24 @@ def full_disk(folder, monkeypatch):
     monkeypatch.setattr(os, "fsync", fsync)
 
 
+def full_board(folder, monkeypatch):
+    import tensorflow as tf
+
+    def scalar(*_, **__):
+        raise tf.errors.ResourceExhaustedError(None, None, "run/events.out.tfevents.1.host.2; No space left on device")
+
+    run_of(baseline=network, warm_up=network)(folder, monkeypatch)
+    monkeypatch.setattr("tensorflow.summary.scalar", scalar)
+
+
+def evaluated_to_nan(folder, monkeypatch):
+    import tensorflow as tf
+
+    run_of(*WHOLE, "--train_epoch", "0", **DONE, extraction=network)(folder, monkeypatch)
+    nan = lambda batch: ({}, {"logits": tf.fill([len(batch["images"]), 10], float("nan"))})
+    monkeypatch.setattr("ekg.evaluation.predicting_step", lambda *_, **__: nan)
+
+
 def not_finite_bank(path):
     bank = np.full((1442, 10, 1), np.nan, np.float16)
     np.save(path, bank)
@@ -452,6 +470,8 @@ RUNNING = [
     running("a host that is out of memory (raised by the test)", in_the_search(MemoryError())),
     running("a full disk (raised by the test)", full_disk),
     running("a limit on the size of a file", no_room(3000)),
+    running("a full disk under TensorBoard (raised by the test)", full_board),
+    running("NaN in the closing evaluation (raised by the test)", evaluated_to_nan, *WHOLE, "--train_epoch", "0"),
     running("SIGTERM", in_the_search(signal.SIGTERM), code=143),
     running("Ctrl-C", in_the_search(signal.SIGINT), code=130),
 ]

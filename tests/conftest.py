@@ -1,11 +1,17 @@
 """Shared by all tests: TensorFlow without its greetings, small networks, one-device runtimes."""
 
+import signal
+
 import numpy as np
 import pytest
 
 from utils import import_tensorflow
 
 import_tensorflow()
+
+# A shell without job control starts what is in its background to ignore Ctrl-C; tests and their processes are to hear it.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 import tensorflow as tf  # noqa: E402
 

@@ -24,8 +24,9 @@ MADE_WITH = f"Python {sys.version_info.major}.{sys.version_info.minor} and NumPy
 HEAD = f"""# What is answered to bad inputs
 
 Made by `make errors` with {MADE_WITH}; the test suite tries every one of them and compares. An answer is one line on stderr
-behind the name of the program. Exit code 2 says that the command or a file it names is at fault and that nothing was written;
-1 that the run stopped, with all that was done before whole on the disk; 128 + n that signal n stopped it.
+behind the name of the program. Exit code 2 says that the command is at fault, or a file that it names: nothing was written; or
+that a file of the run is damaged: the stage that needs it wrote nothing. 1 says that the run stopped, with all that was done
+before whole on the disk; 128 + n that signal n stopped it.
 """
 
 

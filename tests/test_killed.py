@@ -5,6 +5,7 @@ import os
 import pathlib
 import re
 import resource
+import shutil
 import signal
 import subprocess
 import sys
@@ -78,7 +79,10 @@ def same_arrays(ours, theirs):
 
 def interrupted(folder, flags, images, moment, number):
     """Starts a run, sends it `number` at `moment`; a signal that can be heard is answered with one line and its own code."""
-    code, _, err = start(folder, flags, images, moment, number)
+    code, out, err = start(folder, flags, images, moment, number)
+    if code == 0:
+        assert number != KILL and "is the result" in out  # it was told when nothing was left to do
+        return
     if number == KILL:
         assert code == -KILL
         return
@@ -87,7 +91,8 @@ def interrupted(folder, flags, images, moment, number):
     name = signal.Signals(number).name
     assert code == 128 + number and "Traceback" not in err, err
     assert lines[-1].startswith(f"train_cifar.py: stopped by {name}")
-    assert lines[-1].endswith("; the same command goes on from there")
+    then = "; the same command without --overwrite goes on from there" if "--overwrite" in flags else "; the same command goes on"
+    assert then in lines[-1]
 
 
 @pytest.fixture(scope="module")
@@ -127,6 +132,41 @@ def test_a_run_killed_from_outside_ends_as_if_it_had_not_been(whole, tmp_path, s
     assert process.returncode == -KILL
     uninterrupted(folder, WHOLE, 0)
     same_run(folder, whole[0])
+
+
+CONFIGURATIONS = ["--accum 2 --steps_per_call 2", "--cpu_replicas 2 --val_batch_size 40", "--precision float16", "--overwrite"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("more", CONFIGURATIONS)
+def test_other_configurations_go_on_to_the_bit(tmp_path, more):
+    """Two interruptions each, the second of what the first has left; the first start of the last one overwrites another run."""
+    flags, rng = [*SHORT, *more.split()], np.random.default_rng(len(more))
+    moments = uninterrupted(tmp_path / "one", flags, 300)
+    if more == "--overwrite":
+        shutil.copytree(tmp_path / "one", tmp_path / "other")
+    for first, number in ((True, TERM), (False, KILL)):
+        if more == "--overwrite" and not first:
+            flags = SHORT
+        interrupted(tmp_path / "other", flags, 300, int(rng.integers(moments // 4, moments // 2)), number)
+    uninterrupted(tmp_path / "other", [flag for flag in flags if flag != "--overwrite"], 300)
+    same_run(tmp_path / "other", tmp_path / "one")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(12))
+def test_a_signal_during_the_start_is_answered_with_one_line(tmp_path, seed):
+    """From imports to the first steps."""
+    rng, number = np.random.default_rng(seed), (TERM, INT)[seed % 2]
+    quiet = {name: value for name, value in os.environ.items() if name != "TF_CPP_MIN_LOG_LEVEL"}
+    with subprocess.Popen(
+        command(tmp_path / "run", SHORT, 300), stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=quiet
+    ) as run:
+        time.sleep(rng.uniform(0.3, 8))
+        run.send_signal(number)
+        err = run.communicate(timeout=60)[1].decode()
+    assert run.returncode == 128 + number and "Traceback" not in err, err
+    assert err.splitlines()[-1].startswith(f"train_cifar.py: stopped by {signal.Signals(number).name}")
 
 
 def out_of_room(folder, flags, images, size):

@@ -124,13 +124,13 @@ def test_two_machines_are_two_replicas_and_the_chief_alone_writes(tmp_path, sing
         assert code == 2 and "val_batch_size: 64 at the chief, 32 there" in err.splitlines()[-1] and "Traceback" not in err, err
 
 
-def interrupted(folder, victim, number):
-    """(exit codes, lines on stderr) of two machines, one of which gets a signal in the first step of the search."""
+def interrupted(folder, victim, number, after="step   1"):
+    """(exit codes, lines on stderr) of two machines, one of which gets a signal when the chief has printed `after`."""
     flags = [*COMMAND, "--train_path", str(folder)]
     processes = start(flags, flags)
     try:
         for line in processes[0].stdout:
-            if "step   1" in line:
+            if after in line:
                 break
         processes[victim].send_signal(number)
         begin = time.monotonic()
@@ -151,14 +151,15 @@ def test_a_machine_that_dies_ends_the_other_with_one_line(tmp_path, victim):
 
 
 def test_a_machine_that_is_stopped_stops_the_other_and_both_go_on_later(tmp_path, single):
-    """In the same step, with everything saved by the chief, although it was the other that was told."""
-    folder = tmp_path / "run"
-    codes, said = interrupted(folder, 1, signal.SIGTERM)
-    assert codes == [143, 143], said
-    for lines in said:
-        assert lines[-1] == "train_cifar.py: stopped by SIGTERM, all is saved; the same command goes on from there"
+    """In the same step, of a training and of the search, with all saved by the chief, although it was the other that was told."""
+    folder, unfinished = tmp_path / "run", tmp_path / "run" / "checkpoints"
+    for number, after, begun in ((signal.SIGTERM, "no trained", "baseline.npz"), (signal.SIGINT, "step   1", "search.npz")):
+        codes, said = interrupted(folder, 1, number, after)
+        assert codes == [128 + number] * 2, said
+        for lines in said:
+            assert lines[-1] == f"train_cifar.py: stopped by {number.name}, all is saved; the same command goes on from there"
+        assert (unfinished / begun).exists()
     steps = len(records(folder, "search.jsonl"))
-    assert (folder / "checkpoints" / "search.npz").exists() and not (folder / "search_state.npz").exists()
     flags = [*COMMAND, "--train_path", str(folder)]
     chief, worker = ends(start(flags, flags))
     assert (chief[0], worker[0]) == (0, 0), chief[2] + worker[2]

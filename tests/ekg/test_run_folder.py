@@ -9,7 +9,7 @@ import sys
 
 import pytest
 
-from ekg.run_folder import BANK, FIGURES, RECORDS, STAGES, UNFINISHED, RunFolder, own_files
+from ekg.run_folder import BANK, FIGURES, MEASURED, RECORDS, SIDES, STAGES, UNFINISHED, RunFolder, own_files
 from machines import Alone
 from utils import UserError
 
@@ -67,13 +67,50 @@ def test_a_file_system_without_locks_is_no_reason_to_fail(tmp_path, monkeypatch)
         raise OSError(38, "Function not implemented")
 
     monkeypatch.setattr("fcntl.flock", flock)
-    assert opened(tmp_path).writes
+    (tmp_path / ".config.json.ab_3defg.tmp").touch()
+    folder = opened(tmp_path)
+    assert folder.writes and not folder.locked
+    assert (tmp_path / ".config.json.ab_3defg.tmp").exists(), "it may be another process's"
 
 
 def finished(path):
     folder = opened(path)
-    folder.update_result(baseline={}, pruned={})
+    folder.update_result(**{side: dict.fromkeys(MEASURED, 0.5) for side in SIDES})
     folder.close()
+
+
+@pytest.mark.parametrize("spoilt", [{}, {"top1": "half"}, {"top1": None}], ids=str)
+def test_a_result_without_its_figures_is_not_finished(tmp_path, spoilt):
+    finished(tmp_path)
+    result = json.loads((tmp_path / "result.json").read_text())
+    result["pruned"] = result["pruned"] | spoilt if spoilt else {}
+    (tmp_path / "result.json").write_text(json.dumps(result))
+    folder = opened(tmp_path)
+    assert folder.locked and not folder.finished
+
+
+def test_a_finished_folder_that_another_process_has_just_overwritten_is_in_use(tmp_path, monkeypatch):
+    """Between the look at the result, which needs no lock, and the reading of it."""
+    finished(tmp_path)
+    contents = RunFolder._contents
+
+    def late(self):
+        monkeypatch.undo()
+        self.other = opened(tmp_path, overwrite=True)
+        return contents(self)
+
+    monkeypatch.setattr(RunFolder, "_contents", late)
+    with pytest.raises(UserError, match="in use by another process, which has just begun it anew"):
+        opened(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["config.json", "result.json"])
+@pytest.mark.parametrize("content", [b"[" * 200_000, b"\xff\xfe", b"9" * 10_000], ids=["nested", "no text", "a number"])
+def test_json_of_any_kind_is_answered_in_one_line(tmp_path, name, content):
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(UserError, match=f"{name} (cannot be read|is none of this program's)") as refusal:
+        opened(tmp_path)
+    assert len(str(refusal.value)) < 600
 
 
 def test_a_finished_folder_is_read_and_not_locked(tmp_path):
@@ -148,21 +185,35 @@ def test_seconds_add_up_over_starts_and_are_there_before_the_file(tmp_path):
     assert not os.path.exists(folder.unfinished)
 
 
+def line(step):
+    return {"step": step, "flops_rate": 0.9, "loss": 1.5, "accuracy": 0.5}
+
+
 def test_lines_are_whole_or_absent(tmp_path, monkeypatch):
     folder = opened(tmp_path)
-    folder.add_line("search.jsonl", {"step": 0})
+    folder.add_line("search.jsonl", line(0))
 
     def full(descriptor):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(OSError, match=r"No space left on device.*search.jsonl"):
-        folder.add_line("search.jsonl", {"step": 1})
-    assert (tmp_path / "search.jsonl").read_text() == '{"step": 0}\n'
+        folder.add_line("search.jsonl", line(1))
+    assert (tmp_path / "search.jsonl").read_text() == json.dumps(line(0)) + "\n"
     monkeypatch.undo()
-    folder.add_line("search.jsonl", {"step": 1})
-    folder.start_lines("search.jsonl", keep=lambda line: line["step"] < 1)
-    assert folder.lines("search.jsonl") == [{"step": 0}]
+    folder.add_line("search.jsonl", line(1))
+    folder.start_lines("search.jsonl", keep=lambda record: record["step"] < 1)
+    assert folder.lines("search.jsonl") == [line(0)]
+
+
+@pytest.mark.parametrize("text", ["{}", "[]", "null", '{"step": "1"}', "[" * 100_000, '{"step": 1', "\x00"])
+def test_a_damaged_record_is_refused(tmp_path, text):
+    folder = opened(tmp_path)
+    folder.add_line("search.jsonl", line(0))
+    with open(tmp_path / "search.jsonl", "a") as file:
+        file.write(text + "\n")
+    with pytest.raises(UserError, match=r"search.jsonl is damaged \(.*\); delete it"):
+        folder.lines("search.jsonl")
 
 
 def test_every_file_of_a_run_is_known(tmp_path):

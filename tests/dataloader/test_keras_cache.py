@@ -1,0 +1,59 @@
+"""CIFAR from Keras' cache: Keras fetches, this project reads."""
+
+import os
+import pickle
+
+import numpy as np
+import pytest
+from cifar_files import CLASSES, PYTHON, generate, write_archive, write_python
+
+from dataloader.cifar import load_cifar
+from utils import UserError
+
+
+@pytest.mark.parametrize("name", ["CIFAR10", "CIFAR100"])
+@pytest.mark.parametrize("version", [2, 3])
+def test_keras_cache_is_read_where_its_versions_keep_it(tmp_path, monkeypatch, name, version):
+    arrays = generate(name)
+    monkeypatch.setenv("KERAS_HOME", str(tmp_path))
+    write_python(tmp_path / "datasets" / ("" if version == 2 else f"{PYTHON[name]}-target"), name, arrays)
+    for read, written in zip(load_cifar(name, CLASSES[name]), arrays):
+        np.testing.assert_array_equal(read, written)
+
+
+def test_keras_cache_is_no_more_trusted_than_other_files(tmp_path, monkeypatch):
+    class Calls:
+        def __reduce__(self):
+            return os.system, (f"touch '{tmp_path / 'made'}'",)
+
+    monkeypatch.setenv("KERAS_HOME", str(tmp_path))
+    folder = write_python(tmp_path / "datasets", "CIFAR10", generate("CIFAR10"))
+    (folder / "test_batch").write_bytes(pickle.dumps(Calls()))
+    with pytest.raises(UserError, match=r"test_batch is refused: it names posix.system"):
+        load_cifar("CIFAR10", 10)
+    assert not (tmp_path / "made").exists()
+
+
+def test_what_keras_downloads_is_read_here(tmp_path, monkeypatch):
+    arrays = generate("CIFAR100")
+    archive = write_archive(write_python(tmp_path / "elsewhere", "CIFAR100", arrays))
+    asked = []
+
+    def get_file(name, origin, file_hash):
+        asked.append((name, origin, len(file_hash)))
+        return str(archive)
+
+    monkeypatch.setenv("KERAS_HOME", str(tmp_path / "home"))
+    monkeypatch.setattr("tensorflow.keras.utils.get_file", get_file)
+    np.testing.assert_array_equal(load_cifar("CIFAR100", 100)[1], arrays[1])
+    assert asked == [("cifar-100-python.tar.gz", "https://www.cs.toronto.edu/~kriz/cifar-100-python.tar.gz", 64)]
+
+
+def test_no_network_is_one_line(tmp_path, monkeypatch):
+    def get_file(*_, **__):
+        raise OSError("URL fetch failure\non two lines")
+
+    monkeypatch.setenv("KERAS_HOME", str(tmp_path))
+    monkeypatch.setattr("tensorflow.keras.utils.get_file", get_file)
+    with pytest.raises(UserError, match=r"cannot be downloaded \(URL fetch failure on two lines\); give --data_path"):
+        load_cifar("CIFAR10", 10)
