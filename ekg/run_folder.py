@@ -116,12 +116,12 @@ class RunFolder:
         return False
 
     def _take_lock(self):
-        self._lock = open(self.file(LOCK), "a+")
+        self._lock = open(self.file(LOCK), "a+b", buffering=0)  # what a full disk refuses is not tried again
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             self._lock.seek(0)
-            owner = self._lock.read().strip() or "another process"
+            owner = self._lock.read(200).decode(errors="replace").strip() or "another process"
             self.close()
             raise UserError(f"--train_path {self.path} is in use by {owner}; wait for it, or choose another folder") from error
         except OSError:
@@ -129,8 +129,7 @@ class RunFolder:
         self.locked = True
         with contextlib.suppress(OSError):  # a full disk: the lock holds without its owner's name
             self._lock.truncate(0)
-            self._lock.write(f"process {os.getpid()} on {socket.gethostname()}\n")
-            self._lock.flush()
+            self._lock.write(f"process {os.getpid()} on {socket.gethostname()}\n".encode())
 
     def _tidy(self, overwrite):
         """Deletes what killed processes were writing; with `overwrite` all that a run writes, config.json last."""
