@@ -90,10 +90,12 @@ def _from_npz(path):
 def _from_keras(name):
     """From Keras' cache, or its download into it; Keras is asked to fetch, not to read: its reader unpickles."""
     official = OFFICIAL[name]
-    cache = pathlib.Path(os.environ.get("KERAS_HOME") or "~/.keras").expanduser() / "datasets"
-    for folder in (cache / official["python"], cache / f"{official['python']}-target" / official["python"]):
-        if folder.is_dir():
-            return _from_folder(name, folder)
+    for home in (os.environ.get("KERAS_HOME") or os.path.expanduser("~/.keras"), "/tmp/.keras"):  # as Keras looks for it
+        for folder in (official["python"], os.path.join(f"{official['python']}-target", official["python"])):
+            folder = os.path.join(home, "datasets", folder)
+            # A folder that Keras was kept from filling is none.
+            if all(os.path.isfile(os.path.join(folder, file)) for file in [*official["train"], official["test"]]):
+                return _from_folder(name, pathlib.Path(folder))
     import tensorflow as tf
 
     try:

@@ -31,8 +31,11 @@ class Checkpoint:
         with whole_file(self.path) as file:
             np.savez(file, **arrays, **{META: np.array(meta)})
 
-    def restore(self):
-        """(Progress, seconds) of the file, and the variables set to what it holds. Raises UserError for one that does not fit."""
+    def restore(self, epochs, steps):
+        """(Progress, seconds) of the file, and the variables set to what it holds.
+
+        Raises UserError for a file that does not fit the network, or a training of `epochs` epochs of `steps` steps.
+        """
         variables = self._variables()
         try:
             with refusals():
@@ -40,8 +43,12 @@ class Checkpoint:
                 meta = json.loads(str(arrays.pop(META)))
                 progress, seconds = Progress(**meta["progress"]), float(meta["seconds"])
                 kinds = {field.name: field.type for field in dataclasses.fields(Progress)}
-                if any(type(value) is not kinds[name] for name, value in meta["progress"].items()):
+                if {name: type(value) for name, value in meta["progress"].items()} != kinds:
                     raise ValueError("its progress is none")
+                if not (0 <= progress.epoch <= epochs and 0 <= progress.step <= steps):
+                    raise ValueError("its progress is that of another training")
+                if not all(array.dtype == np.float32 and np.isfinite(array).all() for array in arrays.values()):
+                    raise ValueError("it holds something else than finite numbers")
                 if {n: a.shape for n, a in arrays.items()} != {n: tuple(v.shape) for n, v in variables.items()}:
                     raise ValueError("it is of another network")
         except (OSError, ValueError) as error:

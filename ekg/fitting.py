@@ -23,7 +23,9 @@ def fit(run, name, network, options, *, indices=None, views=1, augmented=True, b
     arrays = {"images": data.x_train, "labels": data.y_train} | ({} if bank is None else {"bank": bank})
     feed = Feed(arrays, run.runtime, run.options.feed.resident_mib, indices)
     step = training_step(network, optimizer, run.runtime, prepare, loss, feed.tables)
-    hooks = _Hooks(run, name, options.epochs, Checkpoint(run.folder.unfinished, network, optimizer), evaluate, bank)
+    checkpoint = Checkpoint(run.folder.unfinished, network, optimizer)
+    steps = feed.count // min(options.batch_size, feed.count)
+    hooks = _Hooks(run, name, options.epochs, steps, checkpoint, evaluate, bank)
     progress = hooks.begin()
     train(
         step,
@@ -46,8 +48,8 @@ def fit(run, name, network, options, *, indices=None, views=1, augmented=True, b
 class _Hooks:
     """What happens between the calls of a training: its records, its checkpoint, its end before the end."""
 
-    def __init__(self, run, name, epochs, checkpoint, evaluate, bank):
-        self.run, self.name, self.epochs, self.checkpoint, self.bank = run, name, epochs, checkpoint, bank
+    def __init__(self, run, name, epochs, steps, checkpoint, evaluate, bank):
+        self.run, self.name, self.epochs, self.steps, self.checkpoint, self.bank = run, name, epochs, steps, checkpoint, bank
         self.evaluator = run.evaluator(checkpoint.network) if evaluate else None
         self.progress = Progress()
 
@@ -55,7 +57,7 @@ class _Hooks:
         """The Progress to begin with: that of the checkpoint, if a former start has left one."""
         run = self.run
         if run.folder.begun(self.name):
-            self.progress, seconds = self.checkpoint.restore()
+            self.progress, seconds = self.checkpoint.restore(self.epochs, self.steps)
             run.folder.goes_on(seconds)
             step = f", step {self.progress.step} of the next" if self.progress.step else ""
             run.console.say(f"  {self.name} goes on after epoch {self.progress.epoch}{step}")
@@ -88,8 +90,10 @@ class _Hooks:
             test = f", test loss {record['test_loss']:.4f} top-1 {record['test_top1']:.2%}"
         # The record comes first: one too many is dropped when the run goes on, one that is missing would stay so.
         run.folder.add_line("training.jsonl", {"stage": name, **record})
-        run.scalars(name, record, record["epoch"])
-        self.save(then)
+        try:
+            run.scalars(name, record, record["epoch"])
+        finally:
+            self.save(then)
         run.console.say(
             f"  {name} epoch {record['epoch']}/{self.epochs}: loss {record['loss']:.4f}, accuracy {record['accuracy']:.2%}"
             f"{test}, {duration(record['seconds'])}"

@@ -69,23 +69,23 @@ class BankFile:
     """M under construction: float16 [N, classes, K], mapped from the .npy file `path`, which `complete` gives its name.
 
     `notes`, a JSON file, says how many batches it holds for certain, and after how many seconds. Where that is there, it goes
-    on (`batches`, `seconds`). Raises UserError where the two do not belong together.
+    on (`batches`, `seconds`). most: how many batches make it whole. Raises UserError where the two do not belong together.
     """
 
-    def __init__(self, path, notes, shape):
+    def __init__(self, path, notes, shape, most):
         self.path, self.notes, self.batches, self.seconds = path, notes, 0, 0.0
         if os.path.exists(notes):
-            self._go_on(shape)
+            self._go_on(shape, most)
         else:
             self._create(shape)
             self.save(0.0)
 
-    def _go_on(self, shape):
+    def _go_on(self, shape, most):
         try:
             with open(self.notes, "rb") as file, refusals():
                 noted = json.load(file)
             plain = isinstance(noted, dict) and type(noted.get("seconds")) in (int, float)
-            if not plain or type(noted.get("batches")) is not int or noted["batches"] < 0:
+            if not plain or type(noted.get("batches")) is not int or not 0 <= noted["batches"] <= most:
                 raise ValueError("its notes are none of this program's")
             self.batches, self.seconds = noted["batches"], noted["seconds"]
             _mapped(self.path, shape, "r")  # this finds out a file that is cut short, the next line would lengthen it

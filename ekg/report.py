@@ -124,7 +124,7 @@ def _training(plt, training, stages):
             both = " (two views, labels and knowledge)" if stage == "fine_tuning" and key == "loss" else ""
             ax.plot(epochs, [factor * r[key] for r in records], color=BLUE, label=f"training{both}")
             if test in records[0]:
-                ax.plot(epochs, [factor * r[test] for r in records], color=ORANGE, label="test")
+                ax.plot(epochs, [factor * r.get(test, np.nan) for r in records], color=ORANGE, label="test")
             ax.set(xlabel="epoch", ylabel=label, title=stage.replace("_", " "))
             ax.xaxis.get_major_locator().set_params(integer=True)
             ax.grid(color=LIGHT, linewidth=0.5)

@@ -8,6 +8,7 @@ import os
 import numpy as np
 import tensorflow as tf
 
+from array_files import one_line
 from dataloader import Dataset
 from dataloader.augment import normalise
 from devices import Runtime
@@ -57,8 +58,11 @@ class Run:
                         tf.summary.scalar(f"{prefix}/{key}", value, step=step)
         except tf.errors.OpError as error:
             # TensorFlow calls a full disk ResourceExhausted, as it calls a full memory.
-            code = next((code for code in FULL if os.strerror(code) in error.message), errno.EIO)
-            raise OSError(code, os.strerror(code), self.folder.file("events.out.tfevents")) from error
+            code = next((code for code in FULL if os.strerror(code) in error.message), None)
+            if code is None and isinstance(error, tf.errors.ResourceExhaustedError):
+                raise
+            said = os.strerror(code) if code else one_line(error.message)
+            raise OSError(code or errno.EIO, said, self.folder.file("events.out.tfevents")) from error
 
     def normalised(self, batch):
         return normalise(batch["images"], self.data.augmentation)

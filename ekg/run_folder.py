@@ -63,12 +63,12 @@ class RunFolder:
             with machines.together():
                 if not self.writes and self._read("config.json", CONFIG) != config:
                     raise UserError(f"--train_path {path} is not the chief's; the machines must share the storage it is on")
+                if self.writes and self._lock is None and not is_finished(result):
+                    raise UserError(f"--train_path {path} is in use by another process, which has just begun it anew")
         except BaseException:
             self.close()
             raise
         self.result = result or {"seconds": {}, "peak_rss_mib": {}}
-        if self.writes and self._lock is None and not self.finished:
-            raise UserError(f"--train_path {path} is in use by another process, which has just begun it anew")
 
     def close(self):
         """Lets other processes have the folder."""
@@ -225,10 +225,10 @@ class RunFolder:
 
     # ------------------------------------------------------------------------------------------------------------ records
 
-    def start_lines(self, name, keep=lambda record: False):
-        """Begins a .jsonl file anew, keeping the lines of a former start for which `keep` holds."""
+    def start_lines(self, name, keep=None):
+        """Begins a .jsonl file anew, keeping the lines of a former start for which `keep` holds; without it none is read."""
         if self.writes:
-            self._write_lines(name, [line for line in self.lines(name) if keep(line)])
+            self._write_lines(name, [line for line in self.lines(name) if keep(line)] if keep else [])
 
     def add_line(self, name, record):
         if self.writes:
@@ -262,8 +262,12 @@ def own_files(path):
 
 def is_finished(result):
     """Whether a run with this result.json, a dict or None, has nothing left to do."""
-    sides = [(result or {}).get(side) for side in SIDES]
-    return all(isinstance(side, dict) and all(isinstance(side.get(k), (int, float)) for k in MEASURED) for side in sides)
+    if result is None or not all(isinstance(result.get(side), dict) for side in SIDES):
+        return False
+    seconds = all(isinstance(value, (int, float)) for value in result["seconds"].values())
+    measured = [result[side].get(name) for side in SIDES for name in MEASURED]
+    costs = [result[side].get(name) for side in SIDES for name in ("params", "flops", "latency_ms")]
+    return seconds and all(isinstance(value, (int, float)) for value in measured) and all(value > 0 for value in costs)
 
 
 def reset_peak():

@@ -87,10 +87,12 @@ def _keep_step(run, search, state, record):
     """Writes down a step of the search, so that a run that is killed goes on after it."""
     # The record comes first: one too many is dropped when the run goes on, one that is missing would stay so.
     run.folder.add_line("search.jsonl", record)
-    run.scalars("search", {k: v for k, v in record.items() if k != "step"}, record["step"])
-    if run.folder.writes:
-        state.seconds = run.folder.seconds
-        state.save(run.folder.unfinished)
+    try:
+        run.scalars("search", {k: v for k, v in record.items() if k != "step"}, record["step"])
+    finally:
+        if run.folder.writes:
+            state.seconds = run.folder.seconds
+            state.save(run.folder.unfinished)
     run.console.say(search_line(record, search.network.gates))
     run.heed()
 
@@ -125,7 +127,7 @@ def build_bank(run, supernet, search, state):
 
     machines = run.runtime.machines
     with machines.together():
-        bank = memory_bank.BankFile(folder.file(BANK), folder.unfinished, shape) if folder.writes else None
+        bank = memory_bank.BankFile(folder.file(BANK), folder.unfinished, shape, len(slots)) if folder.writes else None
     done = machines.exchange(bank and bank.batches)[0]
     if done:
         folder.goes_on(bank.seconds if bank else 0)

@@ -60,6 +60,7 @@ def main():
         digits.load_digits = few(digits.load_digits, int(images))
 
     def program():
+        print("listening", flush=True)
         import utils
 
         utils.import_tensorflow()

@@ -125,7 +125,7 @@ def test_a_run_killed_from_outside_ends_as_if_it_had_not_been(whole, tmp_path, s
     """By the clock, behind one of the lines it prints: in the middle of a step on the device, of a write, of a start."""
     rng, folder = np.random.default_rng(seed), tmp_path / "run"
     with subprocess.Popen(command(folder, WHOLE, 0), stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as process:
-        for _ in range(rng.integers(14)):  # the last one is that of the last epoch but one
+        for _ in range(rng.integers(15)):  # the last one is that of the last epoch but one
             process.stdout.readline()
         time.sleep(rng.uniform(0, 1.5))
         process.kill()
@@ -162,7 +162,8 @@ def test_a_signal_during_the_start_is_answered_with_one_line(tmp_path, seed):
     with subprocess.Popen(
         command(tmp_path / "run", SHORT, 300), stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=quiet
     ) as run:
-        time.sleep(rng.uniform(0.3, 8))
+        assert run.stdout.readline() == b"listening\n"
+        time.sleep(rng.uniform(0, 8))
         run.send_signal(number)
         err = run.communicate(timeout=60)[1].decode()
     assert run.returncode == 128 + number and "Traceback" not in err, err

@@ -21,6 +21,14 @@ def test_keras_cache_is_read_where_its_versions_keep_it(tmp_path, monkeypatch, n
         np.testing.assert_array_equal(read, written)
 
 
+def test_a_folder_that_was_not_filled_is_passed_over(tmp_path, monkeypatch):
+    arrays = generate("CIFAR10")
+    monkeypatch.setenv("KERAS_HOME", str(tmp_path))
+    (tmp_path / "datasets" / PYTHON["CIFAR10"]).mkdir(parents=True)
+    write_python(tmp_path / "datasets" / f"{PYTHON['CIFAR10']}-target", "CIFAR10", arrays)
+    np.testing.assert_array_equal(load_cifar("CIFAR10", 10)[0], arrays[0])
+
+
 def test_keras_cache_is_no_more_trusted_than_other_files(tmp_path, monkeypatch):
     class Calls:
         def __reduce__(self):

@@ -1,6 +1,7 @@
 """A training goes on from its checkpoint to the bit, and only from a whole one."""
 
 import dataclasses
+import json
 
 import numpy as np
 import pytest
@@ -71,7 +72,7 @@ def test_a_training_goes_on_to_the_bit(runtime, whole, tmp_path, at, steps_per_c
     path = str(tmp_path / "checkpoint.npz")
     Training(runtime, path).run(until=at, steps_per_call=steps_per_call)
     again = Training(runtime, path)
-    progress, seconds = again.checkpoint.restore()
+    progress, seconds = again.checkpoint.restore(2, 4)
     assert (progress.epoch, progress.step, seconds) == (*at, 3.5)
     again.run(progress, steps_per_call=steps_per_call)
     same_end(again, whole, first_epoch=at[0])
@@ -93,12 +94,17 @@ def test_a_training_in_float16_goes_on_with_its_loss_scale(runtime, tmp_path):
     first.checkpoint.optimizer.loss_scale.good_steps.assign(17)
     first.checkpoint.save(Progress(), 0)
     again = Training(runtime, path)
-    again.checkpoint.restore()
+    again.checkpoint.restore(2, 4)
     scale = again.checkpoint.optimizer.loss_scale
     assert (scale.scale.numpy(), scale.good_steps.numpy()) == (2.0**9, 17)
 
 
-@pytest.mark.parametrize("damage", ["cut short", "another network", "no progress", "strange progress"])
+PROGRESS = {"epoch": 1, "step": 0, "loss": 0.0, "accuracy": 0.0, "seconds": 0.0}
+STRANGE = [{"epochs": 1}, []]
+STRANGE += [{**PROGRESS, name: value} for name, value in (("epoch", -1), ("epoch", 3), ("step", 5), ("loss", "1"))]
+
+
+@pytest.mark.parametrize("damage", ["cut short", "another network", "no progress", "a text", "NaN", *STRANGE], ids=str)
 def test_a_checkpoint_that_does_not_fit_is_refused(runtime, tmp_path, damage):
     path = tmp_path / "checkpoint.npz"
     training = Training(runtime, str(path))
@@ -109,10 +115,15 @@ def test_a_checkpoint_that_does_not_fit_is_refused(runtime, tmp_path, damage):
         training.checkpoint.network = build_network("ResNet-20", 7, 32)
     else:
         arrays = dict(np.load(path))
-        changed = {} if damage == "no progress" else {"__meta__": np.array('{"progress": {"epochs": 1}, "seconds": 0}')}
-        np.savez(path, **{name: array for name, array in arrays.items() if name != "__meta__"}, **changed)
+        if damage == "no progress":
+            del arrays["__meta__"]
+        elif damage in ("a text", "NaN"):
+            arrays["fc/biases:0"] = np.full((1, 10), "1" if damage == "a text" else np.float32(np.nan))
+        else:
+            arrays["__meta__"] = np.array(json.dumps({"progress": damage, "seconds": 0}))
+        np.savez(path, **arrays)
     with pytest.raises(UserError, match=r"checkpoint.npz is damaged \(.*\); delete it to begin this training again"):
-        training.checkpoint.restore()
+        training.checkpoint.restore(2, 4)
 
 
 def test_weights_that_are_not_finite_replace_no_checkpoint(runtime, tmp_path):

@@ -47,7 +47,7 @@ def test_sorted_labels_are_mixed_and_others_left_as_they_lie():
 def begun(folder, shape):
     """The unfinished bank of `folder`."""
     folder.mkdir(exist_ok=True)
-    return BankFile(str(folder / "unfinished.npy"), str(folder / "notes.json"), shape)
+    return BankFile(str(folder / "unfinished.npy"), str(folder / "notes.json"), shape, 5)
 
 
 def predictor(teachers):
@@ -97,7 +97,7 @@ def test_a_bank_goes_on_after_what_was_saved(tmp_path):
     np.testing.assert_array_equal(again.values, whole.values)
 
 
-@pytest.mark.parametrize("damage", ["cut short", "another shape", "no bank", "strange notes", "no notes"])
+@pytest.mark.parametrize("damage", ["cut short", "another shape", "no bank", "strange notes", "too many", "no notes"])
 def test_an_unfinished_bank_that_is_damaged_is_refused(tmp_path, damage):
     bank, shape = begun(tmp_path, (23, 2, 3)), (23, 2, 3)
     bank.save(seconds=1.0)
@@ -108,6 +108,8 @@ def test_an_unfinished_bank_that_is_damaged_is_refused(tmp_path, damage):
         shape = (23, 2, 4)
     elif damage == "no bank":
         path.unlink()
+    elif damage == "too many":
+        notes.write_text('{"batches": 6, "seconds": 1.0}')
     elif damage == "strange notes":
         notes.write_text("[]")
     else:
