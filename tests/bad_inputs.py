@@ -365,7 +365,12 @@ FOLDER = [
     Bad("a damaged checkpoint of the baseline", (), unfinished("baseline"), runs=True),
     Bad("a damaged state of an unfinished search", (), unfinished("search"), runs=True),
     Bad("a damaged `search_state.npz`", (), run_of(**{**DONE, "search": garbage}), runs=True),
-    Bad("a damaged `search.jsonl`", (), run_of(baseline=network, warm_up=network, records=garbage), runs=True),
+    Bad(
+        "a damaged `search.jsonl` of an unfinished search",
+        (),
+        run_of(baseline=network, warm_up=network, records=garbage, **{UNFINISHED["search"]: searched}),
+        runs=True,
+    ),
     Bad("a damaged `memory_bank.npy`", WHOLE, run_of(*WHOLE, **DONE, memory_bank=garbage), runs=True),
     Bad(
         "a damaged memory bank that is unfinished",
