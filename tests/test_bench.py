@@ -4,6 +4,8 @@ import pathlib
 import subprocess
 import sys
 
+import pytest
+
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 
 
@@ -23,6 +25,7 @@ def rows_of(command, first):
     ]
 
 
+@pytest.mark.slow
 def test_steps_prints_a_row_for_every_combination():
     flags = "--arch ResNet-20 --steps predict --compile off --precision float32 --replicas 1 2 --accum 1 --memory_accum 2"
     sizes = "--batch_size 4 --search_batch_size 8 --memory_batch_size 4 --seconds 0.01"
@@ -38,6 +41,7 @@ def test_search_compares_every_step_with_a_plain_one():
     assert "same widths at every step: yes (2 compared)" in printed(command)
 
 
+@pytest.mark.slow
 def test_train_measures_step_data_and_bound():
     flags = "--arch ResNet-20 --precision float32 --compile off --rounds 1 --seconds 0.01 --batch_size 4 --images 16 --torch none"
     project, bound = rows_of(f"bench/train.py {flags}", "float32")

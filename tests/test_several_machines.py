@@ -142,7 +142,7 @@ def interrupted(folder, victim, number, after="step   1"):
     return [process.returncode for process in processes], said
 
 
-@pytest.mark.parametrize("victim", [0, 1])
+@pytest.mark.parametrize("victim", [pytest.param(0, marks=pytest.mark.slow), 1])
 def test_a_machine_that_dies_ends_the_other_with_one_line(tmp_path, victim):
     codes, said = interrupted(tmp_path / "run", victim, signal.SIGKILL)
     assert codes[1 - victim] == 1
