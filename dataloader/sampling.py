@@ -29,10 +29,14 @@ def select_subsets(labels, classes, val_per_class, subset_per_class, seed):
     return rng.permutation(np.concatenate(val)), rng.permutation(np.concatenate(subset))
 
 
+def steps_of(count, batch_size):
+    """Steps of an epoch over `count` images; a batch size larger than the set is the set."""
+    return count // min(batch_size, count)
+
+
 def shuffled_batches(count, batch_size, rng):
     """int64 [steps, B]: the indices of one epoch; the images that fill no whole batch wait for another epoch."""
-    batch_size = min(batch_size, count)
-    steps = count // batch_size
+    batch_size, steps = min(batch_size, count), steps_of(count, batch_size)
     return rng.permutation(count)[: steps * batch_size].reshape(steps, batch_size)
 
 

@@ -5,6 +5,7 @@ import dataclasses
 import numpy as np
 
 from dataloader.augment import augment
+from dataloader.sampling import steps_of
 from ekg.checkpoint import Checkpoint, check_parameters, first_not_finite
 from ekg.contrastive import contrastive_loss, plain_loss
 from ekg.feed import Feed
@@ -24,7 +25,7 @@ def fit(run, name, network, options, *, indices=None, views=1, augmented=True, b
     feed = Feed(arrays, run.runtime, run.options.feed.resident_mib, indices)
     step = training_step(network, optimizer, run.runtime, prepare, loss, feed.tables)
     checkpoint = Checkpoint(run.folder.unfinished, network, optimizer)
-    steps = feed.count // min(options.batch_size, feed.count)
+    steps = steps_of(feed.count, options.batch_size)
     hooks = _Hooks(run, name, options.epochs, steps, checkpoint, evaluate, bank)
     progress = hooks.begin()
     train(

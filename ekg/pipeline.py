@@ -15,7 +15,7 @@ from ekg.evaluation import latencies_ms
 from ekg.progress import Console
 from ekg.report import closing_table, write_figures
 from ekg.run import Run
-from ekg.run_folder import STAGES, UNFINISHED, RunFolder, own_files
+from ekg.run_folder import SIDES, STAGES, UNFINISHED, RunFolder, own_files
 from ekg.search import check_reachable
 from ekg.stopping import patience
 from machines import meet
@@ -132,7 +132,7 @@ def _finish(run, start, pruned, filters):
     """result.json, figures, closing table. filters: int [G], those kept at each gate of `start`."""
     folder, entries = run.folder, {}
     times = latencies_ms([start, pruned], run.runtime)
-    for name, network, latency in zip(("baseline", "pruned"), (start, pruned), times):
+    for name, network, latency in zip(SIDES, (start, pruned), times):
         with folder.stage(f"evaluation of {name}"):
             figures = run.evaluator(network)(lambda batches, name=name: run.bar(batches, f"evaluation of {name}"))
         flops, params = network.cost()

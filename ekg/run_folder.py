@@ -13,11 +13,10 @@ from array_files import refusals
 from ekg.configuration import differences
 from utils import FULL, TEMPORARY, UserError, whole_file, write_json
 
-WARM = os.path.join("checkpoints", "warm_param.pkl")
 # The file that a stage ends with, in the order of the stages, and the one that says how far an unfinished stage is.
 STAGES = {
     "baseline": "baseline_param.pkl",
-    "warm_up": WARM,
+    "warm_up": os.path.join("checkpoints", "warm_param.pkl"),
     "search": "search_state.npz",
     "memory_bank": "memory_bank.npy",
     "extraction": "slimmed_param.pkl",
@@ -33,9 +32,9 @@ RECORDS = {
 }
 FIGURES = tuple(os.path.join("figures", f"{name}.png") for name in ("trajectory", "filters", "training"))
 LOCK = ".lock"
-RESULT = {"seconds": dict, "peak_rss_mib": dict}  # what result.json holds from the first stage on
 CONFIG = {"options": dict}
-SIDES = ("baseline", "pruned")  # what it holds in the end, each with these
+RESULT = {"seconds": dict, "peak_rss_mib": dict}  # what result.json holds from the first stage on
+SIDES = ("baseline", "pruned")  # what it holds in the end besides, each with these
 MEASURED = ("top1", "top5", "loss", "params", "flops", "latency_ms")
 
 

@@ -11,6 +11,7 @@ import sys
 import numpy as np
 import pytest
 from bad_inputs import SECTIONS
+from test_programs import files_under
 
 import test as test_py  # the program beside this folder, not Python's own tests
 import train_cifar
@@ -52,11 +53,6 @@ def patches():
     patches = Patches()
     yield patches
     patches.undo()
-
-
-def files_under(folder):
-    """Path -> contents of every file, None for folders."""
-    return {str(path): path.read_bytes() if path.is_file() else None for path in folder.rglob("*")}
 
 
 def answered(bad, program, folder, patches, capfd):

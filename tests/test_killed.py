@@ -1,7 +1,6 @@
 """A run that is killed at any moment goes on by the same command, and ends as the one that was never interrupted, to the bit."""
 
 import json
-import os
 import pathlib
 import re
 import resource
@@ -13,6 +12,7 @@ import time
 
 import numpy as np
 import pytest
+from processes import QUIET
 
 from array_files import load_npz
 from utils import read_parameters
@@ -34,8 +34,7 @@ def command(folder, flags, images, moment=0, number=KILL):
 
 def start(*arguments, **settings):
     """(exit code, stdout, stderr) of the `command`."""
-    quiet = {name: value for name, value in os.environ.items() if name != "TF_CPP_MIN_LOG_LEVEL"}  # which the tests have set
-    done = subprocess.run(command(*arguments), capture_output=True, text=True, timeout=900, env=quiet, **settings)
+    done = subprocess.run(command(*arguments), capture_output=True, text=True, timeout=900, env=QUIET, **settings)
     return done.returncode, done.stdout, done.stderr
 
 
@@ -158,9 +157,8 @@ def test_other_configurations_go_on_to_the_bit(tmp_path, more):
 def test_a_signal_during_the_start_is_answered_with_one_line(tmp_path, seed):
     """From imports to the first steps."""
     rng, number = np.random.default_rng(seed), (TERM, INT)[seed % 2]
-    quiet = {name: value for name, value in os.environ.items() if name != "TF_CPP_MIN_LOG_LEVEL"}
     with subprocess.Popen(
-        command(tmp_path / "run", SHORT, 300), stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=quiet
+        command(tmp_path / "run", SHORT, 300), stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=QUIET
     ) as run:
         assert run.stdout.readline() == b"listening\n"
         time.sleep(rng.uniform(0, 8))

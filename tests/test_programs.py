@@ -1,7 +1,6 @@
 """What the programs refuse and what they serve; the table of bad inputs is in test_errors.py."""
 
 import json
-import pathlib
 import sys
 
 import numpy as np
@@ -16,7 +15,6 @@ from machines import Alone
 from nets import build_network
 from utils import write_parameters
 
-ROOT = pathlib.Path(__file__).resolve().parent.parent
 META = {"arch": "ResNet-20", "dataset": "DIGITS"}
 
 

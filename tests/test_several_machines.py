@@ -1,7 +1,6 @@
 """Two processes on this machine that run one command together, as two machines with TF_CONFIG would."""
 
 import json
-import os
 import pathlib
 import signal
 import subprocess
@@ -10,6 +9,7 @@ import time
 
 import numpy as np
 import pytest
+from processes import QUIET
 from test_machines import addresses
 
 from utils import read_parameters
@@ -38,7 +38,6 @@ runpy.run_path(sys.argv[0], run_name="__main__")
 def start(*flags_by_machine, program="train_cifar.py", watched=None):
     """The processes of a cluster, the chief first. flags_by_machine: the flags each machine is started with."""
     where, processes = addresses(len(flags_by_machine)), []
-    quiet = {name: value for name, value in os.environ.items() if name != "TF_CPP_MIN_LOG_LEVEL"}  # the tests' own
     for index, flags in enumerate(flags_by_machine):
         config = {"cluster": {"worker": where}, "task": {"type": "worker", "index": index}}
         run = [sys.executable] if watched is None or index == 0 else [sys.executable, "-c", WATCHED, str(watched)]
@@ -46,7 +45,7 @@ def start(*flags_by_machine, program="train_cifar.py", watched=None):
             subprocess.Popen(
                 [*run, program, *flags],
                 cwd=ROOT,
-                env={**quiet, "TF_CONFIG": json.dumps(config)},
+                env={**QUIET, "TF_CONFIG": json.dumps(config)},
                 stdout=subprocess.PIPE,
                 stderr=subprocess.PIPE,
                 text=True,
