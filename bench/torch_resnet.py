@@ -28,7 +28,7 @@ def convolution(channels, filters, kernel_size, strides=1):
 
 
 class BasicBlock(nn.Module):
-    """nets.resnet.BasicBlock in PyTorch."""
+    """nets.resnet.basic in PyTorch."""
 
     def __init__(self, channels, filters, strides):
         super().__init__()

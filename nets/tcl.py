@@ -136,8 +136,23 @@ def masked_kernel(kernel, masks):
 
 
 def same_size(size, strides):
-    """Height or width after a convolution with TF's 'SAME' padding."""
+    """Height or width after a convolution, of odd kernel size, in either padding."""
     return -(-size // strides)
+
+
+def conv_padding(padding, kernel_size, strides):
+    """The `padding` of tf.nn.conv2d for one of nets.PADDINGS, which differ at strides above 1 only."""
+    if padding == "SAME" or strides == 1 or kernel_size == 1:
+        return "SAME"
+    return [[0, 0], [kernel_size // 2] * 2, [kernel_size // 2] * 2, [0, 0]]
+
+
+def max_pool(x, size, strides, padding):
+    """Max pool, [B, H, W, C] of values from 0 up, as ReLU leaves them: to them a border of 0 is as one of -inf."""
+    pads = conv_padding(padding, size, strides)
+    if pads != "SAME":  # tf.nn.max_pool2d takes these too, but XLA does not
+        x, pads = tf.pad(x, pads), "VALID"
+    return tf.nn.max_pool2d(x, size, strides, pads)
 
 
 class Layer(tf.Module):
@@ -180,14 +195,17 @@ class Layer(tf.Module):
 
 
 class Conv2d(Layer):
-    """Convolution without bias, 'SAME' padding: [B, H, W, in] -> [B, H / strides, W / strides, out].
+    """Convolution without bias: [B, H, W, in] -> [B, H / strides, W / strides, out], rounded up; padding: of nets.PADDINGS.
 
     The first convolution that writes through `out_gate` settles its size: `filters`, or what a parameter file has.
     """
 
-    def __init__(self, name, arrays, kernel_size, channels, filters, *, in_size, strides=1, in_gate=None, out_gate=None):
+    def __init__(
+        self, name, arrays, kernel_size, channels, filters, *, in_size, strides=1, in_gate=None, out_gate=None, padding="SAME"
+    ):
         super().__init__(name)
         self.strides, self.in_gate, self.out_gate = strides, in_gate, out_gate
+        self.padding = conv_padding(padding, kernel_size, strides)
         self.out_size = same_size(in_size, strides)
         settled = out_gate is None or out_gate.size is not None
         filters = out_gate.size if out_gate is not None and settled else filters
@@ -203,14 +221,15 @@ class Conv2d(Layer):
 
     def __call__(self, x, run):
         kernel = run.kernel(self.kernel, self.gated["kernel"])
-        return tf.nn.conv2d(x, tf.cast(kernel, x.dtype), self.strides, "SAME")
+        return tf.nn.conv2d(x, tf.cast(kernel, x.dtype), self.strides, self.padding)
 
 
 class DepthwiseConv2d(Layer):
-    """Depthwise convolution without bias, 'SAME' padding; the channels it reads and writes are those of one gate."""
+    """Depthwise convolution without bias; the channels it reads and writes are those of one gate. padding: of nets.PADDINGS."""
 
-    def __init__(self, name, arrays, kernel_size, channels, *, in_size, strides=1, gate=None):
+    def __init__(self, name, arrays, kernel_size, channels, *, in_size, strides=1, gate=None, padding="SAME"):
         super().__init__(name)
+        self.padding = conv_padding(padding, kernel_size, strides)
         self.strides, self.in_gate, self.out_gate = strides, gate, gate
         self.out_size = same_size(in_size, strides)
         value = arrays.take(f"{name}/kernel:0", [kernel_size, kernel_size, channels, 1], he_normal)
@@ -218,7 +237,7 @@ class DepthwiseConv2d(Layer):
 
     def __call__(self, x, run):
         kernel = run.kernel(self.kernel, self.gated["kernel"])
-        return tf.nn.depthwise_conv2d(x, tf.cast(kernel, x.dtype), [1, self.strides, self.strides, 1], "SAME")
+        return tf.nn.depthwise_conv2d(x, tf.cast(kernel, x.dtype), [1, self.strides, self.strides, 1], self.padding)
 
 
 class FC(Layer):
@@ -317,12 +336,13 @@ class Network(tf.Module):
     """What every architecture shares: a chain of parts, layers and gates in network order, costs, parameters.
 
     A part has `layers`, the `gates` it owns, and __call__(x, run: Pass) -> [B, out_size, out_size, out_gate.size], what the
-    next part takes; the last one gives the logits float32 [B, classes].
+    next part takes; the last one gives the logits float32 [B, classes]. padding: that of nets.PADDINGS which the subclass gives
+    to what has a stride.
     """
 
-    def __init__(self, arch, classes, input_size):
+    def __init__(self, arch, classes, input_size, padding="SAME"):
         super().__init__(name=arch.replace("-", "_"))
-        self.arch, self.classes, self.input_size = arch, classes, input_size
+        self.arch, self.classes, self.input_size, self.padding = arch, classes, input_size, padding
         self.parts, self.gates, self.network_layers = [], [], []
 
     def _settle(self, parts):
@@ -372,6 +392,11 @@ class Network(tf.Module):
         """(MACs, parameters) when gate i keeps filters[i] filters; as it is, if `filters` is None. BN counts 2 MACs a value."""
         layers = self.network_layers
         return sum(layer.macs(filters) for layer in layers), sum(layer.params(filters) for layer in layers)
+
+    def moving_averages(self, filters=None):
+        """How many of the parameters that cost(filters) counts are moving averages, which others do not count."""
+        averages = ("moving_mean", "moving_variance")
+        return sum(math.prod(bn.shape(name, filters)) for bn in self.batch_norms for name in averages)
 
     def layer_filters(self, filters=None):
         """dict layer name -> filters of each convolution, in network order, when gate i keeps filters[i] filters."""

@@ -177,7 +177,7 @@ def test_what_stays_float32_in_half_precision():
         run = Pass("batch", network.split_masks(tf.ones(network.gate_sizes.sum())), tape, dtype=tf.bfloat16)
         logits = network(replicated.PIXELS, run)
         total = tf.reduce_sum(logits**2)
-    assert seen == [tf.bfloat16] and block.conv1.kernel.dtype == tf.float32 and logits.dtype == tf.float32
+    assert seen == [tf.bfloat16] and block.convs[0][0].kernel.dtype == tf.float32 and logits.dtype == tf.float32
     assert {value.dtype for pair in run.batch_statistics for value in pair} == {tf.float32}
     assert {value.dtype for value in tf.nest.flatten(tape.gradient(total, run.probes))} == {tf.float32}
 
