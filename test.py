@@ -70,12 +70,14 @@ def evaluate(args, machines):
 
     with machines.together():
         data = load_dataset(dataset, args.data_path)
-    check_agreement(machines, {**vars(args), "parameters": digest(parameters)}, data)
+    padding = meta.get("padding", "SAME")
+    check_agreement(machines, {**vars(args), "parameters": digest(parameters), "padding": padding}, data)
     runtime, lines = make_runtime(device_options(args), machines)
     batch_size = min(args.val_batch_size, len(data.y_test))
     runtime.check_batch("--val_batch_size", batch_size)
     with runtime.strategy.scope():
-        network = build_network(arch, data.classes, data.input_size, parameters, origin=args.trained_param)
+        built = dict(origin=args.trained_param, padding=padding)
+        network = build_network(arch, data.classes, data.input_size, parameters, **built)
     statistics = "batch" if args.batch_stats else "moving"
     evaluator = Evaluator(network, runtime, data.augmentation, data.x_test, data.y_test, batch_size, statistics)
     if machines.chief:
@@ -92,7 +94,8 @@ def report(args, network, what, figures):
 
     flops, params = network.cost()
     whole_flops, whole_params = unpruned_cost(network.arch, network.classes, network.input_size)
-    figures |= {"params": params, "flops": flops, "flops_rate": flops / whole_flops}
+    averages = network.moving_averages()
+    figures |= {"params": params, "moving_averages": averages, "flops": flops, "flops_rate": flops / whole_flops}
     if args.json:
         print(json.dumps(figures))
         return
@@ -101,7 +104,8 @@ def report(args, network, what, figures):
     for label, key in (("top-1", "top1"), ("top-5", "top5")):
         print(f"  {label:10}  {figures[key]:.2%}  ({round(figures[key] * images):,})")
     print(f"  {'loss':10}  {figures['loss']:.4f}")
-    print(f"  {'parameters':10}  {params:,}  ({params / whole_params:.1%} of the unpruned {network.arch})")
+    share = f"{params / whole_params:.1%} of the unpruned {network.arch}"
+    print(f"  {'parameters':10}  {params:,}  ({share}; {averages:,} are moving averages)")
     print(f"  {'FLOPs':10}  {flops:,}  ({flops / whole_flops:.1%})")
 
 

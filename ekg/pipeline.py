@@ -69,7 +69,7 @@ def _prepare(options, machines, console):
         data = load_dataset(options.dataset, options.data_path)
         subsets = options.subsets
         val, subset = select_subsets(data.y_train, data.classes, subsets.val_per_class, subsets.subset_per_class, subsets.seed)
-        source, parameters, start = _start(options, begun)
+        source, parameters, padding, start = _start(options, begun)
     # What a run may go on with otherwise, machines have to do alike: it decides which exchanges of theirs meet.
     alike = {"--steps_per_call": options.feed.steps_per_call, "--resident_mib": options.feed.resident_mib}
     check_agreement(machines, described(options, start, options.device.accum) | alike, data)
@@ -77,7 +77,8 @@ def _prepare(options, machines, console):
     runtime, lines = make_runtime(options.device, machines)
     for line in lines:
         console.say(line)
-    network = build_network(options.arch, data.classes, data.input_size, parameters, origin=source, seed=options.seed)
+    built = dict(origin=source, seed=options.seed, padding=padding)
+    network = build_network(options.arch, data.classes, data.input_size, parameters, **built)
     check_reachable(network, options.search.target_rate)
 
     _check_batches(options, runtime, len(data.y_train), len(data.y_test), len(val), len(subset), baseline=not source)
@@ -88,23 +89,25 @@ def _prepare(options, machines, console):
         console.say(f"{options.train_path}: this file system has no locks, so see that no other process works there")
     if source:
         console.say(f"starts from {source}")
-    return Run(options, data, val, subset, runtime, folder, console), parameters
+    return Run(options, data, val, subset, runtime, folder, console, padding), parameters
 
 
 def _start(options, begun):
-    """(file or None, its arrays or None, what tells this start from any other) of the network a run begins with.
+    """(file or None, its arrays or None, padding, what tells this start from any other) of the network a run begins with.
 
     begun: whether this run has begun a baseline of its own before.
     """
     source = options.trained_param or (None if begun else _pretrained(options))
     if not source:
-        return None, None, "a baseline trained here"
+        return None, None, "SAME", "a baseline trained here"
     if options.overwrite and os.path.realpath(source) in map(os.path.realpath, own_files(options.train_path)):
         raise UserError(f"--overwrite would delete {source}, which the run starts from; copy it to another place first")
     parameters, meta = read_parameters(source)
     for key, ours in (("arch", options.arch), ("dataset", options.dataset)):
         check_saved_for(source, meta, key, ours)
-    return source, parameters, f"parameters {digest(parameters)}"
+    padding = meta.get("padding", "SAME")
+    told = "" if padding == "SAME" else f", padding {padding}"
+    return source, parameters, padding, f"parameters {digest(parameters)}{told}"
 
 
 def _check_batches(options, runtime, train, test, val, subset, baseline):

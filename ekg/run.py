@@ -37,12 +37,13 @@ class Run:
     runtime: Runtime
     folder: RunFolder
     console: Console
+    padding: str = "SAME"  # of the starting network, of nets.PADDINGS
 
     def network(self, parameters=None):
         """A network on the run's devices, from an array dict or from the seed."""
         with self.runtime.strategy.scope():
-            options = self.options
-            return build_network(options.arch, self.data.classes, self.data.input_size, parameters, seed=options.seed)
+            options, kept = self.options, dict(seed=self.options.seed, padding=self.padding)
+            return build_network(options.arch, self.data.classes, self.data.input_size, parameters, **kept)
 
     @functools.cached_property
     def board(self):
@@ -89,6 +90,7 @@ class Run:
             "dataset": self.data.name,
             "classes": network.classes,
             "input_size": network.input_size,
+            "padding": network.padding,
         }
         meta |= {"flops": flops, "params": params, "flops_rate": flops / whole[0], "versions": versions()}
         parameters = network.parameters()

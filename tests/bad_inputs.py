@@ -273,6 +273,7 @@ FILES = [
     both("an array of another shape", saved(with_array("BasicBlock1.0/conv1/kernel:0", np.zeros((3, 3, 8, 32), np.float32)))),
     both("a file that says it is of ResNet-56", saved(meta={"arch": "ResNet-56"})),
     both("a file that says it is of CIFAR10", saved(meta={"dataset": "CIFAR10"})),
+    both("a file that says it is of another padding", saved(meta={"padding": "VALID"})),
     test_py("a file that says it is of VGG-16", "--trained_param param.pkl", saved(meta={"arch": "VGG-16"})),
 ]
 

@@ -161,3 +161,16 @@ def test_test_prints_one_json_object_about_the_file(program, tmp_path, parameter
     assert figures["images"] == 355 and figures["flops_rate"] == 1
     assert 0 <= figures["top1"] <= figures["top5"] <= 1 and np.isfinite(figures["loss"])
     assert figures["params"] == sum(array.size for array in parameters.values())
+
+
+def test_test_tells_moving_averages_apart_and_keeps_to_the_padding_of_the_file(program, tmp_path, parameters):
+    """Papers' count of parameters is params - moving_averages."""
+    ones = {name: np.ones_like(array) for name, array in parameters.items() if name.endswith("gamma:0")}
+    parameters = parameters | ones  # or every block were the identity
+    flags = ["--trained_param", saved(tmp_path, parameters, META), "--batch_stats"]
+    same = json.loads(program("test.py", *flags, "--json")[1])
+    assert (same["params"], same["moving_averages"]) == (274_042, 1_568)
+    assert "274,042  (100.0% of the unpruned ResNet-20; 1,568 are moving averages)" in program("test.py", *flags)[1]
+    saved(tmp_path, parameters, META | {"padding": "symmetric"})
+    symmetric = json.loads(program("test.py", *flags, "--json")[1])
+    assert symmetric["flops"] == same["flops"] and symmetric["loss"] != same["loss"]

@@ -22,7 +22,7 @@ from ekg.search import SearchState
 from nets import build_network
 from nets.tcl import Pass
 from train_cifar import parse
-from utils import UserError, read_parameters
+from utils import UserError, read_parameters, write_parameters
 
 TARGET = 0.9
 COMMAND = (
@@ -307,3 +307,25 @@ def test_a_bank_that_is_not_finite_is_named(finished, data_path, tmp_path):
 def test_options_are_frozen():
     with pytest.raises(dataclasses.FrozenInstanceError):
         parse([]).seed = 1
+
+
+def test_a_run_keeps_the_padding_it_starts_with(data_path, tmp_path, monkeypatch):
+    """In every network and every file of its own; the same arrays in another padding are another start."""
+    built = []
+
+    def build(*args, **settings):
+        built.append(build_network(*args, **settings))
+        return built[-1]
+
+    monkeypatch.setattr("ekg.run.build_network", build)
+    monkeypatch.setattr("ekg.pipeline.build_network", build)
+    arrays, path = build_network("ResNet-20", 10, 32).parameters(), str(tmp_path / "param.pkl")
+    write_parameters(path, arrays, {"padding": "symmetric"})
+    flags = ["--search_target_rate", "1", "--train_epoch", "0", "--search_warmup_epoch", "0", "--trained_param", path]
+    folder = start(data_path, tmp_path / "run", *flags)
+    assert len(built) > 2 and {network.padding for network in built} == {"symmetric"}
+    own = [read_parameters(str(file))[1] for file in sorted(folder.rglob("*_param.pkl"))]
+    assert own and {meta["padding"] for meta in own} == {"symmetric"}
+    write_parameters(path, arrays, {})
+    with pytest.raises(UserError, match="padding symmetric"):
+        start(data_path, folder, *flags)
