@@ -7,8 +7,8 @@ import dataclasses
 
 import numpy as np
 
-from dataloader.sampling import padded_batches
 from ekg import extraction, memory_bank
+from ekg.bank_file import BankFile, open_bank
 from ekg.fitting import fit
 from ekg.report import search_line
 from ekg.run import STREAM
@@ -110,46 +110,43 @@ def _agree(machines, state):
 
 
 def build_bank(run, supernet, search, state):
-    """M float16 [N, classes, K] of the training set, mapped from memory_bank.npy."""
+    """M float16 [N, classes, K] of the training set, the Bank in memory_bank.npy."""
     data, options, folder = run.data, run.options, run.folder
     path = folder.file(STAGES["memory_bank"])
     teachers = memory_bank.teachers_of(state.history, options.num_teacher)
     shape = (len(data.y_train), data.classes, len(teachers))
     if folder.done("memory_bank"):
-        return memory_bank.open_bank(path, shape)
+        return open_bank(path, shape)
     # Teachers share little: each is a call of its own.
     predict = SubNetworks(supernet, run.runtime, run.normalised, 1)
     masks = np.stack([search.masks_of(teacher) for teacher in teachers])
     order = memory_bank.build_order(data.y_train, [options.seed, STREAM["memory_bank"]])
-    slots = padded_batches(len(order), options.val_batch_size)
+    machines = run.runtime.machines
+    slots = memory_bank.bank_batches(order, options.val_batch_size)
+    here = np.zeros(len(slots[0][0]), bool)
+    here[memory_bank.columns(len(here), len(machines.addresses), machines.index)] = True
     losses = ", ".join(f"{teacher.loss:.4f}" for teacher in teachers)
     run.console.say(f"memory bank: {len(teachers)} teachers with losses {losses}; {len(order):,} images")
 
-    machines = run.runtime.machines
-    with machines.together():
-        bank = memory_bank.BankFile(folder.file(BANK), folder.unfinished, shape, len(slots)) if folder.writes else None
-    done = machines.exchange(bank and bank.batches)[0]
+    bank = BankFile(folder.file(BANK), folder.unfinished, shape, len(slots), machines=machines)
+    done = bank.batches
     if done:
-        folder.goes_on(bank.seconds if bank else 0)
+        folder.goes_on(bank.seconds)
         run.console.say(f"  the memory bank goes on after {done} of {len(slots)} batches")
-    save = lambda: bank.save(folder.seconds) if bank else None
-    batches = ((order[slot[:real]], {"images": data.x_train[order[slot]]}) for slot, real in slots[done:])
+    save = lambda: bank.save(folder.seconds)
+    batches = ((ids, own & here, {"images": data.x_train[ids]}) for ids, own in slots[done:])
     with run.console.bar((), "memory bank", len(slots)) as bar:
 
         def after_batch():
-            nonlocal done
-            done += 1
-            bar.to(done)
-            if done % memory_bank.SHARD == 0:
+            bar.to(bank.batches)
+            if bank.batches % memory_bank.SHARD == 0:
                 save()
             run.heed(save)
 
         memory_bank.build(bank, batches, lambda batch: predict(batch, masks), after_batch)
     with folder.completes():
-        if bank:
-            bank.complete(path)
-    machines.exchange(None)  # the other machines wait until the chief has written it
-    return memory_bank.open_bank(path, shape)
+        bank.complete(path)
+    return open_bank(path, shape)
 
 
 def extract(run, supernet, masks):

@@ -19,12 +19,13 @@ COMMAND = (
     "--arch ResNet-20 --dataset DIGITS --baseline_epoch 1 --train_epoch 1 --search_target_rate 0.92 --val_per_class 4 "
     "--subset_per_class 32 --search_batch_size 40 --num_teacher 2 --steps_per_call 3 --resident_mib 64"
 ).split()
-# Runs a program and ends it with 77 if it writes under a folder.
+# Runs a program and ends it with 77 if it writes under a folder, other than rows of the memory bank.
 WATCHED = """
 import os, runpy, sys
 folder = sys.argv[1]
 def watch(event, args):
     writes = event == "open" and isinstance(args[2], int) and args[2] & (os.O_WRONLY | os.O_RDWR | os.O_CREAT)
+    writes = writes and not (str(args[0]).endswith("memory_bank.npy.part") and args[2] & ~os.O_CLOEXEC == os.O_WRONLY)
     if (writes or event in ("os.rename", "os.mkdir", "os.remove")) and str(args[0]).startswith(folder):
         os.write(2, f"{event} {args}".encode())
         os._exit(77)
@@ -96,7 +97,7 @@ def assert_same_run(folder, single):
             assert np.abs(array - expected[key]).max() <= 1e-5 * max(np.abs(expected[key]).max(), 1e-3), (name, key)
 
 
-def test_two_machines_are_two_replicas_and_the_chief_alone_writes(tmp_path, single):
+def test_two_machines_are_two_replicas_and_the_chief_writes_all_but_rows(tmp_path, single):
     several = tmp_path / "several"
     flags = [*COMMAND, "--train_path", str(several)]
     chief, worker = ends(start(flags, flags, watched=several))
