@@ -22,16 +22,17 @@ class BankFile:
     """M under construction, rows of the .npy file `path`, which `complete` gives its name.
 
     `notes`, a JSON file, says how many batches it holds for certain, and after how many seconds. Where that is there, it goes
-    on (`batches`, `seconds`). shape: of M, (N, classes, K); most: how many batches make it whole; codec: how its rows are
-    written, one of ekg.bank_rows. Of several machines the chief makes the file and the notes, and each writes rows of its own;
-    all of them make it, and call `save` and `complete`, together. reserve: whether the disk's space is taken from the start.
+    on (`batches`, `seconds`). shape: of M, (N, classes, K); most: how many batches make it whole; plan: a number that says
+    which these are; codec: how its rows are written, one of ekg.bank_rows; reserve: whether the disk's space is taken from the
+    start. Of several machines the chief makes the file and the notes, and each writes rows of its own; all of them make the
+    object, and call `save` and `complete`, together.
 
     Raises UserError where file and notes do not belong together, and on all machines where one does not see the file; OSError,
     which names it, where there is no room.
     """
 
-    def __init__(self, path, notes, shape, most, codec=None, machines=None, reserve=True):
-        self.path, self.notes, self.machines = path, notes, machines or Alone()
+    def __init__(self, path, notes, shape, most, plan=0, codec=None, machines=None, reserve=True):
+        self.path, self.notes, self.plan, self.machines = path, notes, plan, machines or Alone()
         self.codec = codec or Dense(*shape[1:])
         whole = shape[0], *self.codec.shape
         with self.machines.together():
@@ -51,6 +52,8 @@ class BankFile:
             plain = isinstance(noted, dict) and type(noted.get("seconds")) in (int, float)
             if not plain or type(noted.get("batches")) is not int or not 0 <= noted["batches"] <= most:
                 raise ValueError("its notes are none of this program's")
+            if noted.get("plan") != self.plan:
+                raise ValueError("it was begun with other batches")
             _rows_begin(self.path, whole, self.codec.dtype)
         except (OSError, ValueError) as error:
             raise UserError(f"{self.path} is damaged ({error}); delete {self.notes} to build the bank again") from error
@@ -72,8 +75,11 @@ class BankFile:
                 os.unlink(self.path)
                 raise
             os.fsync(file.fileno())
-        write_json(self.notes, {"batches": 0, "seconds": 0.0})
+        self._note(0, 0.0)
         return 0, 0.0
+
+    def _note(self, batches, seconds):
+        write_json(self.notes, {"batches": batches, "seconds": seconds, "plan": self.plan})
 
     def _open(self, whole):
         try:
@@ -108,7 +114,7 @@ class BankFile:
         """Makes certain what was added; `notes` never promises more than is on the disk of all machines."""
         self._sync()
         if self.machines.chief:
-            write_json(self.notes, {"batches": self.batches, "seconds": seconds})
+            self._note(self.batches, seconds)
 
     def complete(self, path):
         """M is whole: it gets the name `path`, which is there for all machines afterwards."""

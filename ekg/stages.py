@@ -128,7 +128,8 @@ def build_bank(run, supernet, search, state):
     losses = ", ".join(f"{teacher.loss:.4f}" for teacher in teachers)
     run.console.say(f"memory bank: {len(teachers)} teachers with losses {losses}; {len(order):,} images")
 
-    bank = BankFile(folder.file(BANK), folder.unfinished, shape, len(slots), machines=machines)
+    plan = memory_bank.plan_of(slots)
+    bank = BankFile(folder.file(BANK), folder.unfinished, shape, len(slots), plan, machines=machines)
     done = bank.batches
     if done:
         folder.goes_on(bank.seconds)

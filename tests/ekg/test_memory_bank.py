@@ -16,7 +16,7 @@ from test_machines import addresses
 from dataloader.sampling import shuffled_batches
 from ekg.bank_file import BankFile, open_bank
 from ekg.bank_rows import Dense, Top, row_codec
-from ekg.memory_bank import bank_batches, build, build_order, choose_teachers, columns, teachers_of
+from ekg.memory_bank import bank_batches, build, build_order, choose_teachers, columns, plan_of, teachers_of
 from machines import Cluster, Meeting
 from utils import UserError
 
@@ -79,6 +79,13 @@ def test_every_image_is_an_entry_s_own_once_and_of_the_machine_that_has_it(count
             assert (owner[ids[:, part]] == w).all()  # what fills up can be read there too
             np.testing.assert_array_equal(ids[:, part][own[:, part]], order[owner[order] == w])
         assert own.any(1).all()  # no batch more than the machine with most images needs
+
+
+def test_other_batches_are_another_plan():
+    order, owner = np.arange(24), np.arange(24) % 3
+    ways = [(order, 6), (order, 8), (order[::-1], 6), (order, 6, 3, owner), (order, 6, 3, owner[::-1]), (order, 6, 2, owner // 2)]
+    assert len({plan_of(bank_batches(*way)) for way in ways}) == len(ways)
+    assert plan_of(bank_batches(order, 6)) == plan_of(bank_batches(order, 6, 3))  # all machines can read all
 
 
 def test_a_machine_without_images_or_columns_is_named():
@@ -328,7 +335,7 @@ def test_memory_does_not_grow_with_the_number_of_images(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "damage", ["cut short", "another shape", "another codec", "no bank", "strange notes", "too many", "no notes"]
+    "damage", ["cut short", "another shape", "another codec", "other batches", "no bank", "strange notes", "too many", "no notes"]
 )
 def test_an_unfinished_bank_that_is_damaged_is_refused(tmp_path, damage):
     bank, shape = begun(tmp_path, (23, 2, 3)), (23, 2, 3)
@@ -338,6 +345,10 @@ def test_an_unfinished_bank_that_is_damaged_is_refused(tmp_path, damage):
         path.write_bytes(path.read_bytes()[:-10])
     elif damage == "another shape":
         shape = (23, 2, 4)
+    elif damage == "other batches":
+        with pytest.raises(UserError, match=r"is damaged \(it was begun with other batches\)"):
+            begun(tmp_path, shape, plan=plan_of(bank_batches(np.arange(23), 5)))
+        return
     elif damage == "another codec":
         with pytest.raises(UserError, match=r"unfinished.npy is damaged \(it is float16 \[23, 2, 3\], expected "):
             begun(tmp_path, shape, codec=Top(2, 3, 1, 4.0))
