@@ -39,7 +39,7 @@ def child(job):
     # A sample takes memory by its own size: the permutation of a run, 8 bytes an image, is not the file's.
     drawn = (rng.choice(images, size, replace=False, shuffle=False) for _ in range(batches))
     if job["how"] == "write":
-        bank = BankFile(f"{path}.part", f"{path}.json", shape, batches, codec, reserve=False)
+        bank = BankFile(f"{path}.part", f"{path}.json", shape, batches, codec=codec, reserve=False)
         for rows in drawn:
             bank.add(rows, logits)
             if bank.batches % SHARD == 0:

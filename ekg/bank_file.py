@@ -31,7 +31,7 @@ class BankFile:
     which names it, where there is no room.
     """
 
-    def __init__(self, path, notes, shape, most, plan=0, codec=None, machines=None, reserve=True):
+    def __init__(self, path, notes, shape, most, plan=0, *, codec=None, machines=None, reserve=True):
         self.path, self.notes, self.plan, self.machines = path, notes, plan, machines or Alone()
         self.codec = codec or Dense(*shape[1:])
         whole = shape[0], *self.codec.shape
