@@ -11,9 +11,9 @@ DRAWS = 5  # flip, row, column, contrast, saturation; each uniform in [0, 1)
 STRENGTH = 0.2  # contrast and saturation lie in 1 +- this
 
 
-def draw(rng, images, views):
-    """float32 [images, views, DRAWS] of uniform random numbers."""
-    return rng.random((images, views, DRAWS), np.float32)
+def draw(rng, images, views, draws=DRAWS):
+    """float32 [images, views, draws] of uniform random numbers; those behind DRAWS are for whoever decodes the images."""
+    return rng.random((images, views, draws), np.float32)
 
 
 def normalise(images, augmentation):
@@ -57,15 +57,19 @@ def crop(images, top, left, flip, pad):
 def augment(images, draws, augmentation, colour):
     """float32 [B, V, S, S, 3], normalised views: colour jitter if `colour`, flip and crop.
 
-    images: uint8 [B, S, S, 3]; draws: float32 [B, V, DRAWS].
+    images: uint8 [B, S, S, 3], or [B, V, S, S, 3] where each view is a crop already; draws: float32 [B, V, DRAWS].
     """
     b, v = draws.shape[:2]
     draws = tf.unstack(tf.reshape(draws, [b * v, DRAWS]), axis=1)
     flips = tf.logical_and(draws[0] < 0.5, augmentation.flip)
     top, left = (tf.cast(d * (2 * augmentation.pad + 1), tf.int32) for d in draws[1:3])
-    x = tf.repeat(images, v, 0)
+    x = tf.repeat(images, v, 0) if len(images.shape) == 4 else tf.reshape(images, [b * v, *images.shape[2:]])
     if colour:
         x = contrast(tf.cast(x, tf.float32), 1 - STRENGTH + 2 * STRENGTH * draws[3])
         x = saturation(x, 1 - STRENGTH + 2 * STRENGTH * draws[4])
-    x = normalise(crop(x, top, left, flips, augmentation.pad), augmentation)
-    return tf.reshape(x, [b, v, *images.shape[1:]])
+    if augmentation.pad:
+        x = crop(x, top, left, flips, augmentation.pad)
+    else:
+        x = tf.where(flips[:, None, None, None], x[:, :, ::-1], x)
+    x = normalise(x, augmentation)
+    return tf.reshape(x, [b, v, *x.shape[1:]])

@@ -7,20 +7,23 @@ from utils import UserError
 LEAST_PER_CLASS = 32  # images of a class in D_subset, unless fewer are asked for
 
 
-def select_subsets(labels, classes, val_per_class, subset_per_class, seed):
+def select_subsets(labels, classes, val_per_class, subset_per_class, seed, names=None):
     """(val, subset): indices into the training set, int64, each shuffled once by `seed`.
 
     D_val: the last `val_per_class` images of each class in data-set order; D_subset: the first `subset_per_class`, or as many
-    as D_val leaves. Raises UserError where a class is too small.
+    as D_val leaves. names: what the classes are called, None for their numbers. Raises UserError where a class is too small.
     """
     val, subset = [], []
+    by_class = np.argsort(labels, kind="stable")
+    ends = np.searchsorted(labels[by_class], np.arange(classes + 1))
     for label in range(classes):
-        members = np.flatnonzero(labels == label)
+        members = by_class[ends[label] : ends[label + 1]]
         left = len(members) - val_per_class
         least = min(LEAST_PER_CLASS, subset_per_class)
         if left < least:
             raise UserError(
-                f"class {label} has {len(members)} training images: --val_per_class {val_per_class} leaves {max(left, 0)} of "
+                f"class {names[label] if names else label} has {len(members)} training images: "
+                f"--val_per_class {val_per_class} leaves {max(left, 0)} of "
                 f"them for the subset, which needs {least}; ask for fewer with --val_per_class or --subset_per_class"
             )
         val.append(members[left:])

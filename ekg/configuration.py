@@ -4,7 +4,7 @@ import dataclasses
 import json
 import platform
 
-from utils import UserError, digest
+from utils import UserError
 
 # What may differ when a run goes on, and between machines: it changes where and how fast, not what is computed. In how many
 # parts a batch is taken does, replicas or not, since each has its own batch statistics.
@@ -40,8 +40,7 @@ def check_agreement(machines, facts, data):
     """
     if len(machines.addresses) == 1:
         return
-    arrays = {"x": data.x_train, "y": data.y_train, "test x": data.x_test, "test y": data.y_test}
-    said = machines.exchange({**facts, "data": digest(arrays), "versions": versions()})
+    said = machines.exchange({**facts, "data": data.digest(), "versions": versions()})
     for index, (address, theirs) in enumerate(zip(machines.addresses, said)):
         differ = differences(said[0], theirs, ignored=("data_path", "trained_param"), words=("at the chief", "there"))
         if differ:

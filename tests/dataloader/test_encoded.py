@@ -1,4 +1,4 @@
-"""Images and records decode to what was encoded; what is damaged or promises too much is refused in one line."""
+"""Images decode to what was encoded; what is damaged or promises too much is refused in one line."""
 
 import io
 import struct
@@ -12,7 +12,7 @@ from PIL import Image
 
 from array_files import refusals
 from dataloader import encoded
-from dataloader.encoded import decode_image, read_records
+from dataloader.encoded import count_scans, decode_image, decode_window
 
 RNG = np.random.default_rng(0)
 COLOUR = RNG.integers(0, 256, (5, 7, 3)).astype(np.uint8)
@@ -157,93 +157,35 @@ def test_truncated_image_is_refused(data):
         refusal_of(data[:length])
 
 
-# ---------------------------------------------------------------------------------------------------------------- records
+# ----------------------------------------------------------------------------------------------------------------- windows
+
+WINDOW = 7, 20, 30, 41  # top, left, height, width
 
 
-def example(**features):
-    kinds = {bytes: lambda v: {"bytes_list": {"value": [v]}}, int: lambda v: {"int64_list": {"value": [v]}}}
-    feature = {name.replace("__", "/"): kinds[type(value)](value) for name, value in features.items()}
-    return tf.train.Example(features={"feature": {k: tf.train.Feature(**v) for k, v in feature.items()}}).SerializeToString()
+@pytest.mark.parametrize(
+    "data",
+    [jpeg(SMOOTH), jpeg(GREY), jpeg(SMOOTH, progressive=True), pil(SMOOTH, "JPEG", "CMYK", quality=100), png(SMOOTH)],
+    ids=["colour", "grey", "progressive", "CMYK", "PNG"],
+)
+def test_window_is_that_part_of_the_image(data):
+    seen = []
+
+    def window(height, width):
+        seen.append((int(height), int(width)))
+        return tf.constant(WINDOW)
+
+    top, left, height, width = WINDOW
+    part = decode_window(data, window).numpy()
+    assert seen == [(64, 64)] and part.shape == (height, width, 3)
+    # At its edges a JPEG's colours are interpolated from what was decoded.
+    whole = decode_image(data).numpy()[top : top + height, left : left + width]
+    assert np.abs(part.astype(int) - whole).max() <= 4
+    np.testing.assert_array_equal(part[2:-2, 2:-2], whole[2:-2, 2:-2])
 
 
-def shard(path, records):
-    with tf.io.TFRecordWriter(str(path)) as writer:
-        for record in records:
-            writer.write(record)
-    return path
-
-
-def crc(data):
-    """Masked CRC-32C, as frames have it."""
-    value = 0xFFFFFFFF
-    for byte in data:
-        value ^= byte
-        for _ in range(8):
-            value = value >> 1 ^ (0x82F63B78 if value & 1 else 0)
-    value ^= 0xFFFFFFFF
-    return ((value >> 15 | value << 17) + 0xA282EAD8) & 0xFFFFFFFF
-
-
-GOOD = [example(image__encoded=bytes([i]) * 9, image__class__label=i, image__height=3) for i in range(4)]
-
-
-def refused_record(path):
-    with pytest.raises(ValueError) as refusal:
-        list(read_records(path))
-    assert len(str(refusal.value).splitlines()) == 1 and str(path) in str(refusal.value)
-    return str(refusal.value)
-
-
-def test_records_come_back_in_order(tmp_path):
-    path = shard(tmp_path / "train-00000-of-00001", GOOD)
-    assert list(read_records(path)) == [(bytes([i]) * 9, i) for i in range(4)]
-    assert list(read_records(shard(tmp_path / "empty", []))) == []
-
-
-@pytest.mark.parametrize("length", [2**31, 2**40, 2**63, 2**64 - 1, 2**25 + 1, 1000])
-def test_length_that_is_not_there_is_refused_though_its_check_sum_is_right(tmp_path, length):
-    path = shard(tmp_path / "shard", GOOD)
-    head = struct.pack("<Q", length)
-    path.write_bytes(path.read_bytes() + head + struct.pack("<I", crc(head)) + bytes(20))
-    assert "record 4" in refused_record(path)
-
-
-def test_record_larger_than_any_image_is_refused(tmp_path):
-    head = struct.pack("<Q", 2**40)
-    with open(tmp_path / "shard", "wb") as file:
-        file.write(head + struct.pack("<I", crc(head)))
-        file.truncate(2**40 + 16)
-    assert "record 0" in refused_record(tmp_path / "shard")
-
-
-@pytest.mark.parametrize("place", [0, 9, 12, 40, -1])
-def test_changed_byte_names_the_record(tmp_path, place):
-    path = shard(tmp_path / "shard", GOOD)
-    data = bytearray(path.read_bytes())
-    size = len(data) // 4
-    data[2 * size + place if place >= 0 else 3 * size - 1] ^= 1
-    path.write_bytes(data)
-    assert "record 2" in refused_record(path)
-
-
-BAD = {
-    "no label": example(image__encoded=b"x"),
-    "no image": example(image__class__label=1),
-    "label of text": example(image__encoded=b"x", image__class__label=b"1"),
-    "no example": b"\xff" * 9,
-    "nothing": b"",
-}
-
-
-@pytest.mark.parametrize("what", BAD)
-def test_example_without_image_and_label_is_named(tmp_path, what):
-    assert "record 1" in refused_record(shard(tmp_path / "shard", [GOOD[0], BAD[what], GOOD[1]]))
-
-
-def test_truncated_shard_is_refused(tmp_path):
-    path = shard(tmp_path / "shard", GOOD)
-    data = path.read_bytes()
-    for length in range(1, len(data), 7):
-        if length % (len(data) // 4):
-            path.write_bytes(data[:length])
-            refused_record(path)
+def test_scans_are_those_counted_outside():
+    data = jpeg(SMOOTH, progressive=True)
+    assert count_scans(data) > 3 and count_scans(jpeg(SMOOTH)) == 1
+    np.testing.assert_array_equal(decode_image(data, np.int64(count_scans(data))), decode_image(data))
+    with pytest.raises(ValueError, match="number of scans"):
+        decode_image(jpeg(SMOOTH), np.int64(2**40))

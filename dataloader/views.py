@@ -1,0 +1,73 @@
+"""What a network sees of a photograph: random resized crops for training, the centre for everything else; in a graph."""
+
+import tensorflow as tf
+
+from dataloader.encoded import decode_image, decode_window
+
+AREA = 0.08, 1.0  # shares of the image that a crop may have
+RATIO = 3 / 4, 4 / 3  # its width by its height
+TRIES = 10  # crops that are drawn until one fits (Szegedy et al. 2015, as customary since)
+CROP_DRAWS = 2 * TRIES  # random numbers that takes: area and ratio of each
+WHOLE = 256 / 224  # length of the shorter side, before the centre is cut out, by the input size
+
+
+def crop_window(height, width, place, draws):
+    """int32 [4]: top, left, height and width of a random resized crop of an image of height x width.
+
+    place: float32 [2], where it lies within what is free; draws: float32 [CROP_DRAWS]. All uniform in [0, 1). Of the tries the
+    first that fits counts; if none does it is the centre, as large as RATIO lets it be.
+    """
+    size = tf.cast(tf.stack([height, width]), tf.float32)
+    area, ratio = tf.unstack(tf.reshape(draws, [TRIES, 2]), axis=1)
+    area = (AREA[0] + (AREA[1] - AREA[0]) * area) * size[0] * size[1]
+    ratio = RATIO[0] * (RATIO[1] / RATIO[0]) ** ratio  # uniform in its logarithm
+    crops = tf.round(tf.sqrt(tf.stack([area / ratio, area * ratio], 1)))
+    fits = tf.reduce_all((crops <= size) & (crops >= 1), 1)
+    centre = tf.maximum(tf.round(tf.minimum(size, size[::-1] * [1 / RATIO[0], RATIO[1]])), 1)
+    fitting = tf.reduce_any(fits)
+    crop = tf.where(fitting, crops[tf.argmax(fits)], centre)
+    room = size - crop
+    place = tf.floor(tf.where(fitting, place * (room + 1), room / 2))
+    return tf.cast(tf.concat([place, crop], 0), tf.int32)
+
+
+def training_views(encoded, scans, draws, size):
+    """uint8 [V, size, size, 3]: V random resized crops of one image, bilinear; flips and colours come later, in the step.
+
+    encoded: scalar string; scans: of a JPEG, int64, or None to count them; draws: float32 [V, 5 + CROP_DRAWS], see
+    dataloader.augment. For one view no more than its window is decoded; for several the image is, once.
+    """
+    window = lambda row: lambda height, width: crop_window(height, width, row[1:3], row[-CROP_DRAWS:])
+    rows = tf.unstack(draws)
+    if len(rows) == 1:
+        return _resized(decode_window(encoded, window(rows[0]), scans)[None], size)
+    image = decode_image(encoded, scans)
+    height, width = tf.unstack(tf.shape(image)[:2])
+    windows = [window(row)(height, width) for row in rows]
+    return tf.concat([_resized(image[None, w[0] : w[0] + w[2], w[1] : w[1] + w[3]], size) for w in windows], 0)
+
+
+def _resized(images, size):
+    # Without anti-aliasing, which would take as long as the decoding.
+    return _bytes(tf.raw_ops.ResizeBilinear(images=images, size=[size, size], half_pixel_centers=True))
+
+
+def centre_view(encoded, scans, size):
+    """uint8 [size, size, 3]: the centre of an image whose shorter side is size * 256 / 224, bicubic with anti-aliasing."""
+    image = decode_image(encoded, scans)
+    shape = tf.cast(tf.shape(image)[:2], tf.float32)
+    scale = tf.round(size * WHOLE) / tf.reduce_min(shape)
+    # One kernel scales and cuts out, and computes no more than what is left.
+    view = tf.raw_ops.ScaleAndTranslate(
+        images=image[None],
+        size=[size, size],
+        scale=tf.stack([scale, scale]),
+        translation=-tf.round((shape * scale - size) / 2),
+        kernel_type="keyscubic",
+        antialias=True,
+    )
+    return _bytes(view[0])
+
+
+def _bytes(images):
+    return tf.cast(tf.clip_by_value(tf.round(images), 0, 255), tf.uint8)

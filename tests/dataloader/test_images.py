@@ -1,0 +1,183 @@
+"""Batches of images in files: the right ones, in the order asked for, whatever is broken, and each machine its own."""
+
+import contextlib
+
+import numpy as np
+import pytest
+from imagenet_files import pictures, write_folders, write_shards
+
+from dataloader.augment import DRAWS
+from dataloader.imagenet import find_imagenet
+from dataloader.images import EncodedImages, in_batches
+from dataloader.views import CROP_DRAWS, centre_view
+from utils import UserError
+
+SIZE = 32
+IMAGES = pictures(6)
+
+
+@pytest.fixture(scope="module")
+def roots(tmp_path_factory):
+    root = tmp_path_factory.mktemp("images")
+    write_folders(root / "folders" / "train", IMAGES)
+    write_shards(root / "shards", "train", IMAGES, 5)
+    return root
+
+
+def images_of(root, form, **options):
+    found = find_imagenet(str(root / form), ("train",))["train"]
+    return EncodedImages(found.places, SIZE, window=None if form == "folders" else 8, **options), found.labels
+
+
+def draws_of(groups, views):
+    rng = np.random.default_rng(1)
+    return [rng.random((*group.shape, views, DRAWS + CROP_DRAWS), np.float32) for group in groups]
+
+
+@pytest.mark.parametrize("form", ["folders", "shards"])
+def test_batches_hold_the_images_asked_for(roots, form):
+    images, labels = images_of(roots, form)
+    groups = [np.array([3, 17, 3]), np.array([23, 0, 9]), np.array([1, 2, 4])]
+    for group, (shown, batch) in zip(groups, images.batches(groups), strict=True):
+        assert (shown == group).all() and batch.dtype == np.uint8 and batch.shape == (3, SIZE, SIZE, 3)
+        for i, image in zip(group, batch):
+            np.testing.assert_array_equal(image, centre_view(images.places.read(i), None, SIZE))
+    assert sorted(labels) == sorted(label for label, *_ in IMAGES)
+    by_label = {}
+    for label, _, data in IMAGES:
+        by_label.setdefault(label, set()).add(data)
+    assert all(images.places.read(i) in by_label[label] for i, label in enumerate(labels))
+
+
+@pytest.mark.parametrize("views", [1, 2])
+def test_views_depend_on_their_draws_alone(roots, views):
+    images, _ = images_of(roots, "folders")
+    groups = [np.arange(8), np.arange(8, 16)]
+    draws = draws_of(groups, views)
+    batches = [batch for _, batch in images.batches(groups, draws)]
+    assert batches[0].shape == (8, views, SIZE, SIZE, 3)
+    turned = [group[::-1] for group in groups[::-1]], [drawn[::-1] for drawn in draws[::-1]]
+    for batch, (_, again) in zip(batches[::-1], images.batches(*turned), strict=True):
+        np.testing.assert_array_equal(batch[::-1], again)
+    several = np.stack(groups)[None], [np.stack(draws)]
+    (_, batch), *_ = images.batches(list(several[0]), several[1])
+    np.testing.assert_array_equal(batch, np.stack(batches))
+
+
+def test_a_stream_may_be_left_and_thousands_asked_for(roots):
+    """Groups are taken a few ahead, not all at once; leaving ends the threads."""
+    images, _ = images_of(roots, "folders")
+    taken = []
+
+    def groups():
+        for k in range(10**6):
+            taken.append(k)
+            yield np.array([k % 24])
+
+    with contextlib.closing(images.batches(groups())) as batches:
+        for _ in range(3):
+            next(batches)
+    assert len(taken) < 12
+
+
+# ----------------------------------------------------------------------------------------------------------------- broken
+
+
+@pytest.fixture
+def broken_root(tmp_path):
+    """Images 2 (cut short), 3 (text) and 9 (not there any more) of the folders are broken."""
+    write_folders(tmp_path / "train", IMAGES)
+    paths = [tmp_path / "train" / name.split("_")[0] / name for _, name, _ in IMAGES]
+    paths[2].write_bytes(paths[2].read_bytes()[:200])
+    paths[3].write_bytes(b"no image")
+    found = find_imagenet(str(tmp_path), ("train",))["train"]
+    paths[9].unlink()
+    return found
+
+
+@pytest.mark.parametrize("views", [0, 2])
+def test_broken_images_are_named_counted_and_replaced_by_the_next(broken_root, views):
+    images = EncodedImages(broken_root.places, SIZE)
+    lines = []
+    images.report = lines.append
+    groups = [np.arange(k, k + 4) for k in (0, 4, 8, 12, 16)]
+    draws = draws_of(groups, views) if views else None
+
+    def seen():
+        return [(shown.tolist(), batch) for shown, batch in images.batches(groups, draws)]
+
+    first = seen()
+    assert [shown for shown, _ in first] == [[0, 1, 0, 0], [4, 5, 6, 7], [8, 10, 10, 11], [12, 13, 14, 15], [16, 17, 18, 19]]
+    assert sorted(images.broken) == [2, 3, 9] and len(lines) == 3
+    assert IMAGES[3][1] in lines[1] and "neither a JPEG nor a PNG" in lines[1] and "(2 broken so far)" in lines[1]
+    assert "No such file" in lines[2]
+    # Known to be broken or not, what is shown is the same: a run that goes on sees what an uninterrupted one does.
+    for (shown, batch), (again, other) in zip(first, seen(), strict=True):
+        assert shown == again
+        np.testing.assert_array_equal(batch, other)
+    assert len(lines) == 3
+    good = EncodedImages(broken_root.places, SIZE).batches([np.array([0, 1, 0, 0])], draws and draws[:1])
+    np.testing.assert_array_equal(next(good)[1], first[0][1])
+
+
+def test_an_evaluation_needs_every_image(broken_root):
+    images = EncodedImages(broken_root.places, SIZE)
+    with pytest.raises(UserError, match=rf"{IMAGES[2][1]} cannot be decoded: .*an evaluation needs every image"):
+        list(in_batches(images, [np.arange(4)], strict=True))
+
+
+def test_a_batch_of_nothing_but_broken_images_ends_the_run(broken_root):
+    images = EncodedImages(broken_root.places, SIZE)
+    images.report = lambda line: None
+    with pytest.raises(UserError, match="all 2 images of a batch are broken, the first because: "):
+        list(images.batches([np.array([2, 3])]))
+
+
+# ------------------------------------------------------------------------------------------------------------------ order
+
+
+@pytest.mark.parametrize("form", ["folders", "shards"])
+@pytest.mark.parametrize("machines", [1, 2])
+def test_an_epoch_has_each_machines_own_images_in_its_columns(roots, form, machines):
+    images, _ = images_of(roots, form, share=(0, machines))
+    order = images.shuffled_batches(4, np.random.default_rng(3))
+    assert order.shape == (images.steps(4), 4) and len(set(order.reshape(-1))) == order.size
+    for w in range(machines):
+        assert (images.owner[order[:, images.columns(4) if w == 0 else slice(2, 4)]] == w).all()
+    np.testing.assert_array_equal(order, images.shuffled_batches(4, np.random.default_rng(3)))
+    assert (order != images.shuffled_batches(4, np.random.default_rng(4))).any()
+    other, _ = images_of(roots, form, share=(machines - 1, machines))
+    np.testing.assert_array_equal(order, other.shuffled_batches(4, np.random.default_rng(3)))
+
+
+def test_images_of_shards_are_shuffled_within_the_window():
+    """What is read next lies within `window` images of what would be next without shuffling."""
+    from dataloader.images import Places
+
+    files, each, window = 50, 40, 100
+    names = np.array([b"s%d" % i for i in range(files)])
+    zeros = np.zeros(files * each, np.int64)
+    places = Places("", names, np.repeat(np.arange(files, dtype=np.int32), each), zeros, zeros)
+    images = EncodedImages(places, SIZE, window=window)
+    order = images.shuffled_batches(10, np.random.default_rng(0)).reshape(-1)
+    assert sorted(order) == list(range(files * each))
+    shards = places.file[order]
+    first_seen = {shard: np.flatnonzero(shards == shard)[0] for shard in range(files)}
+    spans = [np.flatnonzero(shards == shard)[-1] - start for shard, start in first_seen.items()]
+    assert max(spans) <= each + 2 * window  # a shard is behind when it was read
+    assert np.corrcoef(np.arange(files), [first_seen[shard] for shard in range(files)])[0, 1] < 0.5  # and they come in any order
+    inside = [order[shards == shard] for shard in range(files)]
+    assert sum((np.diff(ids) > 0).all() for ids in inside) == 0
+
+
+@pytest.mark.parametrize("views", [0, 2])
+def test_two_machines_decode_the_two_halves_of_what_one_does(roots, views):
+    groups = [np.arange(8), np.arange(8, 16)]
+    draws = draws_of(groups, views) if views else None
+    whole = [batch for _, batch in images_of(roots, "folders")[0].batches(groups, draws)]
+    for w in range(2):
+        images, _ = images_of(roots, "folders", share=(w, 2))
+        for batch, (shown, part) in zip(whole, images.batches(groups, draws), strict=True):
+            own = images.columns(8)
+            np.testing.assert_array_equal(part[own], batch[own])
+            assert part.shape == batch.shape and shown.shape == (8,)
