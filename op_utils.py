@@ -53,13 +53,13 @@ class Step:
             self.traces += 1  # Python runs while tracing only
             return strategy.run(replica, (batch, shared))
 
-        def run_several(batches, count, shared):
+        def run_several(batches, each, count, shared):
             self.traces += 1
 
             # The loop goes around the replicas: within one they could not be brought together.
             def one(i, series):
                 turn = lambda batches, shared: replica({name: value[i] for name, value in batches.items()}, shared)
-                sums, _ = strategy.run(turn, (batches, shared))
+                sums, _ = strategy.run(turn, (batches, shared | {name: value[i] for name, value in each.items()}))
                 return i + 1, {name: series[name].write(i, self._of_first(sums[name])) for name in figures}
 
             series = {name: tf.TensorArray(tf.float32, count, element_shape=[]) for name in figures}
@@ -74,12 +74,14 @@ class Step:
         # Every replica has the totals and all rows.
         return tf.nest.map_structure(self._of_first, results)
 
-    def several(self, batches, count, **shared):
+    def several(self, batches, count, each, **shared):
         """A step for each of the first `count` of `batches`, a dict of arrays [K, B, ...], one after another.
 
-        Gives a dict of tensors [count], the figures of every step. Steps of another K are another trace.
+        each: dict name -> array [K], a shared value for every step. Gives a dict of tensors [count], the figures of every step.
+        Steps of another K are another trace.
         """
-        return self._run_several(self._shares(batches, 1), tf.constant(count, tf.int32), self._shared(shared))
+        each, count = self._tensors(each), tf.constant(count, tf.int32)
+        return self._run_several(self._shares(batches, 1), each, count, self._shared(shared))
 
     def restart(self):
         """Forgets what earlier calls have taught, if there is such a thing."""

@@ -9,9 +9,18 @@ import contextlib
 import json
 import sys
 
-from dataloader import CLASSES
-from ekg.cli import Parser, add_data_flags, add_device_flags, device_options, run_program
-from nets import BUILDERS
+from dataloader import DATASETS, IN_FILES, FileOptions
+from ekg.cli import (
+    CIFAR_PATH,
+    IMAGENET_PATH,
+    Parser,
+    add_data_flags,
+    add_device_flags,
+    add_file_flags,
+    device_options,
+    run_program,
+)
+from nets import BUILDERS, IMAGENET
 from utils import UserError, check_saved_for
 
 
@@ -27,7 +36,7 @@ def parse(argv=None):
         help="batch norm by the statistics of each batch, as published figures had it",
     )
     group.add_argument("--json", action="store_true", help="print one JSON object and nothing else")
-    add_data_flags(parser, list(CLASSES), None)
+    add_file_flags(add_data_flags(parser, list(DATASETS), None, f"{CIFAR_PATH}; or {IMAGENET_PATH}"), None)
     add_device_flags(parser)
     return parser.parse_args(argv)
 
@@ -40,6 +49,25 @@ def settle(asked, meta, key, known, fallback, path):
     if not asked and written and written not in known:
         raise UserError(f"{path} was saved for {key} {written}, which this program does not know")
     return asked or written or fallback
+
+
+def file_options(args, dataset, meta):
+    """FileOptions where `dataset` is one of images in files, else None. Its size: the one asked for, the file's, 224."""
+    if dataset not in IN_FILES:
+        given = {"--input_size": args.input_size, "--val_labels": args.val_labels}
+        wrong = next((flag for flag, value in given.items() if value is not None), None)
+        if wrong:
+            raise UserError(f"{wrong} is for images in files, {dataset} has none; leave it out")
+        return None
+    written = meta.get("input_size")
+    written = written if type(written) is int and 32 <= written <= 2048 else FileOptions.input_size
+    return FileOptions(args.input_size or written, args.val_labels)
+
+
+def classes_of(parameters):
+    """How many classes the network of these arrays knows, None if they do not say."""
+    biases = parameters.get("fc/biases:0")
+    return biases.shape[-1] if biases is not None and biases.ndim else None
 
 
 def main():
@@ -59,9 +87,11 @@ def evaluate(args, machines):
             raise UserError("--sync_bn goes with --batch_stats: moving averages are the same on all replicas")
         parameters, meta = read_parameters(args.trained_param)
         arch = settle(args.arch, meta, "arch", BUILDERS, "ResNet-56", args.trained_param)
-        dataset = settle(args.dataset, meta, "dataset", CLASSES, "CIFAR10", args.trained_param)
+        fallback = "ImageNet" if arch in IMAGENET else "CIFAR10"
+        dataset = settle(args.dataset, meta, "dataset", DATASETS, fallback, args.trained_param)
+        files = file_options(args, dataset, meta)
     import_tensorflow()
-    from dataloader import load_dataset
+    from dataloader import load_test_set
     from devices import make_runtime
     from ekg.configuration import check_agreement
     from ekg.evaluation import Evaluator
@@ -69,7 +99,8 @@ def evaluate(args, machines):
     from nets import build_network
 
     with machines.together():
-        data = load_dataset(dataset, args.data_path)
+        share = machines.index, len(machines.addresses)
+        data = load_test_set(dataset, args.data_path, files, share, classes_of(parameters))
     padding = meta.get("padding", "SAME")
     check_agreement(machines, {**vars(args), "parameters": digest(parameters), "padding": padding}, data)
     runtime, lines = make_runtime(device_options(args), machines)
@@ -81,7 +112,7 @@ def evaluate(args, machines):
     statistics = "batch" if args.batch_stats else "moving"
     evaluator = Evaluator(network, runtime, data.augmentation, data.x_test, data.y_test, batch_size, statistics)
     if machines.chief:
-        print("".join(f"{line}\n" for line in lines), end="", file=sys.stderr)
+        print("".join(f"{line}\n" for line in (*data.notes, *lines)), end="", file=sys.stderr)
     console = Console(speaks=machines.chief)
     figures = evaluator() if args.json else evaluator(lambda batches: console.bar(batches, "evaluation"))
     if machines.chief:
@@ -95,7 +126,7 @@ def report(args, network, what, figures):
     flops, params = network.cost()
     whole_flops, whole_params = unpruned_cost(network.arch, network.classes, network.input_size)
     averages = network.moving_averages()
-    figures |= {"params": params, "moving_averages": averages, "flops": flops, "flops_rate": flops / whole_flops}
+    figures |= {"params": params, "flops": flops, "flops_rate": flops / whole_flops, "moving_averages": averages}
     if args.json:
         print(json.dumps(figures))
         return

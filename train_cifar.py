@@ -8,26 +8,24 @@ Search, memory bank, extraction and fine-tuning; the result is TRAIN_PATH/traine
 import sys
 
 from dataloader import CLASSES
-from ekg.cli import Parser, add_data_flags, add_device_flags, add_training_flags, options_from, run_program
-from nets import BUILDERS
+from ekg.cli import Parser, add_data_flags, add_device_flags, add_training_flags, options_from, prune_as_told, run_program
+from ekg.options import TrainOptions
+from nets import CIFAR
+
+FINE_TUNING = TrainOptions(100, 1e-2, (0.3, 0.6, 0.8), 0.2, weight_decay=5e-4, batch_size=128)
+BASELINE = TrainOptions(100, 5e-2, (0.3, 0.6, 0.9), 0.1, weight_decay=1e-4, batch_size=128)
 
 
 def parse(argv=None):
     parser = Parser(description=__doc__.splitlines()[0], epilog="The run folder and the method are described in README.md.")
-    add_training_flags(parser, list(BUILDERS))
+    add_training_flags(parser, list(CIFAR), "ResNet-56", FINE_TUNING, BASELINE)
     add_data_flags(parser, list(CLASSES), "CIFAR10")
     add_device_flags(parser)
     return options_from(parser.parse_args(argv))
 
 
 def main():
-    options = parse()
-    from utils import import_tensorflow  # after the options, so that these are answered at once
-
-    import_tensorflow()
-    from ekg.pipeline import prune
-
-    prune(options)
+    prune_as_told(parse)
 
 
 if __name__ == "__main__":

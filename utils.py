@@ -4,6 +4,7 @@ import contextlib
 import errno
 import hashlib
 import json
+import math
 import os
 import pickle
 import re
@@ -173,10 +174,19 @@ def _meta(value):
 # ------------------------------------------------------------------------------------------------------------- training
 
 
-def learning_rate_at(epoch, epochs, learning_rate, decay_points, decay_rate):
-    """Learning rate of an epoch (from 0): times `decay_rate` at each of `decay_points`, fractions of all epochs."""
-    passed = sum(epoch >= round(point * epochs, 6) for point in decay_points)
-    return learning_rate * decay_rate**passed
+def learning_rate_at(at, options):
+    """The learning rate `at` so many epochs, a fraction within one, by the ekg.options.TrainOptions `options`.
+
+    "steps": times decay_rate at each of decay_points, fractions of all epochs, where an epoch begins. "cosine": half a cosine
+    down to 0. Before either it rises in proportion to the steps of the first warm_up epochs.
+    """
+    if at < options.warm_up:
+        return options.learning_rate * at / options.warm_up
+    if options.schedule == "cosine":
+        share = (at - options.warm_up) / (options.epochs - options.warm_up)
+        return options.learning_rate * 0.5 * (1 + math.cos(math.pi * share))
+    passed = sum(int(at) >= round(point * options.epochs, 6) for point in options.decay_points)
+    return options.learning_rate * options.decay_rate**passed
 
 
 def accumulator(compute, parts):

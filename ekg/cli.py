@@ -9,6 +9,7 @@ import os
 import signal
 import sys
 
+from dataloader import FileOptions
 from ekg.candidates import FILTERS
 from ekg.options import DeviceOptions, FeedOptions, Options, SearchOptions, SubsetOptions, TrainOptions
 from ekg.stopping import begun, listening
@@ -124,9 +125,12 @@ count_or_none = _number(int, 0)
 share = _number(float, 0, 1, above=True)
 positive = _number(float, 0, above=True)
 not_negative = _number(float, 0)
+part = _number(float, 0, 1)
+side = _number(int, 32, 2048)
 
 
 PRECISIONS = ("float32", "bfloat16", "float16")
+SCHEDULES = ("steps", "cosine")
 
 
 def add_device_flags(parser):
@@ -162,21 +166,37 @@ def add_device_flags(parser):
     )
 
 
-def add_data_flags(parser, datasets, default):
+CIFAR_PATH = (
+    "CIFAR's official folder (python or binary) or its .tar.gz, or an .npz with x_train, y_train, x_test, y_test (default: "
+    "Keras' cache, else its download)"
+)
+IMAGENET_PATH = (
+    "the folder that holds train/CLASS/*.JPEG and val/CLASS/*.JPEG or val/*.JPEG, or TFRecord shards train-* and validation-*"
+)
+
+
+def add_data_flags(parser, datasets, default, path=CIFAR_PATH):
+    """The argument group of the data; returns it. datasets: names to choose from; path: what --data_path may be."""
     group = parser.add_argument_group("data")
-    note = "" if default else " (default: the one the file names, else CIFAR10)"
+    note = "" if default else " (default: the one the file names, else what its network is for)"
     group.add_argument("--dataset", choices=datasets, default=default, help=f"the data{note}")
-    group.add_argument(
-        "--data_path",
-        metavar="PATH",
-        help="CIFAR's official folder (python or binary) or its .tar.gz, or an .npz with x_train, y_train, x_test, y_test "
-        "(default: Keras' cache, else its download)",
-    )
+    group.add_argument("--data_path", metavar="PATH", help=path)
     group.add_argument("--val_batch_size", type=count, default=256, help="images a batch in evaluation and for the memory bank")
+    return group
 
 
-def add_training_flags(parser, architectures):
-    """The flags of a pruning run; the published ones keep their names and defaults."""
+def add_file_flags(group, input_size):
+    """Flags for images that lie in files, added to the data's argument group."""
+    note = "" if input_size else " (default: that of the file's network, else 224)"
+    group.add_argument("--input_size", type=side, default=input_size, help=f"pixels a side that the network sees{note}")
+    group.add_argument("--val_labels", metavar="FILE", help="the list of labels where val is a flat folder: a line an image")
+
+
+def add_training_flags(parser, architectures, arch, fine_tuning, baseline, temperature=None):
+    """The flags of a pruning run; the published ones keep their names and defaults.
+
+    arch: the default of architectures; fine_tuning, baseline: TrainOptions, their defaults; temperature: that of --temperature.
+    """
     group = parser.add_argument_group("run")
     group.add_argument(
         "--train_path",
@@ -185,12 +205,12 @@ def add_training_flags(parser, architectures):
         help="the run's folder: everything written goes here, a second start goes on",
     )
     group.add_argument("--overwrite", action="store_true", help="delete what a former run wrote into this folder, start afresh")
-    group.add_argument("--arch", choices=architectures, default="ResNet-56", help="the network")
+    group.add_argument("--arch", choices=architectures, default=arch, help="the network")
     group.add_argument(
         "--trained_param",
         metavar="FILE",
-        help="parameter file to start from, dense or pruned (default: pretrained/ARCH_DATASET.pkl beside this program if there "
-        "is one, else a baseline is trained first)",
+        help="parameter file to start from, dense or pruned, ours or a PyTorch ResNet's (.safetensors, .pth) (default: "
+        "pretrained/ARCH_DATASET.pkl beside this program if there is one, else a baseline is trained first)",
     )
     group.add_argument("--seed", type=count_or_none, default=0, help="seed of initial values, shuffling and augmentation")
     group.add_argument("--accum", type=count, default=1, help="parts in which a replica takes its batch, to need less memory")
@@ -243,28 +263,34 @@ def add_training_flags(parser, architectures):
 
     group = parser.add_argument_group("fine-tuning")
     group.add_argument("--num_teacher", type=count, default=5, help="interim sub-networks in the memory bank")
-    _add_schedule(group, "", 100, 1e-2, (0.3, 0.6, 0.8), 0.2, 5e-4, 128, "; 0 ends the run after extraction")
+    group.add_argument(
+        "--bank_top",
+        type=count_or_none,
+        default=0,
+        help="logits that a row of the memory bank keeps of each teacher, the others share what is left; 0 for all",
+    )
+    note = "" if temperature else " (default: 4 under 1,000 classes, else 10)"
+    group.add_argument("--temperature", type=positive, default=temperature, help=f"of the distillation{note}")
+    _add_schedule(group, "", fine_tuning, "; 0 ends the run after extraction")
     group = parser.add_argument_group("baseline (only where no trained network is given)")
-    _add_schedule(group, "baseline_", 100, 5e-2, (0.3, 0.6, 0.9), 0.1, 1e-4, 128, "")
+    _add_schedule(group, "baseline_", baseline, "")
+    parser.set_defaults(rates_for=fine_tuning.batch_size if temperature else None)
 
 
-def _add_schedule(group, prefix, epochs, learning_rate, points, rate, decay, batch, note):
+def _add_schedule(group, prefix, default, note):
+    add = lambda name, **settings: group.add_argument(f"--{prefix}{name}", **settings)
     name = f"--{prefix}epoch" if prefix else "--train_epoch"
-    group.add_argument(name, type=count_or_none if note else count, default=epochs, help=f"epochs{note}")
-    group.add_argument(f"--{prefix}learning_rate", type=positive, default=learning_rate, help="learning rate at the start")
-    group.add_argument(
-        f"--{prefix}decay_points",
-        type=share,
-        nargs="+",
-        default=list(points),
-        metavar="POINT",
-        help="shares of the epochs after which the learning rate falls",
-    )
-    group.add_argument(f"--{prefix}decay_rate", type=positive, default=rate, help="by which it is multiplied then")
-    group.add_argument(
-        f"--{prefix}weight_decay", type=not_negative, default=decay, help="L2 gradient on every trainable variable"
-    )
-    group.add_argument(f"--{prefix}batch_size", type=count, default=batch, help="images a batch, over all replicas")
+    group.add_argument(name, type=count_or_none if note else count, default=default.epochs, help=f"epochs{note}")
+    add("learning_rate", type=positive, default=default.learning_rate, help="learning rate at the start")
+    add("schedule", choices=SCHEDULES, default=default.schedule, help="how it falls: in steps, or along half a cosine")
+    add("warmup_epoch", type=not_negative, default=default.warm_up, help="epochs in which it rises from 0 first")
+    points = "shares of the epochs after which it falls in steps"
+    add("decay_points", type=share, nargs="+", default=list(default.decay_points), metavar="POINT", help=points)
+    add("decay_rate", type=positive, default=default.decay_rate, help="by which it is multiplied then")
+    add("weight_decay", type=not_negative, default=default.weight_decay, help="L2 gradient on every trainable variable")
+    add("batch_size", type=count, default=default.batch_size, help="images a batch, over all replicas")
+    smoothing = "share of each label that is spread evenly over the classes"
+    add("label_smoothing", type=part, default=default.label_smoothing, help=smoothing)
 
 
 def device_options(args, accum=1):
@@ -277,10 +303,15 @@ def options_from(args):
 
     def schedule(prefix):
         value = lambda name: getattr(args, f"{prefix}{name}")
-        epochs = args.baseline_epoch if prefix else args.train_epoch
-        names = "learning_rate", "decay_points", "decay_rate", "weight_decay", "batch_size"
-        return TrainOptions(epochs, *(tuple(value(n)) if n == "decay_points" else value(n) for n in names))
+        epochs, rate = args.baseline_epoch if prefix else args.train_epoch, value("learning_rate")
+        if 0 < epochs <= value("warmup_epoch"):
+            raise UserError(f"--{prefix}warmup_epoch {value('warmup_epoch'):g}: the training has {epochs} epochs in all")
+        if args.rates_for:
+            rate *= value("batch_size") / args.rates_for
+        same = {name: value(name) for name in ("decay_rate", "weight_decay", "batch_size", "schedule", "label_smoothing")}
+        return TrainOptions(epochs, rate, tuple(value("decay_points")), warm_up=value("warmup_epoch"), **same)
 
+    files = FileOptions(args.input_size, args.val_labels, args.shuffle_buffer) if hasattr(args, "input_size") else None
     return Options(
         train_path=args.train_path,
         overwrite=args.overwrite,
@@ -288,7 +319,10 @@ def options_from(args):
         arch=args.arch,
         dataset=args.dataset,
         trained_param=args.trained_param,
+        files=files,
         num_teacher=args.num_teacher,
+        bank_top=args.bank_top,
+        temperature=args.temperature,
         val_batch_size=args.val_batch_size,
         seed=args.seed,
         log_every=args.do_log,
@@ -301,3 +335,14 @@ def options_from(args):
         warm_up=TrainOptions(args.search_warmup_epoch, 2e-3, (), 1.0, 2.5e-4, args.search_warmup_batch_size),
         fine_tuning=schedule(""),
     )
+
+
+def prune_as_told(parse):
+    """The whole of a training program: parses the command line, then runs the pipeline."""
+    options = parse()
+    from utils import import_tensorflow  # after the options, so that these are answered at once
+
+    import_tensorflow()
+    from ekg.pipeline import prune
+
+    prune(options)

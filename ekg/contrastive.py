@@ -30,19 +30,25 @@ def choose_knowledge(bank, logits, t):
     return tf.linalg.matvec(bank, weight / tf.reduce_sum(weight)), counts, divergence, limit
 
 
-def contrastive_loss(batch, logits):
+def contrastive_loss(batch, logits, t=None, label_smoothing=0.0):
     """float32 [b]: sum over views of CE(labels, P_view) + KLD(M_bar, P_view), image by image.
 
     batch: labels int [b]; bank float [b, C, K], the rows of these images. logits: P float32 [b, V, C]. Which teachers count
-    carries no gradient and is decided for the part of the batch at hand.
+    carries no gradient and is decided for the part of the batch at hand. t: temperature, None for what the classes suggest.
     """
-    t = temperature(logits.shape[-1])
+    t = t or temperature(logits.shape[-1])
     bank = tf.cast(batch["bank"], tf.float32)
     knowledge, *_ = choose_knowledge(bank, tf.stop_gradient(logits), t)
-    return plain_loss(batch, logits) + tf.reduce_sum(kld(knowledge[:, None], logits, t), 1)
+    return plain_loss(batch, logits, label_smoothing) + tf.reduce_sum(kld(knowledge[:, None], logits, t), 1)
 
 
-def plain_loss(batch, logits):
-    """float32 [b]: sum over views of CE(labels, P_view). logits: float32 [b, V, C]."""
+def plain_loss(batch, logits, label_smoothing=0.0):
+    """float32 [b]: sum over views of CE(labels, P_view). logits: float32 [b, V, C].
+
+    label_smoothing: share of each label that is spread evenly over the classes.
+    """
     labels = tf.repeat(batch["labels"][:, None], logits.shape[1], 1)
-    return tf.reduce_sum(tf.nn.sparse_softmax_cross_entropy_with_logits(labels, logits), 1)
+    loss = tf.nn.sparse_softmax_cross_entropy_with_logits(labels, logits)
+    if label_smoothing:
+        loss = (1 - label_smoothing) * loss - label_smoothing * tf.reduce_mean(tf.nn.log_softmax(logits), -1)
+    return tf.reduce_sum(loss, 1)

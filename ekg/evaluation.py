@@ -1,11 +1,13 @@
 """How good a network is and how fast: top-1, top-5, loss, latency."""
 
+import contextlib
 import time
 
 import numpy as np
 import tensorflow as tf
 
 from dataloader.augment import normalise
+from dataloader.images import in_batches
 from dataloader.sampling import padded_batches
 from ekg.knowledge import check_finite, log_softmax
 from ekg.progress import Silent
@@ -30,6 +32,7 @@ class Evaluator:
     """
 
     def __init__(self, network, runtime, augmentation, images, labels, batch_size, statistics="moving"):
+        """images: uint8 [N, S, S, 3] or EncodedImages, every one of which has to be whole; labels: int64 [N]."""
         prepare = lambda batch: normalise(batch["images"], augmentation)
         self.step = predicting_step(network, runtime, prepare, statistics=statistics)
         self.images, self.labels = images, labels
@@ -42,13 +45,15 @@ class Evaluator:
         """
         totals, seen = {"top1": 0, "top5": 0, "loss": 0.0}, 0
         progress = track(self.batches)
-        for indices, real in progress:
-            logits = self.step({"images": self.images[indices]})[1]["logits"].numpy()[:real]
-            check_finite(logits, "the network's")
-            for name, value in measure(self.labels[indices[:real]], logits).items():
-                totals[name] += value
-            seen += real
-            progress.show(loss=totals["loss"] / seen, accuracy=totals["top1"] / seen)
+        batches = in_batches(self.images, (indices for indices, _ in self.batches), strict=True)
+        with contextlib.closing(batches):
+            for (indices, real), (_, images) in zip(progress, batches):
+                logits = self.step({"images": images})[1]["logits"].numpy()[:real]
+                check_finite(logits, "the network's")
+                for name, value in measure(self.labels[indices[:real]], logits).items():
+                    totals[name] += value
+                seen += real
+                progress.show(loss=totals["loss"] / seen, accuracy=totals["top1"] / seen)
         return {name: value / len(self.labels) for name, value in totals.items()} | {"images": len(self.labels)}
 
 

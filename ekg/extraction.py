@@ -3,7 +3,6 @@
 import numpy as np
 
 from ekg.importance import split
-from ekg.progress import Silent
 
 
 def extract(network, flat_masks):
@@ -27,14 +26,12 @@ def extract(network, flat_masks):
     return arrays
 
 
-def reestimate(network, step, batches, track=Silent):
-    """Sets the moving averages to the mean of the batch statistics over `batches` (step: op_utils.statistics_step).
-
-    track wraps the list of batches to show progress.
-    """
-    totals = None
-    for batch in track(batches):
+def reestimate(network, step, batches):
+    """Sets the moving averages to the mean of the batch statistics over `batches` (step: op_utils.statistics_step)."""
+    totals, count = None, 0
+    for batch in batches:
+        count += 1
         statistics = [[np.asarray(value, np.float64) for value in pair] for pair in step(batch)[0]["statistics"]]
         totals = statistics if totals is None else [[a + b for a, b in zip(*pairs)] for pairs in zip(totals, statistics)]
     for bn, (mean, variance) in zip(network.batch_norms, totals):
-        bn.move(np.float32(mean / len(batches)), np.float32(variance / len(batches)), decay=0.0)
+        bn.move(np.float32(mean / count), np.float32(variance / count), decay=0.0)

@@ -1,19 +1,25 @@
 """How images, labels and knowledge reach the devices: row by row from the host, or looked up where they already lie."""
 
+import contextlib
+import itertools
+
 import numpy as np
 
+from dataloader.augment import DRAWS
+from dataloader.images import EncodedImages, epoch_batches
+from dataloader.sampling import steps_of
 from op_utils import on_devices
 
 RESIDENT_MIB = 1024  # on a GPU, unless --resident_mib says otherwise
 
 
 class Feed:
-    """The arrays of a training set, rows of which make up batches.
+    """What lies row by row in a training set, rows of which make up batches.
 
-    arrays: dict name -> array [N, ...], the bank's among them; indices: int [n], the images that take part (None: all). In
-    this order each that still fits into `mib` MiB is copied to every replica's device, in `tables` for
-    op_utils.training_step; the rest stays where it is, a mapped file on disk. mib None: RESIDENT_MIB on GPUs with XLA; nothing
-    on CPUs, whose memory is the host's.
+    arrays: dict name -> array [N, ...], the bank's among them, `images` an array or EncodedImages; indices: int [n], the images
+    that take part (None: all). In this order each array that still fits into `mib` MiB is copied to every replica's device, in
+    `tables` for op_utils.training_step; the rest stays where it is, in a file on disk. mib None: RESIDENT_MIB on GPUs with XLA;
+    nothing on CPUs, whose memory is the host's. draws: random numbers that a view of an image takes.
     """
 
     def __init__(self, arrays, runtime, mib=None, indices=None):
@@ -21,18 +27,62 @@ class Feed:
         suits = runtime.gpu and runtime.compile and not runtime.synchronises
         left = 2**20 * (mib if mib is not None else RESIDENT_MIB * suits)
         self.indices, self.count = indices, len(arrays["labels"]) if indices is None else len(indices)
-        self.host, resident = {}, {}
+        self.host, self.images, resident = {}, arrays["images"], {}
+        self.encoded = isinstance(self.images, EncodedImages)
+        self.draws = self.images.draws if self.encoded else DRAWS
         for name, array in arrays.items():
+            if name == "images" and self.encoded:
+                continue
             size = array[:1].nbytes * self.count
             if size <= left:
-                resident[name] = array if indices is None else array[indices]
+                resident[name] = array[:] if indices is None else array[indices]
                 left -= size
             else:
                 self.host[name] = array
         self.tables = on_devices(resident, runtime)
 
+    def steps(self, batch_size):
+        """Steps of an epoch."""
+        if self.encoded and self.indices is None:
+            return self.images.steps(batch_size)
+        return steps_of(self.count, batch_size)
+
+    def order(self, batch_size, rng):
+        """int64 [steps, B]: the rows of one epoch, in the order in which they make up batches."""
+        return epoch_batches(self.images, self.count, batch_size, rng)
+
     def __call__(self, rows):
         """dict name -> array [*rows.shape, ...], what a step takes for the images `rows`, an array of numbers below `count`."""
         images = rows if self.indices is None else self.indices[rows]
+        return self._looked_up(rows, images)
+
+    def _looked_up(self, rows, images):
         batch = {name: array[images] for name, array in self.host.items()}
         return {**batch, "rows": rows.astype(np.int32)} if self.tables else batch
+
+    def batches(self, groups, draws, augmented=True):
+        """Yields what a step takes for each of `groups`, an iterable of int [..., B] of rows.
+
+        draws: an iterable of float32 [..., B, V, draws] beside them. augmented: whether they are meant to change anything; images
+        in files are seen in their centre if not. Broken ones are replaced, see EncodedImages.
+        """
+        if not self.encoded:
+            for rows, drawn in zip(groups, draws):
+                yield {**self(rows), "draws": drawn}
+            return
+        here, there = itertools.tee(draws)
+        asked, waiting = itertools.tee(groups)
+        of = lambda rows: rows if self.indices is None else self.indices[rows]
+        found = self.images.batches(map(of, asked), there if augmented else None)
+        with contextlib.closing(found):
+            for rows, drawn, (shown, images) in zip(waiting, here, found):
+                if (shown != of(rows)).any():
+                    rows = self._rows_of(shown, rows)
+                yield {**self._looked_up(rows, shown), "images": images, "draws": drawn[..., :DRAWS]}
+
+    def _rows_of(self, shown, rows):
+        """The rows of the images `shown`, all of which are among `rows`."""
+        if self.indices is None:
+            return shown
+        row_of = dict(zip(self.indices[rows].reshape(-1).tolist(), rows.reshape(-1).tolist()))
+        return np.array([row_of[i] for i in shown.reshape(-1).tolist()]).reshape(rows.shape)

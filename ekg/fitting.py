@@ -1,11 +1,11 @@
 """One training as a stage of a run: its data, its records, its checkpoint, and how it goes on and ends before the end."""
 
 import dataclasses
+import functools
 
 import numpy as np
 
 from dataloader.augment import augment
-from dataloader.sampling import steps_of
 from ekg.checkpoint import Checkpoint, check_parameters, first_not_finite
 from ekg.contrastive import contrastive_loss, plain_loss
 from ekg.feed import Feed
@@ -18,15 +18,17 @@ from op_utils import Optimizer, training_step
 def fit(run, name, network, options, *, indices=None, views=1, augmented=True, bank=None, evaluate=True):
     """Trains `network` as stage `name`: the one loop of baseline, warm-up and fine-tuning."""
     data = run.data
-    loss = plain_loss if bank is None else contrastive_loss
+    smoothing = {"label_smoothing": options.label_smoothing}
+    loss = functools.partial(plain_loss, **smoothing)
+    if bank is not None:
+        loss = functools.partial(contrastive_loss, t=run.options.temperature, **smoothing)
     prepare = lambda batch: augment(batch["images"], batch["draws"], data.augmentation, colour=views > 1)
     optimizer = Optimizer(network.trainable, run.runtime)
     arrays = {"images": data.x_train, "labels": data.y_train} | ({} if bank is None else {"bank": bank})
     feed = Feed(arrays, run.runtime, run.options.feed.resident_mib, indices)
     step = training_step(network, optimizer, run.runtime, prepare, loss, feed.tables)
     checkpoint = Checkpoint(run.folder.unfinished, network, optimizer)
-    steps = steps_of(feed.count, options.batch_size)
-    hooks = _Hooks(run, name, options.epochs, steps, checkpoint, evaluate, bank)
+    hooks = _Hooks(run, name, options.epochs, feed.steps(options.batch_size), checkpoint, evaluate, bank)
     progress = hooks.begin()
     train(
         step,
@@ -89,6 +91,8 @@ class _Hooks:
             track = lambda batches: run.console.bar(batches, f"{name} test", after=heed)
             record |= {f"test_{key}": value for key, value in self.evaluator(track).items() if key != "images"}
             test = f", test loss {record['test_loss']:.4f} top-1 {record['test_top1']:.2%}"
+        if run.data.encoded:
+            record["broken"] = run.broken()
         # The record comes first: one too many is dropped when the run goes on, one that is missing would stay so.
         run.folder.add_line("training.jsonl", {"stage": name, **record})
         try:

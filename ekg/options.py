@@ -5,7 +5,11 @@ import dataclasses
 
 @dataclasses.dataclass(frozen=True)
 class TrainOptions:
-    """One training: lr * decay_rate at each of decay_points (fractions of all epochs); weight_decay is an L2 gradient."""
+    """One training: lr * decay_rate at each of decay_points (fractions of all epochs); weight_decay is an L2 gradient.
+
+    schedule: "steps", as above, or "cosine"; warm_up: epochs in which the learning rate rises; see utils.learning_rate_at.
+    label_smoothing: share of a label that is spread evenly over the classes.
+    """
 
     epochs: int
     learning_rate: float
@@ -13,6 +17,9 @@ class TrainOptions:
     decay_rate: float
     weight_decay: float
     batch_size: int
+    schedule: str = "steps"
+    warm_up: float = 0.0
+    label_smoothing: float = 0.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,7 +67,10 @@ class FeedOptions:
 
 @dataclasses.dataclass(frozen=True)
 class Options:
-    """A whole run. `log_every`: steps between TensorBoard scalars of a training, 0 for none."""
+    """A whole run. `log_every`: steps between TensorBoard scalars of a training, 0 for none; files: dataloader.FileOptions, None
+    where images are no files; bank_top: logits that each row of the memory bank keeps, 0 for all; temperature: of the
+    distillation, None for what the number of classes suggests.
+    """
 
     train_path: str
     overwrite: bool
@@ -68,7 +78,10 @@ class Options:
     arch: str
     dataset: str
     trained_param: str
+    files: object
     num_teacher: int
+    bank_top: int
+    temperature: float
     val_batch_size: int
     seed: int
     log_every: int

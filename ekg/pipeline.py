@@ -65,17 +65,19 @@ def _prepare(options, machines, console):
     # The chief alone looks into the folder before it is made: elsewhere shared storage might remember that it was not there.
     own = [os.path.join(options.train_path, files["baseline"]) for files in (STAGES, UNFINISHED)]
     begun = machines.exchange(machines.chief and not options.overwrite and any(map(os.path.exists, own)))[0]
+    share = machines.index, len(machines.addresses)
     with machines.together():
-        data = load_dataset(options.dataset, options.data_path)
+        data = load_dataset(options.dataset, options.data_path, options.files, share)
         subsets = options.subsets
-        val, subset = select_subsets(data.y_train, data.classes, subsets.val_per_class, subsets.subset_per_class, subsets.seed)
+        sizes = subsets.val_per_class, subsets.subset_per_class
+        val, subset = select_subsets(data.y_train, data.classes, *sizes, subsets.seed, data.class_names)
         source, parameters, padding, start = _start(options, begun)
     # What a run may go on with otherwise, machines have to do alike: it decides which exchanges of theirs meet.
     alike = {"--steps_per_call": options.feed.steps_per_call, "--resident_mib": options.feed.resident_mib}
     check_agreement(machines, described(options, start, options.device.accum) | alike, data)
 
     runtime, lines = make_runtime(options.device, machines)
-    for line in lines:
+    for line in (*data.notes, *lines):
         console.say(line)
     built = dict(origin=source, seed=options.seed, padding=padding)
     network = build_network(options.arch, data.classes, data.input_size, parameters, **built)
@@ -84,6 +86,8 @@ def _prepare(options, machines, console):
     _check_batches(options, runtime, len(data.y_train), len(data.y_test), len(val), len(subset), baseline=not source)
 
     described_run = described(options, start, runtime.parts)
+    if data.encoded:  # each machine trains on its own files, so their number decides which images meet in a batch
+        described_run["machines"] = len(machines.addresses)
     folder = RunFolder(options.train_path, described_run, versions(), machines, options.overwrite)
     if folder.writes and not folder.locked and not folder.finished:
         console.say(f"{options.train_path}: this file system has no locks, so see that no other process works there")
@@ -141,6 +145,8 @@ def _finish(run, start, pruned, filters):
         flops, params = network.cost()
         entries[name] = {key: figures[key] for key in ("top1", "top5", "loss")}
         entries[name] |= {"params": params, "flops": flops, "latency_ms": round(latency, 3)}
+    if run.data.encoded:
+        entries["broken"] = run.broken()
     entries["flops_rate"] = entries["pruned"]["flops"] / entries["baseline"]["flops"]
     run.heed()  # for the last time: what follows is short, and then the run is finished
     figures = ""

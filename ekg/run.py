@@ -1,5 +1,6 @@
 """What the stages of one run share: options, data, devices, the folder, and how networks come from it and go into it."""
 
+import contextlib
 import dataclasses
 import errno
 import functools
@@ -11,6 +12,7 @@ import tensorflow as tf
 from array_files import one_line
 from dataloader import Dataset
 from dataloader.augment import normalise
+from dataloader.sampling import padded_batches
 from devices import Runtime
 from ekg import stopping
 from ekg.checkpoint import check_parameters
@@ -72,6 +74,34 @@ class Run:
         data, options = self.data, self.options
         parts = network, self.runtime, data.augmentation, data.x_test, data.y_test
         return Evaluator(*parts, options.val_batch_size)
+
+    def in_memory(self, indices):
+        """(images uint8 [n, S, S, 3], labels int64 [n]) of some training images, broken ones replaced.
+
+        Of several machines each has the images that its own part of batches of --search_batch_size needs.
+        """
+        data = self.data
+        if not data.encoded:
+            return data.x_train[indices], data.y_train[indices]
+        images, replaced = np.empty((len(indices), *data.x_train.shape[1:]), np.uint8), {}
+        # The last batch first: what fills it up are images of others, which come after it and are right.
+        slots = padded_batches(len(indices), self.options.subsets.batch_size)[::-1]
+        own = data.x_train.columns(len(slots[0][0]))
+        batches = data.x_train.batches(indices[slot] for slot, _ in slots)
+        with contextlib.closing(batches):
+            for (slot, real), (shown, decoded) in zip(self.bar(slots, "images of D_val"), batches):
+                images[slot[own]] = decoded[own]
+                changed = [k for k in range(real)[own] if shown[k] != indices[slot[k]]]
+                replaced |= {int(slot[k]): int(shown[k]) for k in changed}
+        labels = data.y_train[indices]
+        for told in self.runtime.machines.exchange([*replaced.items()]):
+            for i, n in told:
+                labels[i] = data.y_train[n]
+        return images, labels
+
+    def broken(self):
+        """How many training images were skipped so far, on all machines, each counted once."""
+        return len({i for told in self.runtime.machines.exchange(sorted(self.data.x_train.broken)) for i in told})
 
     def load(self, stage):
         """The network in the parameter file that `stage` wrote in a former start."""

@@ -3,12 +3,16 @@
 A stage whose file is there already has been done by a former start of the same command: it is read and not done again.
 """
 
+import contextlib
 import dataclasses
 
 import numpy as np
 
+from dataloader.images import in_batches
 from ekg import extraction, memory_bank
 from ekg.bank_file import BankFile, open_bank
+from ekg.bank_rows import row_codec
+from ekg.contrastive import temperature
 from ekg.fitting import fit
 from ekg.report import search_line
 from ekg.run import STREAM
@@ -50,7 +54,7 @@ def warm_up(run, start):
 def search(run, supernet):
     """(Search, SearchState): the history of interim sub-networks, the last one at or under the target."""
     data, options, folder, console = run.data, run.options, run.folder, run.console
-    images, labels = data.x_train[run.val], data.y_train[run.val]
+    images, labels = run.in_memory(run.val)
     on_val = Validation(supernet, run.runtime, run.normalised, images, labels, options.subsets.batch_size)
     search = Search(supernet, labels, on_val.score, on_val.predict, options.search)
     shape = len(supernet.gates), int(supernet.gate_sizes.sum()), len(labels), data.classes
@@ -111,32 +115,36 @@ def _agree(machines, state):
 
 def build_bank(run, supernet, search, state):
     """M float16 [N, classes, K] of the training set, the Bank in memory_bank.npy."""
-    data, options, folder = run.data, run.options, run.folder
+    data, options, folder, machines = run.data, run.options, run.folder, run.runtime.machines
     path = folder.file(STAGES["memory_bank"])
     teachers = memory_bank.teachers_of(state.history, options.num_teacher)
     shape = (len(data.y_train), data.classes, len(teachers))
+    codec = row_codec(*shape[1:], options.bank_top or None, options.temperature or temperature(data.classes))
     if folder.done("memory_bank"):
-        return open_bank(path, shape)
+        return open_bank(path, shape, codec)
     # Teachers share little: each is a call of its own.
     predict = SubNetworks(supernet, run.runtime, run.normalised, 1)
     masks = np.stack([search.masks_of(teacher) for teacher in teachers])
     order = memory_bank.build_order(data.y_train, [options.seed, STREAM["memory_bank"]])
-    machines = run.runtime.machines
-    slots = memory_bank.bank_batches(order, options.val_batch_size)
+    count = len(machines.addresses)
+    owner = data.x_train.owner if data.encoded and count > 1 else None
+    slots = memory_bank.bank_batches(order, options.val_batch_size, count, owner)
     here = np.zeros(len(slots[0][0]), bool)
-    here[memory_bank.columns(len(here), len(machines.addresses), machines.index)] = True
+    here[memory_bank.columns(len(here), count, machines.index)] = True
     losses = ", ".join(f"{teacher.loss:.4f}" for teacher in teachers)
     run.console.say(f"memory bank: {len(teachers)} teachers with losses {losses}; {len(order):,} images")
 
     plan = memory_bank.plan_of(slots)
-    bank = BankFile(folder.file(BANK), folder.unfinished, shape, len(slots), plan, machines=machines)
-    done = bank.batches
-    if done:
+    bank = BankFile(folder.file(BANK), folder.unfinished, shape, len(slots), plan, codec=codec, machines=machines)
+    slots = slots[bank.batches :]
+    if bank.batches:
         folder.goes_on(bank.seconds)
-        run.console.say(f"  the memory bank goes on after {done} of {len(slots)} batches")
+        run.console.say(f"  the memory bank goes on after {bank.batches} of {bank.batches + len(slots)} batches")
     save = lambda: bank.save(folder.seconds)
-    batches = ((ids, own & here, {"images": data.x_train[ids]}) for ids, own in slots[done:])
-    with run.console.bar((), "memory bank", len(slots)) as bar:
+    found = in_batches(data.x_train, (ids for ids, _ in slots))
+    # An image that another one replaces is broken: nobody will ask for its row.
+    batches = ((ids, own & here & (shown == ids), {"images": x}) for (ids, own), (shown, x) in zip(slots, found))
+    with contextlib.closing(found), run.console.bar((), "memory bank", bank.batches + len(slots)) as bar:
 
         def after_batch():
             bar.to(bank.batches)
@@ -147,7 +155,7 @@ def build_bank(run, supernet, search, state):
         memory_bank.build(bank, batches, lambda batch: predict(batch, masks), after_batch)
     with folder.completes():
         bank.complete(path)
-    return open_bank(path, shape)
+    return open_bank(path, shape, codec)
 
 
 def extract(run, supernet, masks):
@@ -157,10 +165,11 @@ def extract(run, supernet, masks):
     pruned = run.network(extraction.extract(supernet, masks))
     step = statistics_step(pruned, run.runtime, run.normalised)
     size = min(run.options.val_batch_size, len(run.subset))
-    whole = len(run.subset) // size * size  # whole batches only: a small one would weigh as much as the others
-    images = run.data.x_train[run.subset[:whole]]
-    batches = [{"images": part} for part in np.split(images, whole // size)]
-    extraction.reestimate(pruned, step, batches, lambda batches: run.bar(batches, "moving averages"))
+    whole = len(run.subset) // size  # whole batches only: a small one would weigh as much as the others
+    found = in_batches(run.data.x_train, run.subset[: whole * size].reshape(whole, size))
+    with contextlib.closing(found):
+        batches = ({"images": images} for _, images in found)
+        extraction.reestimate(pruned, step, run.bar(batches, "moving averages", whole))
     run.save(pruned)
     flops, params = pruned.cost()
     old_flops, old_params = supernet.cost()

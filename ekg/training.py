@@ -1,13 +1,13 @@
 """The training loop of baseline, warm-up and fine-tuning."""
 
+import contextlib
 import dataclasses
 import math
 import time
 
 import numpy as np
 
-from dataloader.augment import DRAWS, draw
-from dataloader.sampling import shuffled_batches
+from dataloader.augment import draw
 from ekg.progress import Silent
 from utils import learning_rate_at
 
@@ -66,45 +66,54 @@ def train(
     while progress.epoch < options.epochs:
         began = time.perf_counter() - progress.seconds
         rng = np.random.default_rng([*seed, progress.epoch])
-        schedule = options.learning_rate, options.decay_points, options.decay_rate
-        learning_rate = learning_rate_at(progress.epoch, options.epochs, *schedule)
-        shared = {"learning_rate": np.float32(learning_rate), "weight_decay": np.float32(options.weight_decay)}
-        order = shuffled_batches(feed.count, options.batch_size, rng)
+        order = feed.order(options.batch_size, rng)
+        rates = [learning_rate_at(progress.epoch + (k + 0.5) / len(order), options) for k in range(len(order))]
         together = math.ceil(len(order) / math.ceil(len(order) / steps_per_call))  # evenly: the last call is filled up with few
-        draws = _draws(rng, order, views, augmented)
+        draws = _draws(rng, order, views, augmented, feed.draws)
         for _ in range(progress.step):
             next(draws)  # the steps done before have taken theirs
-        with bar(f"epoch {progress.epoch + 1}/{options.epochs}", len(order)) as shown:
-            while progress.step < len(order):
-                group = order[progress.step : progress.step + together]
-                results = _call(step, feed, group, [next(draws) for _ in group], together, shared)
-                for images, figures in zip(group, results):
-                    _check(figures, f"epoch {progress.epoch + 1}, step {progress.step + 1}", why, images)
+        calls = [range(k, min(k + together, len(order))) for k in range(progress.step, len(order), together)]
+        drawn = (_filled([next(draws) for _ in steps], together) for steps in calls)
+        groups = (_filled([order[k] for k in steps], together) for steps in calls)
+        batches = feed.batches(groups, drawn, augmented)
+        shown = bar(f"epoch {progress.epoch + 1}/{options.epochs}", len(order))
+        with shown, contextlib.closing(batches):
+            for steps, batch in zip(calls, batches):
+                learning_rate = _filled([np.float32(rates[k]) for k in steps], together)
+                results = _call(step, batch, len(steps), together, learning_rate, options.weight_decay)
+                for k, figures in zip(steps, results):
+                    _check(figures, f"epoch {progress.epoch + 1}, step {progress.step + 1}", why, order[k])
                     progress.add(figures)
                     on_step(progress.epoch * len(order) + progress.step, figures)
                 progress.seconds = time.perf_counter() - began
                 shown.show(**progress.means())
                 shown.to(progress.step)
                 after_call(progress)
-        record = {"epoch": progress.epoch + 1, "learning_rate": learning_rate, **progress.means()}
+        record = {"epoch": progress.epoch + 1, "learning_rate": rates[0], **progress.means()}
         record["seconds"] = round(progress.seconds, 3)
         progress = Progress(progress.epoch + 1)
         on_epoch(record, progress)
 
 
-def _draws(rng, order, views, augmented):
-    """float32 [B, views, DRAWS] for each step of an epoch."""
+def _draws(rng, order, views, augmented, draws):
+    """float32 [B, views, draws] for each step of an epoch."""
     for indices in order:
-        yield draw(rng, len(indices), views) if augmented else np.full((len(indices), views, DRAWS), NEUTRAL, np.float32)
+        shape = len(indices), views, draws
+        yield draw(rng, *shape) if augmented else np.full(shape, NEUTRAL, np.float32)
 
 
-def _call(step, feed, group, draws, together, shared):
-    """A dict of floats for each of the steps whose images `group` [n, B] holds, run in one call of the device."""
+def _filled(values, together):
+    """The value of a call of one step; of several [together, ...], the last repeated as long as steps are missing: one trace."""
+    return values[0] if together == 1 else np.stack([*values, *values[-1:] * (together - len(values))])
+
+
+def _call(step, batch, count, together, learning_rate, weight_decay):
+    """A dict of floats for each of the `count` steps whose data `batch` holds, run in one call of the device."""
+    shared = {"weight_decay": np.float32(weight_decay)}
     if together == 1:
-        results = step({**feed(group[0]), "draws": draws[0]}, **shared)[0]
+        results = step(batch, learning_rate=learning_rate, **shared)[0]
         return [{name: float(value) for name, value in results.items()}]
-    filled = np.minimum(np.arange(together), len(group) - 1)  # one shape, one trace
-    results = step.several({**feed(group[filled]), "draws": np.stack(draws)[filled]}, len(group), **shared)
+    results = step.several(batch, count, {"learning_rate": learning_rate}, **shared)
     series = {name: np.asarray(values).tolist() for name, values in results.items()}
     return [dict(zip(series, values)) for values in zip(*series.values())]
 

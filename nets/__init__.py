@@ -10,6 +10,7 @@ BUILDERS = {
     "ResNet-34": ("nets.resnet", "ImageNetResNet", {"blocks": (3, 4, 6, 3)}),
     "ResNet-50": ("nets.resnet", "ImageNetResNet", {"blocks": (3, 4, 6, 3), "bottlenecks": True}),
 }
+CIFAR, IMAGENET = ("ResNet-20", "ResNet-56"), ("ResNet-18", "ResNet-34", "ResNet-50")  # what they are for
 PADDINGS = ("SAME", "symmetric")  # of what has a stride: TensorFlow's, bottom and right first; PyTorch's, all sides alike
 
 

@@ -100,7 +100,8 @@ def trained(runtime):
     losses = [float(step(batch, **shared)[0]["loss"]) for _ in range(2)]
     more = STEPS - 2
     # One batch more than is asked for, which changes nothing.
-    losses += list(step.several({k: np.stack([v] * (more + 1)) for k, v in batch.items()}, more, **shared)["loss"].numpy())
+    each = {"learning_rate": np.full(more + 1, shared.pop("learning_rate"), np.float32)}
+    losses += list(step.several({k: np.stack([v] * (more + 1)) for k, v in batch.items()}, more, each, **shared)["loss"].numpy())
     assert step.traces == 2 and len(losses) == STEPS
     for variable in network.trainable:
         copies = [np.asarray(copy) for copy in runtime.strategy.experimental_local_results(variable)]

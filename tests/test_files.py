@@ -9,6 +9,7 @@ import zipfile
 import numpy as np
 import pytest
 
+from ekg.options import TrainOptions
 from nets import build_network
 from utils import UserError, learning_rate_at, read_parameters, whole_file, write_json, write_parameters
 
@@ -284,28 +285,48 @@ def test_npz_with_a_changed_byte_is_read_or_refused(tmp_path, save):
 # ---------------------------------------------------------------------------------------------------------------- schedule
 
 
+def training(epochs, learning_rate=1.0, points=(), rate=0.1, **options):
+    return TrainOptions(epochs, learning_rate, points, rate, 0.0, 1, **options)
+
+
 @pytest.mark.parametrize(
     "epochs, bounds",
     [(100, (0, 30, 60, 80, 100)), (10, (0, 3, 6, 8, 10)), (200, (0, 60, 120, 160, 200)), (5, (0, 2, 3, 4, 5))],
 )
 def test_learning_rate_falls_to_a_fifth_at_30_60_and_80_percent(epochs, bounds):
+    options = training(epochs, 1e-2, (0.3, 0.6, 0.8), 0.2)
     for passed, (begin, end) in enumerate(itertools.pairwise(bounds)):
         for epoch in range(begin, end):
-            rate = learning_rate_at(epoch, epochs, 1e-2, (0.3, 0.6, 0.8), 0.2)
-            assert rate == pytest.approx(1e-2 * 0.2**passed), f"epoch {epoch}"
+            for within in (0, 0.5, 0.99):
+                rate = learning_rate_at(epoch + within, options)
+                assert rate == pytest.approx(1e-2 * 0.2**passed), f"epoch {epoch}"
 
 
 @pytest.mark.parametrize("epochs", [10, 20, 50, 100, 130, 160, 200, 300])
 @pytest.mark.parametrize("percent", [7, 14, 29, 30, 55, 57, 58, 60, 70, 80, 90])
 def test_rounding_of_floats_does_not_move_a_boundary(epochs, percent):
     """0.29 * 100 is 28.999..., 0.07 * 100 is 7.000...1."""
-    first = next(e for e in range(epochs + 1) if learning_rate_at(e, epochs, 1.0, (percent / 100,), 0.1) < 1)
+    options = training(epochs, points=(percent / 100,))
+    first = next(e for e in range(epochs + 1) if learning_rate_at(e, options) < 1)
     assert first == -(-percent * epochs // 100)
 
 
 def test_learning_rate_without_decay_points_stays():
-    assert {learning_rate_at(epoch, 10, 0.5, (), 0.1) for epoch in range(10)} == {0.5}
+    assert {learning_rate_at(epoch, training(10, 0.5)) for epoch in range(10)} == {0.5}
 
 
 def test_decay_at_the_end_of_training_never_comes():
-    assert learning_rate_at(9, 10, 0.5, (1.0,), 0.1) == 0.5
+    assert learning_rate_at(9, training(10, 0.5, (1.0,))) == 0.5
+
+
+def test_cosine_falls_from_the_learning_rate_to_0_and_is_half_of_it_in_the_middle():
+    rates = [learning_rate_at(at, training(8, 0.4, schedule="cosine")) for at in np.linspace(0, 8, 65)]
+    assert rates[0] == 0.4 and rates[32] == pytest.approx(0.2) and rates[-1] == pytest.approx(0, abs=1e-12)
+    assert (np.diff(rates) < 0).all()
+
+
+@pytest.mark.parametrize("schedule", ["steps", "cosine"])
+def test_warm_up_rises_in_proportion_and_then_the_schedule_begins(schedule):
+    options = training(10, 0.4, (0.5,), schedule=schedule, warm_up=2)
+    assert [learning_rate_at(at, options) for at in (0.5, 1, 1.5, 2)] == pytest.approx([0.1, 0.2, 0.3, 0.4])
+    assert learning_rate_at(6, options) == pytest.approx(0.2 if schedule == "cosine" else 0.04)

@@ -10,6 +10,8 @@ import pytest
 
 import test as test_py
 import train_cifar
+import train_imagenet
+from dataloader import FileOptions
 from ekg.cli import run_program
 from ekg.options import TrainOptions
 from utils import UserError
@@ -51,7 +53,8 @@ FLAGS = """--train_path --data_path --arch --dataset --trained_param --num_teach
     --weight_decay --batch_size --val_batch_size --train_epoch --search_target_rate --search_step --search_batch_size
     --search_seed --gpu_id --seed --accum --do_log --compile --search_warmup_epoch --subset_per_class --val_per_class
     --candidate_filter --baseline_epoch --baseline_learning_rate --baseline_decay_points --baseline_decay_rate
-    --baseline_weight_decay --baseline_batch_size""".split()
+    --baseline_weight_decay --baseline_batch_size --schedule --warmup_epoch --label_smoothing --baseline_schedule
+    --baseline_warmup_epoch --baseline_label_smoothing --bank_top --temperature --steps_per_call --resident_mib""".split()
 
 
 def without_tensorflow(folder, *command):
@@ -68,11 +71,13 @@ def without_tensorflow(folder, *command):
     return done
 
 
-def test_help_of_train_names_every_flag_and_needs_no_tensorflow(tmp_path):
-    done = without_tensorflow(tmp_path, "train_cifar.py", "--help")
+@pytest.mark.parametrize("program", ["train_cifar.py", "train_imagenet.py"])
+def test_help_of_train_names_every_flag_and_needs_no_tensorflow(tmp_path, program):
+    done = without_tensorflow(tmp_path, program, "--help")
     assert done.returncode == 0 and done.stderr == ""
     words = done.stdout.replace(",", " ").replace("[", " ").replace("]", " ").split()
-    assert [flag for flag in FLAGS if flag not in words] == []
+    own = ["--input_size", "--val_labels", "--shuffle_buffer"] if program == "train_imagenet.py" else []
+    assert [flag for flag in FLAGS + own if flag not in words] == []
     assert max(map(len, done.stdout.splitlines())) <= 120
 
 
@@ -97,6 +102,8 @@ def test_help_of_test_needs_no_tensorflow(tmp_path):
     [
         ("train_cifar.py", "--search_target_rate", "1.5"),
         ("train_cifar.py", "--arch", "VGG"),
+        ("train_imagenet.py", "--arch", "ResNet-56"),
+        ("train_cifar.py", "--warmup_epoch", "100"),
         ("test.py", "--trained_param", "missing.pkl"),
     ],
 )
@@ -123,6 +130,29 @@ def test_published_defaults():
     assert dataclasses.astuple(options.device) == (None, None, None, 1, "float32", False)
 
 
+def test_defaults_on_imagenet():
+    options = train_imagenet.parse([])
+    assert (options.arch, options.dataset, options.temperature, options.bank_top) == ("ResNet-50", "ImageNet", 10.0, 0)
+    assert options.files == FileOptions(224, None, 16384)
+    assert options.fine_tuning == TrainOptions(100, 0.1, (0.3, 0.6, 0.8), 0.2, 1e-4, 256)
+    assert options.baseline == TrainOptions(90, 0.1, (1 / 3, 2 / 3), 0.1, 1e-4, 256)
+    assert dataclasses.astuple(options.subsets) == (32, 256, 0, 256) and options.num_teacher == 5
+
+
+def test_learning_rates_on_imagenet_are_scaled_with_the_batch():
+    options = train_imagenet.parse("--batch_size 1024 --baseline_batch_size 64 --baseline_learning_rate 0.2".split())
+    assert options.fine_tuning.learning_rate == pytest.approx(0.4)
+    assert options.baseline.learning_rate == pytest.approx(0.05)
+    assert train_cifar.parse("--batch_size 1024".split()).fine_tuning.learning_rate == 1e-2
+
+
+def test_a_warm_up_is_shorter_than_its_training():
+    for flags in ("--warmup_epoch 100", "--baseline_epoch 5 --baseline_warmup_epoch 5"):
+        with pytest.raises(UserError, match="warmup_epoch .*: the training has"):
+            train_cifar.parse(flags.split())
+    assert train_cifar.parse("--train_epoch 0 --warmup_epoch 5".split()).fine_tuning.epochs == 0
+
+
 @pytest.mark.parametrize("flags, compiled", [([], None), (["--compile"], True), (["--no-compile"], False)])
 def test_compile(flags, compiled):
     assert train_cifar.parse(flags).device.compile is compiled
@@ -146,14 +176,17 @@ def test_every_flag_arrives_where_it_belongs():
         --do_log 26 --compile --search_warmup_epoch 27 --subset_per_class 28 --val_per_class 29 --candidate_filter slice
         --baseline_epoch 31 --baseline_learning_rate 0.32 --baseline_decay_points 0.33 --baseline_decay_rate 0.34
         --baseline_weight_decay 0.35 --baseline_batch_size 36 --cpu_replicas 37
-        --search_warmup_batch_size 38 --precision float16 --sync_bn""".split()
+        --search_warmup_batch_size 38 --precision float16 --sync_bn --schedule cosine --warmup_epoch 3.9 --label_smoothing 0.41
+        --baseline_schedule cosine --baseline_warmup_epoch 4.2 --baseline_label_smoothing 0.43 --bank_top 44
+        --temperature 4.5""".split()
     )
     assert (options.train_path, options.data_path, options.arch, options.dataset) == ("a", "b", "ResNet-20", "CIFAR100")
     assert (options.trained_param, options.num_teacher, options.val_batch_size) == ("c", 3, 17)
+    assert (options.bank_top, options.temperature, options.files) == (44, 4.5, None)
     assert (options.seed, options.log_every) == (24, 26)
     assert dataclasses.astuple(options.device) == ([1, 2], 37, True, 25, "float16", True)
     assert dataclasses.astuple(options.subsets) == (29, 28, 23, 22)
     assert dataclasses.astuple(options.search) == (0.19, 0.21, "slice")
-    assert options.fine_tuning == TrainOptions(18, 0.11, (0.12, 0.13), 0.14, 0.15, 16)
-    assert options.baseline == TrainOptions(31, 0.32, (0.33,), 0.34, 0.35, 36)
+    assert options.fine_tuning == TrainOptions(18, 0.11, (0.12, 0.13), 0.14, 0.15, 16, "cosine", 3.9, 0.41)
+    assert options.baseline == TrainOptions(31, 0.32, (0.33,), 0.34, 0.35, 36, "cosine", 4.2, 0.43)
     assert options.warm_up.epochs == 27

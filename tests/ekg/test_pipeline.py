@@ -162,7 +162,7 @@ def test_the_other_program_agrees(finished, data_path, monkeypatch, capsys):
     assert run_program(evaluation_program.main) == 0
     printed = json.loads(capsys.readouterr().out)
     figures = result(finished)
-    assert list(printed) == "top1 top5 loss images params flops flops_rate".split()
+    assert list(printed) == "top1 top5 loss images params flops flops_rate moving_averages".split()
     assert printed["images"] == 30 and printed["flops_rate"] == pytest.approx(figures["flops_rate"])
     for key in ("top1", "top5", "params", "flops"):
         assert printed[key] == figures["pruned"][key]
@@ -270,7 +270,7 @@ def test_damaged_parameters_of_a_stage_say_what_to_do(finished, data_path, tmp_p
 
 
 def test_a_loss_that_is_not_finite_names_its_layer_and_keeps_the_last_epoch(data_path, tmp_path, monkeypatch):
-    rates = lambda epoch, *_: 0.05 if epoch == 0 else 1e30
+    rates = lambda at, _: 0.05 if at < 1 else 1e30
     monkeypatch.setattr("ekg.training.learning_rate_at", rates)
     with pytest.raises(FloatingPointError) as stop:
         start(data_path, tmp_path, "--baseline_epoch", "3")
