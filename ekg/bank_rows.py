@@ -76,8 +76,8 @@ def _largest(logits, count):
     has one result.
     """
     classes = logits.shape[1]
-    bits = (logits + np.float16(0)).view(np.int16)  # -0 becomes 0, which it equals
-    order = np.where(bits < 0, bits ^ 0x7FFF, bits)  # rises with the logit, where the bits of negative ones fall
+    bits = np.ascontiguousarray(logits).view(np.int16)  # sign and magnitude, which rises with the number; -0 becomes 0
+    order = (bits & np.int16(0x7FFF)) * (bits >> 15 | 1)
     keys = order.astype(np.int32 if classes <= 2**16 else np.int64) * classes + np.arange(classes - 1, -1, -1, np.int32)
     largest = -np.sort(-np.partition(keys, classes - count, 1)[:, classes - count :].astype(np.int64), 1)
     return classes - 1 - largest % classes
