@@ -53,8 +53,7 @@ class Top:
         np.put_along_axis(others, top, -np.inf, 1)
         largest = others.max(1)  # subtracted, so that the sum is 1 at least and its logarithm finite
         others = np.exp((others - largest[:, None]) / self.temperature).sum(1)
-        rest = largest + self.temperature * np.log(others / (self.classes - self.top))
-        return np.maximum(rest, np.finfo(np.float16).min)
+        return largest + self.temperature * np.log(others / (self.classes - self.top))
 
     def decode(self, rows):
         """Logits float16 [n, classes, K] of stored rows. Raises IndexError for a class that is none."""

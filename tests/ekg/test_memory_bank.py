@@ -207,6 +207,21 @@ def test_a_disk_that_is_full_is_named_at_once_or_when_it_becomes_so(tmp_path, mo
     assert not os.listdir(tmp_path / "once")
 
 
+def test_nothing_is_noted_that_is_not_on_the_disk(tmp_path, monkeypatch):
+    bank = begun(tmp_path, (23, 2, 3))
+    build(bank, in_batches(np.arange(23), 5), predictor(3))
+
+    def fsync(descriptor):
+        assert os.path.samestat(os.fstat(descriptor), os.stat(bank.path))  # before that of the notes
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    for save in (lambda: bank.save(1.0), lambda: bank.complete(str(tmp_path / "bank.npy"))):
+        with pytest.raises(OSError, match=r"Input/output error: .*/unfinished.npy"):
+            save()
+    assert json.loads((tmp_path / "notes.json").read_text())["batches"] == 0 and not (tmp_path / "bank.npy").exists()
+
+
 def test_what_the_system_writes_and_reads_in_pieces_is_whole(tmp_path, monkeypatch):
     pwrite, preadv = os.pwrite, os.preadv
     monkeypatch.setattr(os, "pwrite", lambda file, data, place: pwrite(file, data[:7], place))
@@ -267,8 +282,9 @@ def test_each_machine_writes_its_own_rows_and_the_chief_the_notes(tmp_path):
         for some in (slice(2), slice(2, None)):
             bank = begun(tmp_path, shape, machines=machines)
             assert bank.batches == (0 if some.start is None else 2) == int(bank.seconds)
+            add = bank.add
+            bank.add = lambda rows, logits, add=add: (written.extend(rows), add(rows, logits))
             build(bank, batches[some], predictor(3))
-            written += [row for rows, mine, _ in batches[some] for row in rows[mine]]
             if some.start is None:
                 bank.save(seconds=2.0)
                 assert json.loads(notes.read_text())["batches"] == 2 if machines.chief else True
