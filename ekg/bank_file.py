@@ -62,7 +62,7 @@ class BankFile:
     def _create(self, whole, reserve):
         """(0, 0.0), the file and its notes being there."""
         header = {"descr": np.lib.format.dtype_to_descr(self.codec.dtype), "fortran_order": False, "shape": whole}
-        with open(self.path, "wb") as file, self._named():
+        with open(self.path, "wb") as file, _named(self.path):
             np.lib.format.write_array_header_1_0(file, header)
             size = file.tell() + int(np.prod(whole)) * self.codec.dtype.itemsize
             file.flush()
@@ -102,7 +102,7 @@ class BankFile:
         order = np.argsort(rows)
         rows = rows[order]
         data = _bytes(self.codec.encode(logits[order]))
-        with self._named():
+        with _named(self.path):
             for first, last in _runs(rows):
                 part, place = data[first:last].reshape(-1), self._begin + int(rows[first]) * data.shape[1]
                 while part.size:
@@ -126,17 +126,9 @@ class BankFile:
 
     def _sync(self):
         """Returns when what every machine has added is on the disk."""
-        with self._named():
+        with _named(self.path):
             os.fsync(self._file)
         self.machines.exchange(None)
-
-    @contextlib.contextmanager
-    def _named(self):
-        """An OSError of this block says of which file it is."""
-        try:
-            yield
-        except OSError as error:
-            raise OSError(error.errno, error.strerror, self.path) from error
 
 
 class Bank:
@@ -165,7 +157,8 @@ class Bank:
         wanted = indices.reshape(-1).astype(np.int64)
         rows, places = np.unique(wanted, return_inverse=True)
         try:
-            stored = self._read(rows)
+            with _named(self.path):
+                stored = self._read(rows)
             stored = stored if np.array_equal(rows, wanted) else stored[places]  # a whole bank is not copied
             return self.codec.decode(stored).reshape(*indices.shape, *self.shape[1:])
         except (ValueError, IndexError) as error:
@@ -195,6 +188,15 @@ def open_bank(path, shape, codec=None):
         return Bank(path, shape, codec)
     except (OSError, ValueError) as error:
         raise UserError(f"{path} is damaged ({error}); delete it to build it again") from error
+
+
+@contextlib.contextmanager
+def _named(path):
+    """An OSError of this block says of which file it is."""
+    try:
+        yield
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, str(path)) from error
 
 
 def _rows_begin(path, shape, dtype):

@@ -242,6 +242,18 @@ def test_a_file_that_becomes_shorter_is_found_out_when_it_is_read(tmp_path):
         bank[[3]]
 
 
+def test_a_disk_that_fails_is_named_when_it_is_read(tmp_path, monkeypatch):
+    np.save(tmp_path / "bank.npy", np.zeros((4, 2, 3), np.float16))
+    bank = open_bank(tmp_path / "bank.npy", (4, 2, 3))
+
+    def preadv(*_):
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    monkeypatch.setattr(os, "preadv", preadv)
+    with pytest.raises(OSError, match=r"Input/output error: .*/bank.npy"):
+        bank[[3]]
+
+
 # ------------------------------------------------------------------------------------------------------- several machines
 
 
