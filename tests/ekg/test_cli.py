@@ -148,7 +148,7 @@ def test_learning_rates_on_imagenet_are_scaled_with_the_batch():
 
 def test_a_warm_up_is_shorter_than_its_training():
     for flags in ("--warmup_epoch 100", "--baseline_epoch 5 --baseline_warmup_epoch 5"):
-        with pytest.raises(UserError, match="warmup_epoch .*: the training has"):
+        with pytest.raises(UserError, match=r"warmup_epoch .*: the training has"):
             train_cifar.parse(flags.split())
     assert train_cifar.parse("--train_epoch 0 --warmup_epoch 5".split()).fine_tuning.epochs == 0
 
