@@ -13,6 +13,8 @@ import tempfile
 import numpy as np
 
 import array_files
+import foreign_names
+import safetensors_files
 import torch_files
 
 
@@ -101,9 +103,10 @@ def write_parameters(path, arrays, meta):
 def read_parameters(path):
     """(arrays, meta) of a parameter file: dict name -> float32 array, and what the file says of itself ({} if nothing).
 
-    Reads the published pickles, dense or pruned, through array_files, .npz files of the same arrays, and PyTorch's .pth
-    under its own names. Keys that hold no array of numbers are ignored. Raises UserError for a file that is missing,
-    damaged, or not of numbers.
+    Reads the published pickles, dense or pruned, through array_files, .npz files of the same arrays, PyTorch's .pth and
+    .safetensors. A state dict of a PyTorch ResNet comes back under our names, its meta saying which network it is and how that
+    pads. Keys that hold no array of numbers are ignored. Raises UserError for a file that is missing, damaged, not of numbers,
+    or of a ResNet that no network here is.
     """
     try:
         content = _content(path)
@@ -115,6 +118,10 @@ def read_parameters(path):
         raise UserError(f"{path} is no parameter file: {error}") from error
     if not isinstance(content, dict):
         raise UserError(f"{path} is no parameter file: it holds a {type(content).__name__}, not a dict of arrays")
+    try:
+        content, meta = foreign_names.translated(content) or (content, _meta(content.get(META)))
+    except ValueError as error:
+        raise UserError(f"{path} holds no network known here: {array_files.one_line(error)}") from error
     arrays = {
         name: value
         for name, value in content.items()
@@ -124,12 +131,14 @@ def read_parameters(path):
         raise UserError(f"{path} is no parameter file: it holds no array")
     if 4 * sum(array.size for array in arrays.values()) > array_files.LARGEST:  # many names may share one array
         raise UserError(f"{path} is no parameter file: its arrays take more than {array_files.LARGEST} bytes")
-    return {name: _float32(path, name, array) for name, array in arrays.items()}, _meta(content.get(META))
+    return {name: _float32(path, name, array) for name, array in arrays.items()}, meta
 
 
 def _content(path):
     if torch_files.is_pth(path):
         return torch_files.load_pth(path)
+    if safetensors_files.is_safetensors(path):
+        return safetensors_files.load_safetensors(path)
     with open(path, "rb") as file:
         zipped = file.read(2) == b"PK"
     return array_files.load_npz(path) if zipped else array_files.load_pickle(array_files.read_file(path))

@@ -23,6 +23,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from mutation import mutations, within_bounds
 from python2 import python2
+from safetensors_writer import write_safetensors
 from torch_file_writer import Tensor, write_legacy, write_zip
 
 from dataloader.cifar import load_cifar
@@ -195,6 +196,7 @@ FORMS = {
     ),
     ".pth": parameters(torch_zip()),
     ".pth, pickle inside": parameters(torch_member("data.pkl"), lambda _, data: torch_zip(**{"data.pkl": data}), True),
+    ".safetensors": parameters(written(write_safetensors, {n: np.asarray(a) for n, a in ARRAYS.items() if n != "__meta__"})),
     ".pth legacy": parameters(written(write_legacy, TENSORS), opcodes=True),
     "CIFAR python batch": form(python2(BATCH), read_batch("python", "test_batch"), opcodes=True),
     "CIFAR binary batch": form(BINARY, read_batch("binary", "data_batch_2.bin")),
