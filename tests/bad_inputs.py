@@ -14,7 +14,9 @@ from collections.abc import Callable
 
 import numpy as np
 from cifar_files import generate, write_archive, write_npz, write_python
+from safetensors_writer import write_safetensors
 from torch_file_writer import Tensor, write_legacy, write_zip
+from torch_resnets import state_dict
 
 from ekg.configuration import described, versions
 from ekg.run_folder import BANK, STAGES, UNFINISHED, RunFolder
@@ -235,6 +237,12 @@ def pth(content, write=write_zip):
 
 
 STATE_DICT = {"conv1.weight": Tensor(np.zeros((16, 3, 3, 3), np.float32)), "bn1.weight": Tensor(np.ones(16, np.float32))}
+RESNET_101 = {
+    f"layer{stage}.{block}.conv{n}.weight": Tensor(np.zeros((1, 1, 1, 1), np.float32))
+    for stage, count in enumerate((3, 4, 23, 3), 1)
+    for block in range(count)
+    for n in (1, 2, 3)
+}
 WIDE = Tensor(np.zeros(4, np.float32), size=(10**6, 10**6), stride=(0, 0))  # 10^12 times the same number
 
 
@@ -243,6 +251,29 @@ def zip_bomb(folder, monkeypatch):
     with zipfile.ZipFile(folder / "param.npz", "w", zipfile.ZIP_DEFLATED) as packed:
         header = b"{'descr': '<f4', 'fortran_order': False, 'shape': (33554432,)}"
         packed.writestr("conv/kernel:0.npy", b"\x93NUMPY\x01\x00" + len(header).to_bytes(2, "little") + header + bytes(2**27))
+
+
+def safetensors_of(folder, **changes):
+    return write_safetensors(folder / "param.safetensors", {"conv1.weight": np.zeros((16, 3, 3, 3), np.float32)}, **changes)
+
+
+def claiming(**claims):
+    """An array of which the header says something else than its bytes are."""
+    entry = {"dtype": "F32", "shape": [16, 3, 3, 3], "data_offsets": [0, 1728]} | claims
+    return lambda folder, monkeypatch: safetensors_of(folder, **{"conv1.weight": entry})
+
+
+def longer(folder, monkeypatch):
+    safetensors_of(folder, length=10**6)
+
+
+def resnet_18(folder, monkeypatch):
+    write_zip(folder / "param.pth", {name: Tensor(array) for name, array in state_dict("ResNet-18").items()})
+
+
+def squeezed(folder, monkeypatch):
+    state = state_dict("ResNet-18") | {"layer1.0.se.fc1.weight": np.zeros((4, 64, 1, 1), np.float32)}
+    write_safetensors(folder / "param.safetensors", state)
 
 
 NAN = with_array("fc/biases:0", np.full((1, 10), np.nan, np.float32))
@@ -265,6 +296,13 @@ FILES = [
     both("a `.pth` that promises 10^12 elements", pth({"conv1.weight": WIDE}), "param.pth"),
     both("a `.pth` cut short", lambda f, m: half(write_zip(f / "param.pth", STATE_DICT)), "param.pth"),
     both("a `.pth` of another network", pth(STATE_DICT), "param.pth"),
+    both("a `.pth` of a ResNet-101", pth({"state_dict": {**STATE_DICT, **RESNET_101}}), "param.pth"),
+    both("a `.safetensors` of a ResNet-18 with squeeze and excitation", squeezed, "param.safetensors"),
+    both("a `.pth` of a ResNet-18 for a ResNet-20", resnet_18, "param.pth"),
+    both("a `.safetensors` of something else than numbers", claiming(dtype="C64", shape=[216]), "param.safetensors"),
+    both("a `.safetensors` that promises 10^12 elements", claiming(shape=[10**6, 10**6]), "param.safetensors"),
+    both("a `.safetensors` with a header longer than the file", longer, "param.safetensors"),
+    both("a `.safetensors` cut short", lambda f, m: half(safetensors_of(f)), "param.safetensors"),
     both("NaN in an array", saved(NAN)),
     both("another network's arrays", saved(arch="ResNet-56")),
     both("another number of classes", saved(classes=100)),
