@@ -4,6 +4,7 @@ Recognised by names and shapes, which say nothing of where strides are, of activ
 from torchvision's in these alone is taken for it.
 """
 
+import collections
 import re
 
 import numpy as np
@@ -70,7 +71,8 @@ def _dicts(content):
 def _translated(state, others):
     """state: dict their name without prefix -> array; others: names without the prefix, which are none of the network's."""
     places = [tuple(map(int, match.groups())) for match in map(BLOCK.fullmatch, state) if match]
-    blocks = tuple(sum(stage == n for stage, _ in places) for n in range(1, max(places)[0] + 1))
+    counts = collections.Counter(stage for stage, _ in places)
+    blocks = tuple(counts[stage] for stage in range(1, max(counts) + 1))
     bottlenecks = "layer1.0.conv3.weight" in state
     if (blocks, bottlenecks) not in KNOWN:
         kind = "bottlenecks" if bottlenecks else "basic blocks"

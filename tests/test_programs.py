@@ -5,6 +5,8 @@ import sys
 
 import numpy as np
 import pytest
+from safetensors.numpy import save_file
+from torch_resnets import state_dict
 
 import test as test_py  # the program beside this folder, not Python's own tests
 import train_cifar
@@ -174,3 +176,14 @@ def test_test_tells_moving_averages_apart_and_keeps_to_the_padding_of_the_file(p
     saved(tmp_path, parameters, META | {"padding": "symmetric"})
     symmetric = json.loads(program("test.py", *flags, "--json")[1])
     assert symmetric["flops"] == same["flops"] and symmetric["loss"] != same["loss"]
+
+
+def test_test_evaluates_weights_from_elsewhere(program, tmp_path):
+    """The file says which network it is, and by that how it pads."""
+    path = tmp_path / "weights.safetensors"
+    save_file(state_dict("ResNet-18", 10), path)
+    code, out, err = program("test.py", "--trained_param", path, "--dataset", "DIGITS", "--json")
+    assert (code, err) == (0, "")
+    figures = json.loads(out)
+    assert figures["params"] - figures["moving_averages"] == 11_689_512 - 990 * 513 and figures["flops_rate"] == 1
+    assert np.isfinite(figures["loss"])
