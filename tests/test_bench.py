@@ -5,6 +5,7 @@ import subprocess
 import sys
 
 import pytest
+from imagenet_files import pictures, write_folders
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 
@@ -57,3 +58,16 @@ def test_pruned_times_dense_and_pruned_in_turn():
 def test_startup_measures_whole_processes():
     for name, seconds in rows_of("bench/startup.py --arch ResNet-20 --batch_size 4 --rounds 1", ""):
         assert name in ("until", "---") or float(seconds) > 0
+
+
+def test_data_measures_views_between_floor_and_ceiling(tmp_path):
+    write_folders(tmp_path / "train", pictures(3))
+    rows = rows_of(f"bench/data.py --data_path {tmp_path} --input_size 32 --batch_size 4 --seconds 0.01 --rounds 1", "")
+    rows = [row for row in rows if row[0] not in ("what", "---")]
+    assert [row[0] for row in rows] == ["decode (ceiling)", "decode, resize (floor)", "one view", "two views", "centre"]
+    assert all(float(row[1]) > 0 for row in rows)
+
+
+def test_bank_measures_memory_by_place_and_mapped():
+    rows = rows_of("bench/bank.py --images 100 1000 --classes 10 --teachers 2 --batch_size 4 --batches 3", "")
+    assert [row[0] for row in rows if row[0] in ("written", "read")] == ["written", "read", "read"] * 2

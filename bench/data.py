@@ -1,0 +1,105 @@
+"""Images a second a core that reach the training step from files, beside what decoding alone allows.
+
+    python bench/data.py --data_path IMAGENET [--input_size 224] [--batch_size 64] [--seconds 5] [--rounds 5]
+
+IMAGENET is laid out as train_imagenet.py takes it. "decode" is tf.io.decode_jpeg and nothing else, of bytes in memory: the
+ceiling. "decode, resize" adds a plain tf.image.resize to the input size: the floor, what the simplest pipeline does. "one view"
+and "two views" are this project's batches, from the file to random resized crops in one array; two views of an image count as
+one image, and "centre" is what evaluation and memory bank see. All take every core; they take turns, and the table has the
+medians of the rounds.
+"""
+
+import contextlib
+import itertools
+import os
+import statistics
+import sys
+import time
+
+from harness import machine, print_heading, print_row
+
+from ekg.cli import Parser, count, positive, run_program, side
+from utils import import_tensorflow
+
+IN_MEMORY = 512  # encoded images that ceiling and floor go through, again and again
+
+
+def rates_of(stream, seconds):
+    """Images a second of an iterator over batches' sizes, from the second batch on."""
+    next(stream)
+    begin, images = time.perf_counter(), 0
+    while time.perf_counter() - begin < seconds:
+        images += next(stream)
+    return images / (time.perf_counter() - begin)
+
+
+def plain(encoded, decode, batch_size, cores):
+    """Sizes of batches of images that `decode` has made of `encoded`, a list of bytes; a pixel of each is kept."""
+    import tensorflow as tf
+
+    dataset = tf.data.Dataset.from_tensor_slices(encoded).repeat()
+    dataset = dataset.map(lambda data: tf.reshape(decode(data), [-1])[0], num_parallel_calls=cores)
+    for batch in dataset.batch(batch_size).prefetch(2):
+        yield len(batch)
+
+
+def ours(images, views, batch_size):
+    """Sizes of batches of views, or of centres where `views` is 0."""
+    import numpy as np
+
+    rng = np.random.default_rng(0)
+    groups = (rng.integers(0, len(images), batch_size) for _ in itertools.count())
+    draws = (rng.random((batch_size, views, images.draws), np.float32) for _ in itertools.count()) if views else None
+    with contextlib.closing(images.batches(groups, draws)) as batches:
+        for shown, _ in batches:
+            yield len(shown)
+
+
+def parse(argv=None):
+    parser = Parser(description=__doc__.splitlines()[0])
+    parser.add_argument("--data_path", required=True, metavar="PATH", help="images as train_imagenet.py takes them")
+    parser.add_argument("--input_size", type=side, default=224, help="pixels a side of a view")
+    parser.add_argument("--batch_size", type=count, default=64, help="images a batch")
+    parser.add_argument("--seconds", type=positive, default=5.0, help="of each measurement")
+    parser.add_argument("--rounds", type=count, default=5, help="measurements of each, in turn")
+    return parser.parse_args(argv)
+
+
+def report(args):
+    """Prints the table."""
+    import_tensorflow()
+    import tensorflow as tf
+
+    from dataloader.imagenet import find_imagenet
+    from dataloader.images import EncodedImages
+
+    found = find_imagenet(args.data_path, ("train",))["train"]
+    images = EncodedImages(found.places, args.input_size)
+    encoded = [images.places.read(i) for i in range(min(len(images), IN_MEMORY))]
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    plainly = lambda data: tf.io.decode_jpeg(data, channels=3)
+    resized = lambda data: tf.image.resize(plainly(data), [args.input_size] * 2)
+    streams = {
+        "decode (ceiling)": lambda: plain(encoded, plainly, args.batch_size, cores),
+        "decode, resize (floor)": lambda: plain(encoded, resized, args.batch_size, cores),
+        "one view": lambda: ours(images, 1, args.batch_size),
+        "two views": lambda: ours(images, 2, args.batch_size),
+        "centre": lambda: ours(images, 0, args.batch_size),
+    }
+    size = sum(map(len, encoded)) / len(encoded) / 1024
+    print(f"{len(images):,} images of {size:.0f} KiB on average; batches of {args.batch_size}; {machine()}", flush=True)
+    rates = {name: [] for name in streams}
+    for _ in range(args.rounds):
+        for name, stream in streams.items():
+            with contextlib.closing(stream()) as running:
+                rates[name].append(rates_of(running, args.seconds) / cores)
+    title = f"{args.input_size} pixels, medians of {args.rounds}"
+    print_heading(title, ["what"], ["images/s/core", "of the ceiling", "from", "to"])
+    ceiling = statistics.median(rates["decode (ceiling)"])
+    for name, values in rates.items():
+        median = statistics.median(values)
+        print_row([name, f"{median:.0f}", f"{median / ceiling:.0%}", f"{min(values):.0f}", f"{max(values):.0f}"])
+
+
+if __name__ == "__main__":
+    sys.exit(run_program(lambda: report(parse())))
