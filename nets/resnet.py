@@ -12,7 +12,7 @@ from nets.tcl import FC, BatchNorm, Conv2d, Gate, Network, max_pool, same_size
 
 
 class Stem:
-    """3x3 convolution, BN, ReLU; its gate is the first stage's stream."""
+    """Convolution, BN, ReLU; its gate is the first stage's stream, unless a projection follows."""
 
     def __init__(self, arrays, width, size, *, kernel_size=3, strides=1, padding="SAME"):
         self.gate = Gate("conv")
