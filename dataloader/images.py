@@ -7,6 +7,7 @@ import dataclasses
 import itertools
 import os
 import queue
+import re
 import sys
 
 import numpy as np
@@ -20,6 +21,7 @@ from dataloader.views import CROP_DRAWS, centre_view, training_views
 from utils import UserError
 
 AHEAD = 4  # batches that are asked for before the first is taken
+GRAPH = re.compile(r"\w+Error: |\{\{[^}]*\}\}\s*|\[\[[^\]]*\]\]\s*|\[Op:[^\]]*\]|assertion failed: ")  # TensorFlow's, in a reason
 READERS = 16  # files read at a time: what waits for storage takes no core
 
 
@@ -233,7 +235,7 @@ class EncodedImages:
                 try:
                     images.append(decoded(i, own_draws))
                 except (OSError, ValueError) as error:
-                    self._report(int(i), one_line(error), strict)
+                    self._report(int(i), GRAPH.sub("", one_line(error)).strip(), strict)
                     break
             else:
                 task.fell = True

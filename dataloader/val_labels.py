@@ -65,7 +65,7 @@ def _stem(name):
 
 
 def _numbers(path, numbers, names, alone):
-    meta = os.path.join(os.path.dirname(os.path.abspath(path)), "meta.mat")
+    meta = os.path.join(os.path.dirname(path), "meta.mat")
     if alone and os.path.exists(meta):
         wnids = _devkit(meta)
         names = names or sorted(wnids.values())

@@ -41,7 +41,7 @@ class Bad:
     runs: bool = False
 
     def argv(self, program="train_cifar.py"):
-        folder = ("--train_path", "run") if program == "train_cifar.py" else ()
+        folder = () if program == "test.py" else ("--train_path", "run")
         network = ("--arch", "ResNet-20", "--dataset", "DIGITS") if "train_cifar.py" in self.programs else ()
         return [program, *folder, *network, *self.flags]
 

@@ -1,6 +1,6 @@
 """A bad input is one line on stderr, its exit code, and nothing written; docs/errors.md has them all.
 
-`make errors` writes that page anew, from what the cases of bad_inputs.py are answered with now.
+`make errors` writes that page anew, from what the cases of bad_inputs.py and bad_images.py are answered with now.
 """
 
 import os
@@ -10,16 +10,19 @@ import sys
 
 import numpy as np
 import pytest
+from bad_images import IMAGES
 from bad_inputs import SECTIONS
 from test_programs import files_under
 
 import test as test_py  # the program beside this folder, not Python's own tests
 import train_cifar
+import train_imagenet
 from ekg.cli import run_program
 from ekg.run_folder import RunFolder
 
 PAGE = pathlib.Path(__file__).resolve().parent.parent / "docs" / "errors.md"
-MAINS = {"train_cifar.py": train_cifar.main, "test.py": test_py.main}
+MAINS = {"train_cifar.py": train_cifar.main, "train_imagenet.py": train_imagenet.main, "test.py": test_py.main}
+SECTIONS = {**SECTIONS, "Images in files": IMAGES}
 CASES = [(section, bad) for section, cases in SECTIONS.items() for bad in cases]
 MADE_WITH = f"Python {sys.version_info.major}.{sys.version_info.minor} and NumPy {np.__version__.rpartition('.')[0]}"
 HEAD = f"""# What is answered to bad inputs
@@ -70,7 +73,7 @@ def answered(bad, program, folder, patches, capfd):
     before = files_under(folder)
     capfd.readouterr()
     try:
-        code = run_program(MAINS[program], goes_on=program == "train_cifar.py")
+        code = run_program(MAINS[program], goes_on=program != "test.py")
     except SystemExit as stop:
         code = stop.code
     patches.undo()

@@ -4,8 +4,7 @@ import collections
 
 import numpy as np
 import pytest
-import tensorflow as tf
-from imagenet_files import WNIDS, pictures, record, write_flat, write_folders, write_shards
+from imagenet_files import WNIDS, pictures, write_flat, write_folders, write_shards
 
 from dataloader import FileOptions, load_dataset, load_test_set
 from dataloader.imagenet import find_imagenet
@@ -118,85 +117,12 @@ def test_a_broken_record_is_named_and_skipped_in_training_and_an_error_in_evalua
         find_imagenet(str(tmp_path))
 
 
-# --------------------------------------------------------------------------------------------------------------- mistakes
-
-
-def folders(root):
-    write_folders(root / "train", TRAIN)
-    write_folders(root / "val", VAL)
-
-
-def flat(labels):
-    def make(root):
-        write_folders(root / "train", TRAIN)
-        write_flat(root / "val", VAL)
-        (root / "labels.txt").write_bytes(labels)
-
-    return make
-
-
-def strange_class(root):
-    folders(root)
-    (root / "val" / WNIDS[0]).rename(root / "val" / "n99999999")
-
-
-def shards_of(train, val):
-    def make(root):
-        for split, labels in (("train", train), ("validation", val)):
-            with tf.io.TFRecordWriter(str(root / f"{split}-00000-of-00001")) as writer:
-                for label in labels:
-                    writer.write(record(TRAIN[0][2], label))
-
-    return make
-
-
-MISTAKES = {
-    "nothing there": (lambda root: None, False, "neither images nor shards of train are there"),
-    "no val": (lambda root: write_folders(root / "train", TRAIN), False, "neither images nor shards of val are there"),
-    "train flat": (lambda root: write_flat(root / "train", TRAIN), False, "neither|train holds images, but no folder a class"),
-    "empty classes": (lambda root: (folders(root), [p.unlink() for p in root.glob("train/*/*")]), False, "hold no image"),
-    "a class of val that train has not": (strange_class, False, "n99999999 is none of the 4 classes of train"),
-    "flat without a list": (flat(b""), False, "give the list of its labels with --val_labels"),
-    "a list beside folders": (folders, True, "has a folder a class; leave it out"),
-    "a list beside shards": (shards_of([1, 2], [1]), True, "shards bring their labels; leave it out"),
-    "an empty list": (flat(b"\n"), True, "it is empty"),
-    "too few labels": (flat(b"1\n2\n"), True, "2 labels for 12 images"),
-    "an image without a label": (
-        flat(b"ILSVRC2012_val_00000001.JPEG 1\n" * 12),
-        True,
-        "_00000002.JPEG is not in it",
-    ),
-    "a number of no class": (flat(b"7\n" * 12), True, "7 is none of the 4 classes, counted from 1"),
-    "a wnid of no class": (flat(b"n99999999\n" * 12), True, "'n99999999' is none of the 4 classes"),
-    "a list that is no text": (flat(b"\xff\xfe" * 30), True, "is no list of labels"),
-    "shards of train alone": (lambda root: write_shards(root, "train", TRAIN, 1), False, "there are shards, but none of val"),
-    "shards without images": (shards_of([], [1]), False, "the shards of train hold no image"),
-    "a label of val above train's": (shards_of([1, 2], [3]), False, "label 3 of val is above 2, the last one of train"),
-    "a negative label": (shards_of([1, -2], [1]), False, "label -2 is that of no class"),
-}
-
-
-@pytest.mark.parametrize("what", MISTAKES)
-def test_mistakes_are_one_line_that_says_what_to_do(tmp_path, what):
-    make, listed, said = MISTAKES[what]
-    make(tmp_path)
-    (tmp_path / "labels.txt").touch()
-    with pytest.raises(UserError, match=said) as error:
-        find_imagenet(str(tmp_path), val_labels=str(tmp_path / "labels.txt") if listed else None)
-    assert len(str(error.value).splitlines()) == 1
-
-
-@pytest.mark.parametrize("path, said", [(None, "--data_path is needed"), ("/nowhere", "there is no such folder")])
-def test_a_path_that_is_none(path, said):
-    with pytest.raises(UserError, match=said):
-        find_imagenet(path)
-
-
 # --------------------------------------------------------------------------------------------------------------- data sets
 
 
 def test_data_sets_know_their_size_and_tell_themselves_from_others(tmp_path):
-    folders(tmp_path)
+    write_folders(tmp_path / "train", TRAIN)
+    write_folders(tmp_path / "val", VAL)
     data = load_dataset("ImageNet", str(tmp_path), FileOptions(input_size=48))
     assert (data.classes, data.input_size, len(data.x_train), len(data.x_test)) == (4, 48, 20, 12) and data.encoded
     assert data.digest() == load_dataset("ImageNet", str(tmp_path), FileOptions(input_size=48)).digest()
