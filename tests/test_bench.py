@@ -71,3 +71,15 @@ def test_data_measures_views_between_floor_and_ceiling(tmp_path):
 def test_bank_measures_memory_by_place_and_mapped():
     rows = rows_of("bench/bank.py --images 100 1000 --classes 10 --teachers 2 --batch_size 4 --batches 3", "")
     assert [row[0] for row in rows if row[0] in ("written", "read")] == ["written", "read", "read"] * 2
+
+
+def test_scaling_prints_what_a_hand_computes():
+    lines = printed("bench/scaling.py --gpus 1 64 --rate 500").splitlines()
+    rows = {
+        cells[1].strip(): [cell.strip() for cell in cells[2:-1]] for cells in (line.split("|") for line in lines) if cells[2:]
+    }
+    assert rows["bank, all logits"] == ["12.8 GB"]  # 1,281,167 x 1,000 x 5 x 2 bytes
+    assert rows["bank, --bank_top 64"] == ["1.7 GB"]  # 1,281,167 x 5 x (4 x 64 + 2) bytes
+    # 100 x (2 views x 3 x 1,281,167 + 50,000) forward passes, at 1,500 a second
+    assert rows["fine-tuning, two views"] == ["143.28", "2.24"]
+    assert rows["a training step: all-reduce"] == ["0.0 B", "201.7 MB"]  # 2 x 63 / 64 x 4 x 25,610,152 bytes
