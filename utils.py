@@ -180,6 +180,11 @@ def _meta(value):
     return {key: value for key, value in meta.items() if key not in ("arch", "dataset") or isinstance(value, str)}
 
 
+def cores():
+    """How many cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+
+
 # ------------------------------------------------------------------------------------------------------------- training
 
 

@@ -11,7 +11,6 @@ medians of the rounds.
 
 import contextlib
 import itertools
-import os
 import statistics
 import sys
 import time
@@ -19,7 +18,7 @@ import time
 from harness import machine, print_heading, print_row
 
 from ekg.cli import Parser, count, positive, run_program, side
-from utils import import_tensorflow
+from utils import cores, import_tensorflow
 
 IN_MEMORY = 512  # encoded images that ceiling and floor go through, again and again
 
@@ -33,12 +32,12 @@ def rates_of(stream, seconds):
     return images / (time.perf_counter() - begin)
 
 
-def plain(encoded, decode, batch_size, cores):
+def plain(encoded, decode, batch_size):
     """Sizes of batches of images that `decode` has made of `encoded`, a list of bytes; a pixel of each is kept."""
     import tensorflow as tf
 
     dataset = tf.data.Dataset.from_tensor_slices(encoded).repeat()
-    dataset = dataset.map(lambda data: tf.reshape(decode(data), [-1])[0], num_parallel_calls=cores)
+    dataset = dataset.map(lambda data: tf.reshape(decode(data), [-1])[0], num_parallel_calls=cores())
     for batch in dataset.batch(batch_size).prefetch(2):
         yield len(batch)
 
@@ -76,12 +75,11 @@ def report(args):
     found = find_imagenet(args.data_path, ("train",))["train"]
     images = EncodedImages(found.places, args.input_size)
     encoded = [images.places.read(i) for i in range(min(len(images), IN_MEMORY))]
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     plainly = lambda data: tf.io.decode_jpeg(data, channels=3)
     resized = lambda data: tf.image.resize(plainly(data), [args.input_size] * 2)
     streams = {
-        "decode (ceiling)": lambda: plain(encoded, plainly, args.batch_size, cores),
-        "decode, resize (floor)": lambda: plain(encoded, resized, args.batch_size, cores),
+        "decode (ceiling)": lambda: plain(encoded, plainly, args.batch_size),
+        "decode, resize (floor)": lambda: plain(encoded, resized, args.batch_size),
         "one view": lambda: ours(images, 1, args.batch_size),
         "two views": lambda: ours(images, 2, args.batch_size),
         "centre": lambda: ours(images, 0, args.batch_size),
@@ -92,7 +90,7 @@ def report(args):
     for _ in range(args.rounds):
         for name, stream in streams.items():
             with contextlib.closing(stream()) as running:
-                rates[name].append(rates_of(running, args.seconds) / cores)
+                rates[name].append(rates_of(running, args.seconds) / cores())
     title = f"{args.input_size} pixels, medians of {args.rounds}"
     print_heading(title, ["what"], ["images/s/core", "of the ceiling", "from", "to"])
     ceiling = statistics.median(rates["decode (ceiling)"])

@@ -16,9 +16,9 @@ import tensorflow as tf
 from array_files import one_line, refusals
 from dataloader.augment import DRAWS
 from dataloader.encoded import LARGEST, count_scans
-from dataloader.sampling import shuffled_batches
+from dataloader.sampling import columns, shuffled_batches
 from dataloader.views import CROP_DRAWS, centre_view, training_views
-from utils import UserError
+from utils import UserError, cores
 
 AHEAD = 4  # batches that are asked for before the first is taken
 GRAPH = re.compile(r"\w+Error: |\{\{[^}]*\}\}\s*|\[\[[^\]]*\]\]\s*|\[Op:[^\]]*\]|assertion failed: ")  # TensorFlow's, in a reason
@@ -94,7 +94,7 @@ class EncodedImages:
     def columns(self, batch_size):
         """The slice of a batch that is this machine's."""
         w, machines = self.share
-        return slice(w * (batch_size // machines), (w + 1) * (batch_size // machines))
+        return columns(batch_size, machines, w)
 
     # -------------------------------------------------------------------------------------------------------------- order
 
@@ -191,7 +191,7 @@ class EncodedImages:
         if views is not None:
             kinds.append(tf.TensorSpec([count, *views], tf.float32))
         dataset = tf.data.Dataset.from_generator(encoded, output_signature=tuple(kinds)).prefetch(1).unbatch()
-        dataset = dataset.map(self._graph(views), num_parallel_calls=_cores(), deterministic=True)
+        dataset = dataset.map(self._graph(views), num_parallel_calls=cores(), deterministic=True)
         answers = iter(dataset.batch(count, drop_remainder=True).prefetch(2))
         try:
             yield asked.put, answers
@@ -247,10 +247,6 @@ class EncodedImages:
             raise UserError(f"{name} cannot be decoded: {reason}; an evaluation needs every image")
         self.broken[i] = reason
         self.report(f"  skipped: {name}: {reason} ({len(self.broken)} broken so far)")
-
-
-def _cores():
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
 
 
 class _Task:

@@ -13,21 +13,25 @@ def select_subsets(labels, classes, val_per_class, subset_per_class, seed, names
     D_val: the last `val_per_class` images of each class in data-set order; D_subset: the first `subset_per_class`, or as many
     as D_val leaves. names: what the classes are called, None for their numbers. Raises UserError where a class is too small.
     """
-    val, subset = [], []
+    val, subset, small = [], [], []
+    least = min(LEAST_PER_CLASS, subset_per_class)
     by_class = np.argsort(labels, kind="stable")
     ends = np.searchsorted(labels[by_class], np.arange(classes + 1))
     for label in range(classes):
         members = by_class[ends[label] : ends[label + 1]]
-        left = len(members) - val_per_class
-        least = min(LEAST_PER_CLASS, subset_per_class)
+        left = max(len(members) - val_per_class, 0)
         if left < least:
-            raise UserError(
-                f"class {names[label] if names else label} has {len(members)} training images: "
-                f"--val_per_class {val_per_class} leaves {max(left, 0)} of "
-                f"them for the subset, which needs {least}; ask for fewer with --val_per_class or --subset_per_class"
-            )
+            small.append((label, len(members), left))
         val.append(members[left:])
         subset.append(members[: min(subset_per_class, left)])
+    if small:
+        label, count, left = small[0]
+        others = f" ({len(small) - 1} more classes are too small)" if len(small) > 1 else ""
+        raise UserError(
+            f"class {names[label] if names else label} has {count} training images: "
+            f"--val_per_class {val_per_class} leaves {left} of them for the subset, which needs {least}; "
+            f"ask for fewer with --val_per_class or --subset_per_class{others}"
+        )
     rng = np.random.default_rng(seed)
     return rng.permutation(np.concatenate(val)), rng.permutation(np.concatenate(subset))
 
@@ -52,3 +56,8 @@ def padded_batches(count, batch_size):
     batch_size = min(batch_size, count)
     starts = range(0, count, batch_size)
     return [(np.arange(s, s + batch_size) % count, min(batch_size, count - s)) for s in starts]
+
+
+def columns(size, machines, index):
+    """The slice of a batch of `size` images that machine `index` of `machines` computes."""
+    return slice(index * size // machines, (index + 1) * size // machines)

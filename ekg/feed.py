@@ -7,7 +7,7 @@ import numpy as np
 
 from dataloader.augment import DRAWS
 from dataloader.images import EncodedImages, epoch_batches
-from dataloader.sampling import steps_of
+from dataloader.sampling import columns, steps_of
 from op_utils import on_devices
 
 RESIDENT_MIB = 1024  # on a GPU, unless --resident_mib says otherwise
@@ -26,6 +26,7 @@ class Feed:
         # Without XLA TensorFlow may look up rows of bytes on the host, and would fetch the whole table for it.
         suits = runtime.gpu and runtime.compile and not runtime.synchronises
         left = 2**20 * (mib if mib is not None else RESIDENT_MIB * suits)
+        self.machines = runtime.machines
         self.indices, self.count = indices, len(arrays["labels"]) if indices is None else len(indices)
         self.host, self.images, resident = {}, arrays["images"], {}
         self.encoded = isinstance(self.images, EncodedImages)
@@ -57,8 +58,18 @@ class Feed:
         return self._looked_up(rows, images)
 
     def _looked_up(self, rows, images):
-        batch = {name: array[images] for name, array in self.host.items()}
+        batch = {name: self._own(array, images) for name, array in self.host.items()}
         return {**batch, "rows": rows.astype(np.int32)} if self.tables else batch
+
+    def _own(self, array, images):
+        """array[images]; of several machines' parts of a batch, its last axis, this one's alone is filled in."""
+        machines = self.machines
+        if len(machines.addresses) == 1:
+            return array[images]
+        own = columns(images.shape[-1], len(machines.addresses), machines.index)
+        whole = np.empty((*images.shape, *array.shape[1:]), array.dtype)  # memory that nobody touches is none
+        whole[(*[slice(None)] * (images.ndim - 1), own)] = array[images[..., own]]
+        return whole
 
     def batches(self, groups, draws, augmented=True):
         """Yields what a step takes for each of `groups`, an iterable of int [..., B] of rows.

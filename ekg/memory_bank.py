@@ -5,7 +5,7 @@ import zlib
 
 import numpy as np
 
-from dataloader.sampling import padded_batches
+from dataloader.sampling import columns, padded_batches
 
 SHARD = 16  # batches after which the bank is saved: what a killed run computes again at most
 
@@ -72,11 +72,6 @@ def bank_batches(order, batch_size, machines=1, owner=None):
 def plan_of(batches):
     """A number that tells `bank_batches` from others: a bank goes on with the same, or images would be left out."""
     return functools.reduce(lambda sum, batch: zlib.crc32(batch[1].tobytes(), zlib.crc32(batch[0].tobytes(), sum)), batches, 0)
-
-
-def columns(size, machines, index):
-    """The slice of a batch of `size` images that machine `index` of `machines` computes."""
-    return slice(index * size // machines, (index + 1) * size // machines)
 
 
 def build(bank, batches, predict, after_batch=lambda: None):

@@ -6,6 +6,7 @@
 import contextlib
 import os
 
+from array_files import LARGEST
 from dataloader import load_dataset
 from dataloader.sampling import select_subsets
 from devices import make_runtime
@@ -71,6 +72,7 @@ def _prepare(options, machines, console):
         subsets = options.subsets
         sizes = subsets.val_per_class, subsets.subset_per_class
         val, subset = select_subsets(data.y_train, data.classes, *sizes, subsets.seed, data.class_names)
+        _check_knowledge(len(val), data.classes)
         source, parameters, padding, start = _start(options, begun)
     # What a run may go on with otherwise, machines have to do alike: it decides which exchanges of theirs meet.
     alike = {"--steps_per_call": options.feed.steps_per_call, "--resident_mib": options.feed.resident_mib}
@@ -112,6 +114,16 @@ def _start(options, begun):
     padding = meta.get("padding", "SAME")
     told = "" if padding == "SAME" else f", padding {padding}"
     return source, parameters, padding, f"parameters {digest(parameters)}{told}"
+
+
+def _check_knowledge(images, classes):
+    """Raises UserError where the search's state, which is mostly T, would not be read again."""
+    size = 4 * images * classes
+    if size > 0.9 * LARGEST:
+        raise UserError(
+            f"--val_per_class: the ensemble knowledge of {images:,} images and {classes:,} classes takes {size / 2**30:.1f} GiB, "
+            f"and {0.9 * LARGEST / 2**30:.1f} GiB are the most; ask for fewer images a class"
+        )
 
 
 def _check_batches(options, runtime, train, test, val, subset, baseline):

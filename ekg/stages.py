@@ -9,6 +9,7 @@ import dataclasses
 import numpy as np
 
 from dataloader.images import in_batches
+from dataloader.sampling import columns
 from ekg import extraction, memory_bank
 from ekg.bank_file import BankFile, open_bank
 from ekg.bank_rows import row_codec
@@ -54,12 +55,12 @@ def warm_up(run, start):
 def search(run, supernet):
     """(Search, SearchState): the history of interim sub-networks, the last one at or under the target."""
     data, options, folder, console = run.data, run.options, run.folder, run.console
+    shape = len(supernet.gates), int(supernet.gate_sizes.sum()), len(run.val), data.classes
+    if folder.done("search"):
+        return Search(supernet, None, None, None, options.search), SearchState.load(folder.file(STAGES["search"]), *shape)
     images, labels = run.in_memory(run.val)
     on_val = Validation(supernet, run.runtime, run.normalised, images, labels, options.subsets.batch_size)
     search = Search(supernet, labels, on_val.score, on_val.predict, options.search)
-    shape = len(supernet.gates), int(supernet.gate_sizes.sum()), len(labels), data.classes
-    if folder.done("search"):
-        return search, SearchState.load(folder.file(STAGES["search"]), *shape)
     console.say(f"search to {options.search.target_rate:.0%} of {search.all_flops:,} FLOPs, {len(supernet.gates)} gates")
     if folder.begun("search"):
         state = SearchState.load(folder.unfinished, *shape)
@@ -84,6 +85,7 @@ def search(run, supernet):
     with folder.completes() as path:
         if folder.writes:
             state.save(path)
+    search.score = search.predict = None  # and with them D_val, which nobody needs any more
     return search, state
 
 
@@ -130,7 +132,7 @@ def build_bank(run, supernet, search, state):
     owner = data.x_train.owner if data.encoded and count > 1 else None
     slots = memory_bank.bank_batches(order, options.val_batch_size, count, owner)
     here = np.zeros(len(slots[0][0]), bool)
-    here[memory_bank.columns(len(here), count, machines.index)] = True
+    here[columns(len(here), count, machines.index)] = True
     losses = ", ".join(f"{teacher.loss:.4f}" for teacher in teachers)
     run.console.say(f"memory bank: {len(teachers)} teachers with losses {losses}; {len(order):,} images")
 

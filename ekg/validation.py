@@ -26,7 +26,8 @@ class Validation:
         weight = np.float32(1 / len(labels))
         for indices, real in padded_batches(len(labels), batch_size):
             weights = np.where(np.arange(len(indices)) < real, weight, np.float32(0))
-            self.batches.append((indices, real, {"images": images[indices], "labels": labels[indices], "weights": weights}))
+            rows = slice(indices[0], indices[-1] + 1) if real == len(indices) else indices  # D_val is not kept twice
+            self.batches.append((indices, real, {"images": images[rows], "labels": labels[rows], "weights": weights}))
         self.together = int(np.clip(LOGITS_BYTES // (4 * len(labels) * self.classes), 1, len(supernet.gates)))
         if common_bytes(supernet, runtime, len(self.batches[0][0])) > COMMON_BYTES:
             self.together = 1  # --accum 2 or more makes room

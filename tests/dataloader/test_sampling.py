@@ -137,3 +137,19 @@ def test_fillers_come_from_the_start():
 
 def test_whole_batches_need_no_fillers():
     assert [(indices.tolist(), real) for indices, real in padded_batches(4, 2)] == [([0, 1], 2), ([2, 3], 2)]
+
+
+def test_classes_that_are_too_small_are_counted_and_the_first_is_named():
+    labels = np.repeat(np.arange(4), [40, 3, 40, 5])
+    with pytest.raises(UserError, match=r"^class n2 has 3 .* leaves 1 of them .*\(1 more classes are too small\)$"):
+        select_subsets(labels, 4, 2, 8, 0, names=["n1", "n2", "n3", "n4"])
+
+
+def test_subsets_do_not_depend_on_the_order_of_classes():
+    """Of each class the last ones and the first ones, in data-set order."""
+    labels = np.random.default_rng(0).permutation(np.repeat(np.arange(3), 50))
+    val, subset = select_subsets(labels, 3, 5, 32, 0)
+    for label in range(3):
+        members = np.flatnonzero(labels == label)
+        assert sorted(val[labels[val] == label]) == members[-5:].tolist()
+        assert sorted(subset[labels[subset] == label]) == members[:32].tolist()

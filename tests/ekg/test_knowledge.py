@@ -18,6 +18,13 @@ def test_losses():
     assert knowledge_loss(KNOWLEDGE, LOGITS) == pytest.approx(-(softmax(KNOWLEDGE) * np.log(softmax(LOGITS))).sum(1).mean())
 
 
+def test_losses_of_blocks_are_those_of_the_whole_to_the_bit(monkeypatch):
+    labels, knowledge, logits = RNG.integers(0, 4, 1001), *RNG.standard_normal((2, 1001, 4)).astype(np.float32)
+    whole = cross_entropy(labels, logits), knowledge_loss(knowledge, logits)
+    monkeypatch.setattr("ekg.knowledge.BLOCK", 4 * 17)
+    assert (cross_entropy(labels, logits), knowledge_loss(knowledge, logits)) == whole
+
+
 def test_large_logits_do_not_overflow():
     np.testing.assert_allclose(log_softmax(np.float32([[1e5, 0], [-1e5, 0]])), [[0, -1e5], [-1e5, 0]])
 
