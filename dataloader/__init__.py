@@ -33,6 +33,7 @@ class Dataset:
     augmentation: Augmentation
     class_names: list = None
     notes: tuple = ()
+    broken_records: int = 0  # of shards, without an image that could be counted
 
     @property
     def input_size(self):
@@ -104,14 +105,15 @@ def _in_files(name, data_path, files, share):
 
     found = find_imagenet(data_path, val_labels=files.val_labels)
     train, val = found["train"], found["val"]
-    if share[1] > len(train.places.names):
-        raise UserError(f"--data_path {data_path}: {len(train.places.names)} files are too few for {share[1]} machines")
     in_shards = train.places.file is not None
     images = EncodedImages(train.places, files.input_size, share, files.shuffle_buffer if in_shards else None)
+    if not images.fewest:
+        raise UserError(f"--data_path {data_path}: {len(train.places.names)} files are too few for {share[1]} machines")
     classes = len(train.names) if train.names else int(train.labels.max()) + 1
     test = EncodedImages(val.places, files.input_size, share)
     arrays = images, train.labels, test, val.labels
-    return Dataset(name, classes, *arrays, AUGMENTATIONS[name], train.names, train.notes + val.notes)
+    notes = train.notes + val.notes
+    return Dataset(name, classes, *arrays, AUGMENTATIONS[name], train.names, notes, broken_records=len(train.notes))
 
 
 def load_test_set(name, data_path=None, files=None, share=(0, 1), classes=None):
@@ -124,7 +126,7 @@ def load_test_set(name, data_path=None, files=None, share=(0, 1), classes=None):
     from dataloader.imagenet import find_imagenet
     from dataloader.images import EncodedImages
 
-    val = find_imagenet(data_path, ("val",), files.val_labels)["val"]
+    val = find_imagenet(data_path, ("val",), files.val_labels, classes)["val"]
     known = len(val.names) if val.names else max(classes or 0, int(val.labels.max()) + 1)
     test = EncodedImages(val.places, files.input_size, share)
     return Dataset(name, known, None, None, test, val.labels, AUGMENTATIONS[name], val.names, val.notes)

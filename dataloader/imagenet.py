@@ -13,12 +13,13 @@ import re
 
 import numpy as np
 
-from dataloader.images import Places
+from array_files import one_line
+from dataloader.places import Places
 from dataloader.shards import index_shard
 from dataloader.val_labels import read_val_labels
 from utils import UserError
 
-IMAGE = re.compile(r".+\.(jpe?g|png)", re.IGNORECASE)
+IMAGE = re.compile(r".+\.(jpe?g|png)", re.IGNORECASE | re.DOTALL)
 SHARD = re.compile(r"(train|val|validation)\b.*(-\d+-of-\d+|\.tfrecords?)")
 SPLITS = {"train": ("train",), "val": ("val", "validation")}
 
@@ -33,8 +34,11 @@ class Found:
     notes: tuple = ()
 
 
-def find_imagenet(path, splits=("train", "val"), val_labels=None):
-    """dict split -> Found of those `splits` of the data in the folder `path`. Raises UserError naming what is wrong."""
+def find_imagenet(path, splits=("train", "val"), val_labels=None, classes=None):
+    """dict split -> Found of those `splits` of the data in the folder `path`. Raises UserError naming what is wrong.
+
+    classes: how many there are, where the caller knows: what helps to tell from which number shards count.
+    """
     if path is None:
         raise UserError("--data_path is needed: the folder that holds train and val, or TFRecord shards")
     if not os.path.isdir(path):
@@ -44,7 +48,7 @@ def find_imagenet(path, splits=("train", "val"), val_labels=None):
         if val_labels:
             raise UserError(f"--val_labels {val_labels}: shards bring their labels; leave it out")
         found = {split: _from_shards(path, split, shards[split]) for split in splits}
-        return _numbered(path, found)
+        return _numbered(path, found, shards["train"], classes)
     return _from_folders(path, splits, val_labels)
 
 
@@ -54,13 +58,20 @@ def _listing(path):
     try:
         with os.scandir(path) as entries:
             for entry in entries:
-                if entry.is_dir():
+                if _is_folder(entry):
                     folders.append(entry.name)
                 elif IMAGE.fullmatch(entry.name):
                     images.append(entry.name)
     except OSError as error:
         raise UserError(f"--data_path: {path} cannot be read: {error.strerror}") from error
     return sorted(folders), sorted(images)
+
+
+def _is_folder(entry):
+    try:
+        return entry.is_dir()
+    except OSError:  # a link that leads to itself is found out when it is read
+        return False
 
 
 # --------------------------------------------------------------------------------------------------------------- folders
@@ -116,7 +127,10 @@ def _shards(path, split):
     found = []
     for folder in ("", *SPLITS[split]):
         if os.path.isdir(os.path.join(path, folder)):
-            names = sorted(os.listdir(os.path.join(path, folder)))
+            try:
+                names = sorted(os.listdir(os.path.join(path, folder)))
+            except OSError as error:
+                raise UserError(f"--data_path: {os.path.join(path, folder)} cannot be read: {error.strerror}") from error
             files = [os.path.join(folder, n) for n in names if (m := SHARD.fullmatch(n)) and m[1] in SPLITS[split]]
             found += [file for file in files if os.path.isfile(os.path.join(path, file))]
     return found
@@ -132,7 +146,7 @@ def _from_shards(path, split, shards):
             offsets, sizes, labels, problems = index_shard(full)
         except OSError as error:
             raise UserError(f"{full} cannot be read: {error.strerror}") from error
-        lines = [f"{full}: record {record}: {problem}" for record, problem in problems]
+        lines = [f"{one_line(full)}: record {record}: {problem}" for record, problem in problems]
         if lines and split == "val":
             raise UserError(f"{lines[0]}; an evaluation needs every image")
         notes += [f"skipped: {line}" for line in lines]
@@ -144,10 +158,15 @@ def _from_shards(path, split, shards):
     return Found(Places(path, names, file, offsets, sizes), labels, notes=tuple(notes))
 
 
-def _numbered(path, found):
-    """`found` with labels from 0: shards customarily count from 1, 0 being the background, which no image has."""
+def _numbered(path, found, train, classes):
+    """`found` with labels from 0: shards customarily count from 1, 0 being the background, which no image has.
+
+    train: the shards of the training set, which are asked where neither the labels found nor the number of classes tell.
+    """
     values = np.concatenate([part.labels for part in found.values()])
     first = 0 if (values == 0).any() else 1
+    if first and "train" not in found and values.max() != classes:
+        first = 0 if any((index_shard(os.path.join(path, shard))[2] == 0).any() for shard in train) else 1
     if values.min() < 0 or values.max() >= 2**31:
         raise UserError(f"--data_path {path}: label {values.min() if values.min() < 0 else values.max()} is that of no class")
     if "train" in found:

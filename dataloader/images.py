@@ -1,88 +1,50 @@
 """The images of a set, batch by batch: from an array, or decoded from their files while the devices work on the batch before."""
 
+import atexit
 import collections
 import concurrent.futures
 import contextlib
-import dataclasses
+import errno
 import itertools
-import os
 import queue
 import re
 import sys
+import weakref
 
 import numpy as np
 import tensorflow as tf
 
-from array_files import one_line, refusals
+from array_files import one_line
 from dataloader.augment import DRAWS
-from dataloader.encoded import LARGEST, count_scans
+from dataloader.encoded import JPEG, PNG, count_scans
 from dataloader.sampling import columns, shuffled_batches
-from dataloader.views import CROP_DRAWS, centre_view, training_views
+from dataloader.views import CROP_DRAWS, TRIES, centre_view, crop_factors, training_views
 from utils import UserError, cores
 
 AHEAD = 4  # batches that are asked for before the first is taken
 GRAPH = re.compile(r"\w+Error: |\{\{[^}]*\}\}\s*|\[\[[^\]]*\]\]\s*|\[Op:[^\]]*\]|assertion failed: ")  # TensorFlow's, in a reason
+GONE = (errno.ENOENT, errno.EACCES, errno.EPERM, errno.ELOOP, errno.ENOTDIR, errno.EISDIR, errno.ENXIO)  # a file's own fault
 READERS = 16  # files read at a time: what waits for storage takes no core
-
-
-@dataclasses.dataclass(frozen=True)
-class Places:
-    """Where the N encoded images of a set are.
-
-    root: the folder; names: bytes [F], files below it; file: int32 [N], which of them image i is in, None where each is a file;
-    offsets, sizes: int64 [N], its bytes in that, None where it is all of it.
-    """
-
-    root: str
-    names: np.ndarray
-    file: np.ndarray = None
-    offsets: np.ndarray = None
-    sizes: np.ndarray = None
-
-    def __len__(self):
-        return len(self.names if self.file is None else self.file)
-
-    def path(self, i):
-        return os.path.join(self.root, os.fsdecode(bytes(self.names[i if self.file is None else self.file[i]])))
-
-    def name(self, i):
-        """The image in words."""
-        return self.path(i) + ("" if self.offsets is None else f", the image at byte {self.offsets[i]}")
-
-    def read(self, i):
-        """The bytes of image i. Raises OSError, ValueError for what is too large or ends too early."""
-        with open(self.path(i), "rb", buffering=0) as file:
-            size = os.fstat(file.fileno()).st_size if self.sizes is None else int(self.sizes[i])
-            if size > LARGEST:
-                raise ValueError(f"an encoded image of {size} bytes")
-            data = os.pread(file.fileno(), size, 0 if self.offsets is None else int(self.offsets[i]))
-        if len(data) < size:
-            raise ValueError("the file ends before the image does")
-        return data
-
-    def arrays(self):
-        """What tells this set from others, a dict of arrays."""
-        return {name: value for name, value in vars(self).items() if isinstance(value, np.ndarray)}
 
 
 class EncodedImages:
     """Images in files, decoded to uint8 [size, size, 3] as they are needed.
 
-    places: Places; share: (w, W), which of W machines this is: each decodes its own part of every batch, and trains on the
-    images of its own files; window: images within which a shard's are shuffled, since they are read as they lie; None where
-    each image is a file.
+    places: dataloader.places.Places; share: (w, W), which of W machines this is: each decodes its own part of every batch, and
+    an epoch over all images gives it those of its own files; window: images within which a shard's are shuffled, since they
+    are read as they lie; None where each image is a file.
 
     An image that cannot be read or decoded is skipped: the next one of its batch takes its place, and `broken` has it, dict
     image -> reason. report(line) is told of each when it is met.
     """
+
+    draws = DRAWS + CROP_DRAWS  # random numbers that a view takes, those behind DRAWS here
 
     def __init__(self, places, size, share=(0, 1), window=None):
         self.places, self.size, self.share, self.window = places, size, share, window
         self.broken = {}
         self.report = lambda line: print(line, file=sys.stderr)
         self._graphs = {}
-
-    draws = DRAWS + CROP_DRAWS  # random numbers that a view takes, those behind DRAWS here
 
     def __len__(self):
         return len(self.places)
@@ -104,10 +66,14 @@ class EncodedImages:
         file = np.arange(len(self)) if self.places.file is None else self.places.file
         return file % self.share[1]
 
+    @property
+    def fewest(self):
+        """Images of the machine that has the fewest."""
+        return int(np.bincount(self.owner, minlength=self.share[1]).min())
+
     def steps(self, batch_size):
         """Steps of an epoch: as many as the machine with the fewest images can do."""
-        fewest = np.bincount(self.owner, minlength=self.share[1]).min()
-        return int(fewest // (min(batch_size, len(self)) // self.share[1]))
+        return self.fewest // (min(batch_size, len(self)) // self.share[1])
 
     def shuffled_batches(self, batch_size, rng):
         """int64 [steps, B]: the images of one epoch, each machine's own in its columns."""
@@ -127,16 +93,23 @@ class EncodedImages:
 
     # ------------------------------------------------------------------------------------------------------------ batches
 
-    def batches(self, groups, draws=None, strict=False):
-        """Yields (shown, images) for each of `groups`, arrays int [..., B] of images.
+    def batches(self, groups, draws=None, strict=False, pool=None):
+        """A generator of (shown, images) for each of `groups`, arrays int [..., B] of images.
 
         images: uint8 [..., B, S, S, 3], centres, or [..., B, V, S, S, 3], the views that `draws` ask for, an iterable of float32
         [..., B, V, D]; shown: int [..., B], which images they are of, the same but for broken ones. With several machines the
-        part of the others is not filled in. strict: a broken image raises UserError.
+        part of the others is not filled in. strict: a broken image raises UserError. pool: int [n], the images that may stand in
+        where all of a batch are broken; None for the whole set.
         """
+        stream = self._stream(groups, draws, strict, np.arange(len(self)) if pool is None else pool)
+        _streams.add(stream)
+        return stream
+
+    def _stream(self, groups, draws, strict, pool):
         pairs = zip(groups, itertools.repeat(None) if draws is None else draws)
         pending = collections.deque()  # what the pipeline has been asked for, oldest first
-        more = lambda: pending.extend(map(self._own, itertools.islice(pairs, AHEAD - len(pending))))
+        own = lambda pair: _Task(*pair, self.columns(pair[0].shape[-1]), pool, self.broken)
+        more = lambda: pending.extend(map(own, itertools.islice(pairs, AHEAD - len(pending))))
         more()
         while pending:
             with self._pipeline(pending) as (ask, answers):
@@ -144,7 +117,7 @@ class EncodedImages:
                     task = pending[0]
                     try:
                         images = next(answers).numpy()
-                    except tf.errors.OpError:
+                    except tf.errors.InvalidArgumentError:
                         images = self._one_by_one(task, strict)
                     pending.popleft()
                     before = len(pending)
@@ -156,10 +129,6 @@ class EncodedImages:
                         for later in pending:
                             later.replace(self.broken)
                         break
-
-    def _own(self, pair):
-        group, draws = pair
-        return _Task(group, draws, self.columns(group.shape[-1]), self.broken)
 
     def _whole(self, task, images):
         """(shown, images) of all machines' parts, this one's filled in."""
@@ -177,19 +146,17 @@ class EncodedImages:
         asked = queue.SimpleQueue()
         for task in tasks:
             asked.put(task)
-        views = None if tasks[0].draws is None else tasks[0].draws.shape[-2:]
+        views = None if tasks[0].draws is None else tasks[0].draws.shape[-2]
         count = len(tasks[0].own)
 
         def encoded():
             with concurrent.futures.ThreadPoolExecutor(READERS) as readers:
                 while (task := asked.get()) is not None:
-                    data = list(readers.map(self._readable, task.own))
-                    scans = np.array([count_scans(one) for one in data])
-                    yield (data, scans) if views is None else (data, scans, task.own_draws)
+                    parts = readers.map(self._readable, np.array_split(task.own, READERS))
+                    data = [one for part in parts for one in part]
+                    yield data, [count_scans(one) for one in data], *task.crops
 
-        kinds = [tf.TensorSpec([count], tf.string), tf.TensorSpec([count], tf.int64)]
-        if views is not None:
-            kinds.append(tf.TensorSpec([count, *views], tf.float32))
+        kinds = [tf.TensorSpec([count, *kind.shape], kind.dtype) for kind in self._kinds(views)]
         dataset = tf.data.Dataset.from_generator(encoded, output_signature=tuple(kinds)).prefetch(1).unbatch()
         dataset = dataset.map(self._graph(views), num_parallel_calls=cores(), deterministic=True)
         answers = iter(dataset.batch(count, drop_remainder=True).prefetch(2))
@@ -198,48 +165,78 @@ class EncodedImages:
         finally:
             asked.put(None)
 
+    @staticmethod
+    def _kinds(views):
+        """What a graph takes: bytes, scans and, of views, the places and factors of their crops."""
+        crops = [] if views is None else [tf.TensorSpec([views, 2]), tf.TensorSpec([views, TRIES, 2])]
+        return [tf.TensorSpec([], tf.string), tf.TensorSpec([], tf.int64), *crops]
+
     def _graph(self, views):
-        """The function that decodes one image, traced once; views: (V, D), None for the centre."""
+        """The function that decodes one image, traced once, to so many views; None for the centre."""
         if views not in self._graphs:
-            kinds = [tf.TensorSpec([], tf.string), tf.TensorSpec([], tf.int64)]
-            if views is None:
-                decode = lambda encoded, scans: centre_view(encoded, scans, self.size)
-            else:
-                kinds.append(tf.TensorSpec(views, tf.float32))
-                decode = lambda encoded, scans, draws: training_views(encoded, scans, draws, self.size)
-            self._graphs[views] = tf.function(decode, input_signature=kinds, autograph=False)
+            view = centre_view if views is None else training_views
+            decode = lambda *image: view(*image, self.size)
+            self._graphs[views] = tf.function(decode, input_signature=self._kinds(views), autograph=False)
         return self._graphs[views]
 
-    def _readable(self, i):
-        try:
-            return self.places.read(i)
-        except (OSError, ValueError):
-            return b""  # decoding that fails too, where the reason is asked for
+    def _readable(self, images):
+        """The bytes of each; none where it cannot be read: decoding that fails too, where the reason is asked for."""
+        data = []
+        for i in images:
+            try:
+                data.append(self.places.read(i))
+            except (OSError, ValueError):
+                data.append(b"")
+        return data
 
     # ------------------------------------------------------------------------------------------------------------- broken
 
+    def check(self):
+        """Raises UserError for the first image that cannot be read or does not begin as a JPEG or PNG does."""
+        with concurrent.futures.ThreadPoolExecutor(READERS) as readers:
+            parts = np.array_split(np.arange(len(self)), max(1, len(self) // 256))
+            for problems in readers.map(lambda part: [problem for i in part if (problem := self._problem(i))], parts):
+                if problems:
+                    raise UserError(f"{problems[0]}; an evaluation needs every image")
+
+    def _problem(self, i):
+        try:
+            known = self.places.read(i, most=8).startswith((JPEG, PNG))
+            return None if known else f"{self.places.name(i)} is neither a JPEG nor a PNG"
+        except (OSError, ValueError) as error:
+            return f"{self.places.name(i)} cannot be read: {one_line(error)}"
+
     def _one_by_one(self, task, strict):
         """The images of a task of which some are broken: those are found out, named, and replaced."""
-        decode = self._graph(None if task.draws is None else task.draws.shape[-2:])
-
-        def decoded(i, draws):
-            with refusals():
-                data = self.places.read(i)
-                return decode(data, count_scans(data), *draws).numpy()
-
+        decode = self._graph(None if task.draws is None else task.draws.shape[-2])
+        done = {}  # place in the task -> (image, what was decoded)
         while True:
             task.replace(self.broken)
-            draws = itertools.repeat(()) if task.draws is None else zip(task.own_draws)
-            images = []
-            for i, own_draws in zip(task.own, draws):
-                try:
-                    images.append(decoded(i, own_draws))
-                except (OSError, ValueError) as error:
-                    self._report(int(i), GRAPH.sub("", one_line(error)).strip(), strict)
-                    break
-            else:
+            crops, wrong = task.crops, 0
+            for place, i in enumerate(task.own.tolist()):
+                if i in self.broken or done.get(place, (None,))[0] == i:
+                    continue
+                reason, image = self._decoded(i, decode, [part[place] for part in crops])
+                if reason is None:
+                    done[place] = i, image
+                else:
+                    self._report(i, reason, strict)
+                    wrong += 1
+            if not wrong:
                 task.fell = True
-                return np.stack(images)
+                return np.stack([done[place][1] for place in range(len(task.own))])
+
+    def _decoded(self, i, decode, crops):
+        """(None, image), or (reason, None) where the image is at fault. Raises OSError where its storage or the system is."""
+        try:
+            data = self.places.read(i)
+            return None, decode(data, count_scans(data), *crops).numpy()
+        except OSError as error:
+            if error.errno not in GONE:
+                raise
+            return error.strerror, None
+        except (ValueError, tf.errors.InvalidArgumentError) as error:
+            return GRAPH.sub("", one_line(error)).strip(" []"), None
 
     def _report(self, i, reason, strict):
         name = self.places.name(i)
@@ -249,31 +246,56 @@ class EncodedImages:
         self.report(f"  skipped: {name}: {reason} ({len(self.broken)} broken so far)")
 
 
-class _Task:
-    """What is asked of the pipeline: images int [..., B], their draws, and of them this machine's own."""
+_streams = weakref.WeakSet()
 
-    def __init__(self, group, draws, columns, broken):
-        self.group, self.draws, self.columns, self.fell = group, draws, columns, False
+
+@atexit.register
+def _close_streams():
+    """Closes what nobody has closed, while Python runs: TensorFlow would wait for a thread that waits for Python."""
+    for stream in list(_streams):
+        with contextlib.suppress(Exception):
+            stream.close()
+
+
+class _Task:
+    """What is asked of the pipeline: images int [..., B], their draws, and of them this machine's own `columns`."""
+
+    def __init__(self, group, draws, columns, pool, broken):
+        self.group, self.draws, self.columns, self.pool, self.fell = group, draws, columns, pool, False
         self.replace(broken)
 
     def replace(self, broken):
-        """Lets the next whole image of each batch take the place of a broken one. Raises UserError if there is none."""
+        """Lets the next whole image of each batch take the place of a broken one, or one of the pool if there is none.
+
+        Which one depends on what is broken alone. Raises UserError where all of the pool are.
+        """
         self.shown = self.group.copy()
-        if broken:
-            for batch in self.shown.reshape(-1, self.shown.shape[-1]):
-                part = batch[self.columns]
-                good = np.flatnonzero([int(i) not in broken for i in part])
-                if not len(good):
-                    raise UserError(f"all {len(part)} images of a batch are broken, the first because: {broken[int(part[0])]}")
+        if not broken:
+            return
+        for batch in self.shown.reshape(-1, self.shown.shape[-1]):
+            part = batch[self.columns]
+            good = np.flatnonzero([int(i) not in broken for i in part])
+            if len(good):
                 part[:] = part[good[np.searchsorted(good, np.arange(len(part))) % len(good)]]
+            else:
+                start = int(np.argmax(self.pool == part[0]))
+                turned = itertools.chain(self.pool[start:], self.pool[:start])
+                stand_in = next((i for i in turned if int(i) not in broken), None)
+                if stand_in is None:
+                    raise UserError(f"all {len(self.pool)} images are broken, the first because: {broken[int(part[0])]}")
+                part[:] = stand_in
 
     @property
     def own(self):
         return self.shown[..., self.columns].reshape(-1)
 
     @property
-    def own_draws(self):
-        return self.draws[..., self.columns, :, :].reshape(-1, *self.draws.shape[-2:])
+    def crops(self):
+        """Of this machine's own, float32 [n, V, 2] and [n, V, TRIES, 2]: see dataloader.views; nothing for centres."""
+        if self.draws is None:
+            return ()
+        own = self.draws[..., self.columns, :, :].reshape(-1, *self.draws.shape[-2:])
+        return own[..., 1:3], crop_factors(own[..., DRAWS:])
 
 
 def in_batches(images, groups, strict=False):

@@ -32,6 +32,8 @@ def index_shard(path):
         size = os.fstat(file.fileno()).st_size
         if size:
             with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+                if hasattr(mmap, "MADV_RANDOM"):
+                    data.madvise(mmap.MADV_RANDOM)  # or the system would read the images ahead
                 _walk(data, size, found, problems)
     offsets, sizes, labels = np.array(found, np.int64).reshape(-1, 3).T
     return offsets, sizes, labels, problems

@@ -23,18 +23,15 @@ def read_val_labels(path, images, names):
     names: the classes' names in order, [] where only the list knows them. Raises UserError naming the line that is wrong.
     """
     rows = _rows(path)
-    if len(rows[0]) == 1:
+    alone = rows[0][0] is None
+    if alone:
         if len(rows) != len(images):
             raise UserError(f"--val_labels {path}: {len(rows)} labels for {len(images)} images")
-        given = [row[0] for row in rows]
+        given = [label for _, label in rows]
     else:
-        by_name = {_stem(row[0]): row[1] for row in rows if len(row) > 1}
-        missing = next((image for image in images if _stem(image) not in by_name), None)
-        if missing:
-            raise UserError(f"--val_labels {path}: {missing} is not in it")
-        given = [by_name[_stem(image)] for image in images]
-    if all(label.isdigit() for label in given):
-        return _numbers(path, np.array([int(label[:9]) for label in given], np.int64), names, len(rows[0]) == 1)
+        given = _by_name(path, rows, images)
+    if all(label.isascii() and label.isdigit() for label in given):
+        return _numbers(path, np.array([int(label[:9]) for label in given], np.int64), names, alone)
     names = names or sorted(set(given))
     known = {name: number for number, name in enumerate(names)}
     strange = next((label for label in given if label not in known), None)
@@ -44,11 +41,12 @@ def read_val_labels(path, images, names):
 
 
 def _rows(path):
+    """[(name or None, label)] of the lines."""
     try:
         if os.path.getsize(path) > LARGEST:
             raise ValueError("it is too large")
         with open(path, encoding="utf-8") as file:
-            rows = [row for line in file if (row := line.replace(",", " ").split())]
+            rows = [_row(line.strip()) for line in file if line.strip()]
     except OSError as error:
         raise UserError(f"--val_labels {path}: {error.strerror}") from error
     except ValueError as error:
@@ -60,8 +58,29 @@ def _rows(path):
     return rows
 
 
-def _stem(name):
-    return os.path.splitext(os.path.basename(name))[0]
+def _row(line):
+    """(name or None, label): behind a comma the first word is the label, else the last one of the line is."""
+    name, comma, labels = line.partition(",")
+    if comma and labels.split():
+        return name.strip(), labels.split()[0]
+    *names, label = line.rsplit(None, 1)
+    return (names[0] if names else None), label
+
+
+def _by_name(path, rows, images):
+    """The label of each of `images`, found by its name, else by its name without the ending."""
+    labels = {}
+    for name, label in rows:
+        if name is not None:
+            base = os.path.basename(name)
+            for key in {base, os.path.splitext(base)[0]}:
+                if labels.setdefault(key, label) != label and key == base:
+                    raise UserError(f"--val_labels {path}: {one_line(base)} is in it with two labels")
+    stem = lambda image: os.path.splitext(image)[0]
+    missing = next((image for image in images if image not in labels and stem(image) not in labels), None)
+    if missing:
+        raise UserError(f"--val_labels {path}: {one_line(missing)} is not in it")
+    return [labels[image] if image in labels else labels[stem(image)] for image in images]
 
 
 def _numbers(path, numbers, names, alone):

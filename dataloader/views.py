@@ -1,5 +1,6 @@
 """What a network sees of a photograph: random resized crops for training, the centre for everything else; in a graph."""
 
+import numpy as np
 import tensorflow as tf
 
 from dataloader.encoded import decode_image, decode_window
@@ -11,34 +12,39 @@ CROP_DRAWS = 2 * TRIES  # random numbers that takes: area and ratio of each
 WHOLE = 256 / 224  # length of the shorter side, before the centre is cut out, by the input size
 
 
-def crop_window(height, width, place, draws):
+def crop_factors(draws):
+    """float32 [..., TRIES, 2]: height and width of each try in an image of area 1, of draws [..., CROP_DRAWS] in [0, 1)."""
+    area, ratio = np.moveaxis(draws.reshape(*draws.shape[:-1], TRIES, 2), -1, 0)
+    area = AREA[0] + (AREA[1] - AREA[0]) * area
+    ratio = RATIO[0] * (RATIO[1] / RATIO[0]) ** ratio  # uniform in its logarithm
+    return np.sqrt(np.stack([area / ratio, area * ratio], -1)).astype(np.float32)
+
+
+def crop_window(height, width, place, factors):
     """int32 [4]: top, left, height and width of a random resized crop of an image of height x width.
 
-    place: float32 [2], where it lies within what is free; draws: float32 [CROP_DRAWS]. All uniform in [0, 1). Of the tries the
-    first that fits counts; if none does it is the centre, as large as RATIO lets it be.
+    place: float32 [2], where it lies within what is free, uniform in [0, 1); factors: see crop_factors. Of the tries the first
+    that fits counts; if none does it is the centre, as large as RATIO lets it be.
     """
     size = tf.cast(tf.stack([height, width]), tf.float32)
-    area, ratio = tf.unstack(tf.reshape(draws, [TRIES, 2]), axis=1)
-    area = (AREA[0] + (AREA[1] - AREA[0]) * area) * size[0] * size[1]
-    ratio = RATIO[0] * (RATIO[1] / RATIO[0]) ** ratio  # uniform in its logarithm
-    crops = tf.round(tf.sqrt(tf.stack([area / ratio, area * ratio], 1)))
-    fits = tf.reduce_all((crops <= size) & (crops >= 1), 1)
+    crops = tf.maximum(tf.round(factors * tf.sqrt(size[0] * size[1])), 1)
+    fits = tf.reduce_all(crops <= size, 1)
+    first = tf.argmax(fits)
     centre = tf.maximum(tf.round(tf.minimum(size, size[::-1] * [1 / RATIO[0], RATIO[1]])), 1)
-    fitting = tf.reduce_any(fits)
-    crop = tf.where(fitting, crops[tf.argmax(fits)], centre)
+    crop = tf.where(fits[first], crops[first], centre)
     room = size - crop
-    place = tf.floor(tf.where(fitting, place * (room + 1), room / 2))
+    place = tf.floor(tf.where(fits[first], place * (room + 1), room / 2))
     return tf.cast(tf.concat([place, crop], 0), tf.int32)
 
 
-def training_views(encoded, scans, draws, size):
+def training_views(encoded, scans, places, factors, size):
     """uint8 [V, size, size, 3]: V random resized crops of one image, bilinear; flips and colours come later, in the step.
 
-    encoded: scalar string; scans: of a JPEG, int64, or None to count them; draws: float32 [V, 5 + CROP_DRAWS], see
-    dataloader.augment. For one view no more than its window is decoded; for several the image is, once.
+    encoded: scalar string; scans: of a JPEG, int64, or None to count them; places, factors: float32 [V, 2], [V, TRIES, 2], see
+    crop_window. For one view no more than its window is decoded; for several the image is, once.
     """
-    window = lambda row: lambda height, width: crop_window(height, width, row[1:3], row[-CROP_DRAWS:])
-    rows = tf.unstack(draws)
+    window = lambda row: lambda height, width: crop_window(height, width, *row)
+    rows = list(zip(tf.unstack(places), tf.unstack(factors)))
     if len(rows) == 1:
         return _resized(decode_window(encoded, window(rows[0]), scans)[None], size)
     image = decode_image(encoded, scans)
@@ -48,8 +54,8 @@ def training_views(encoded, scans, draws, size):
 
 
 def _resized(images, size):
-    # Without anti-aliasing, which would take as long as the decoding.
-    return _bytes(tf.raw_ops.ResizeBilinear(images=images, size=[size, size], half_pixel_centers=True))
+    # Without anti-aliasing, which would take as long as the decoding. What is bilinear stays within 0..255.
+    return tf.cast(tf.raw_ops.ResizeBilinear(images=images, size=[size, size], half_pixel_centers=True) + 0.5, tf.uint8)
 
 
 def centre_view(encoded, scans, size):
@@ -66,8 +72,4 @@ def centre_view(encoded, scans, size):
         kernel_type="keyscubic",
         antialias=True,
     )
-    return _bytes(view[0])
-
-
-def _bytes(images):
-    return tf.cast(tf.clip_by_value(tf.round(images), 0, 255), tf.uint8)
+    return tf.cast(tf.clip_by_value(tf.round(view[0]), 0, 255), tf.uint8)

@@ -271,17 +271,20 @@ def add_training_flags(parser, architectures, arch, fine_tuning, baseline, tempe
     )
     note = "" if temperature else " (default: 4 under 1,000 classes, else 10)"
     group.add_argument("--temperature", type=positive, default=temperature, help=f"of the distillation{note}")
-    _add_schedule(group, "", fine_tuning, "; 0 ends the run after extraction")
+    scaled = fine_tuning.batch_size if temperature else None
+    _add_schedule(group, "", fine_tuning, "; 0 ends the run after extraction", scaled)
     group = parser.add_argument_group("baseline (only where no trained network is given)")
-    _add_schedule(group, "baseline_", baseline, "")
-    parser.set_defaults(rates_for=fine_tuning.batch_size if temperature else None)
+    _add_schedule(group, "baseline_", baseline, "", scaled)
+    parser.set_defaults(rates_for=scaled)
 
 
-def _add_schedule(group, prefix, default, note):
+def _add_schedule(group, prefix, default, note, scaled):
+    """scaled: the batch that the learning rate is for, where it is scaled with the batch; else None."""
     add = lambda name, **settings: group.add_argument(f"--{prefix}{name}", **settings)
     name = f"--{prefix}epoch" if prefix else "--train_epoch"
     group.add_argument(name, type=count_or_none if note else count, default=default.epochs, help=f"epochs{note}")
-    add("learning_rate", type=positive, default=default.learning_rate, help="learning rate at the start")
+    rate = "learning rate at the start" + (f", for a batch of {scaled} and scaled with it" if scaled else "")
+    add("learning_rate", type=positive, default=default.learning_rate, help=rate)
     add("schedule", choices=SCHEDULES, default=default.schedule, help="how it falls: in steps, or along half a cosine")
     add("warmup_epoch", type=not_negative, default=default.warm_up, help="epochs in which it rises from 0 first")
     points = "shares of the epochs after which it falls in steps"

@@ -10,6 +10,7 @@ from utils import UserError
 # parts a batch is taken does, replicas or not, since each has its own batch statistics.
 FREE = {"train_path", "overwrite", "log_every", "gpu_id", "cpu_replicas", "compile", "accum", "steps_per_call", "resident_mib"}
 PARTS = "replicas x accum"
+PATHS = ("data_path", "trained_param", "files.val_labels")  # may differ between machines: what they hold is compared
 VERSION = "0.1.0"
 
 
@@ -42,7 +43,7 @@ def check_agreement(machines, facts, data):
         return
     said = machines.exchange({**facts, "data": data.digest(), "versions": versions()})
     for index, (address, theirs) in enumerate(zip(machines.addresses, said)):
-        differ = differences(said[0], theirs, ignored=("data_path", "trained_param"), words=("at the chief", "there"))
+        differ = differences(said[0], theirs, ignored=PATHS, words=("at the chief", "there"))
         if differ:
             raise UserError(f"machine {index}, {address}, would compute something else than the chief ({differ})")
 

@@ -81,19 +81,19 @@ class Feed:
             for rows, drawn in zip(groups, draws):
                 yield {**self(rows), "draws": drawn}
             return
-        here, there = itertools.tee(draws)
+        here, there = itertools.tee(draws) if augmented else (draws, None)
         asked, waiting = itertools.tee(groups)
         of = lambda rows: rows if self.indices is None else self.indices[rows]
-        found = self.images.batches(map(of, asked), there if augmented else None)
+        found = self.images.batches(map(of, asked), there, pool=self.indices)
         with contextlib.closing(found):
             for rows, drawn, (shown, images) in zip(waiting, here, found):
                 if (shown != of(rows)).any():
-                    rows = self._rows_of(shown, rows)
+                    rows = self._rows_of(shown)
                 yield {**self._looked_up(rows, shown), "images": images, "draws": drawn[..., :DRAWS]}
 
-    def _rows_of(self, shown, rows):
-        """The rows of the images `shown`, all of which are among `rows`."""
+    def _rows_of(self, shown):
+        """The rows of the images `shown`."""
         if self.indices is None:
             return shown
-        row_of = dict(zip(self.indices[rows].reshape(-1).tolist(), rows.reshape(-1).tolist()))
-        return np.array([row_of[i] for i in shown.reshape(-1).tolist()]).reshape(rows.shape)
+        order = np.argsort(self.indices)
+        return order[np.searchsorted(self.indices, shown, sorter=order)]

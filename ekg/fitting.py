@@ -71,6 +71,7 @@ class _Hooks:
         return self.progress
 
     def save(self, progress):
+        self.run.keep_broken()
         if self.run.folder.writes:
             self.checkpoint.save(progress, self.run.folder.seconds)
 

@@ -43,6 +43,7 @@ def _prune(run, parameters):
         run.console.say(f"{folder.path} holds this run, finished; nothing is left to do (--overwrite starts afresh)")
         run.console.say(closing_table(folder.result, len(run.data.y_test)))
         return
+    run.recall_broken()
     with folder.stage("baseline"):
         start = stages.baseline(run, parameters)
     with folder.stage("warm_up"):
@@ -73,6 +74,8 @@ def _prepare(options, machines, console):
         sizes = subsets.val_per_class, subsets.subset_per_class
         val, subset = select_subsets(data.y_train, data.classes, *sizes, subsets.seed, data.class_names)
         _check_knowledge(len(val), data.classes)
+        if data.encoded:
+            data.x_test.check()
         source, parameters, padding, start = _start(options, begun)
     # What a run may go on with otherwise, machines have to do alike: it decides which exchanges of theirs meet.
     alike = {"--steps_per_call": options.feed.steps_per_call, "--resident_mib": options.feed.resident_mib}
@@ -85,11 +88,11 @@ def _prepare(options, machines, console):
     network = build_network(options.arch, data.classes, data.input_size, parameters, **built)
     check_reachable(network, options.search.target_rate)
 
-    _check_batches(options, runtime, len(data.y_train), len(data.y_test), len(val), len(subset), baseline=not source)
+    _check_batches(options, runtime, data, len(val), len(subset), baseline=not source)
 
     described_run = described(options, start, runtime.parts)
     if data.encoded:  # each machine trains on its own files, so their number decides which images meet in a batch
-        described_run["machines"] = len(machines.addresses)
+        described_run |= {"machines": len(machines.addresses), "data": data.digest()}
     folder = RunFolder(options.train_path, described_run, versions(), machines, options.overwrite)
     if folder.writes and not folder.locked and not folder.finished:
         console.say(f"{options.train_path}: this file system has no locks, so see that no other process works there")
@@ -126,8 +129,9 @@ def _check_knowledge(images, classes):
         )
 
 
-def _check_batches(options, runtime, train, test, val, subset, baseline):
+def _check_batches(options, runtime, data, val, subset, baseline):
     """Raises UserError if a batch that the run will take does not divide; a batch larger than its set is the set."""
+    train, test, machines = len(data.y_train), len(data.y_test), len(runtime.machines.addresses)
     batches = [("--val_batch_size", options.val_batch_size, images) for images in (train, test, subset)]
     batches.append(("--search_batch_size", options.subsets.batch_size, val))
     if baseline:
@@ -138,6 +142,12 @@ def _check_batches(options, runtime, train, test, val, subset, baseline):
         batches.append(("--batch_size", options.fine_tuning.batch_size, train))
     for flag, size, images in batches:
         runtime.check_batch(flag, min(size, images))
+        trains = flag in ("--batch_size", "--baseline_batch_size")
+        if trains and data.encoded and not data.x_train.steps(size):
+            raise UserError(
+                f"{flag}: of a batch of {min(size, images)} each of {machines} machines takes its part from its own files, and "
+                f"one has {data.x_train.fewest} images only"
+            )
 
 
 def _pretrained(options):

@@ -4,12 +4,13 @@ import contextlib
 import dataclasses
 import errno
 import functools
+import json
 import os
 
 import numpy as np
 import tensorflow as tf
 
-from array_files import one_line
+from array_files import one_line, refusals
 from dataloader import Dataset
 from dataloader.augment import normalise
 from dataloader.sampling import padded_batches
@@ -20,9 +21,9 @@ from ekg.configuration import versions
 from ekg.evaluation import Evaluator
 from ekg.options import Options
 from ekg.progress import Console
-from ekg.run_folder import STAGES, RunFolder
+from ekg.run_folder import BROKEN, STAGES, RunFolder
 from nets import build_network, unpruned_cost
-from utils import FULL, UserError, read_parameters, write_parameters
+from utils import FULL, UserError, read_parameters, write_json, write_parameters
 
 # Streams of random numbers, so that stages do not share their shuffles.
 STREAM = {"baseline": 1, "warm_up": 2, "fine_tuning": 3, "memory_bank": 4}
@@ -100,8 +101,39 @@ class Run:
         return images, labels
 
     def broken(self):
-        """How many training images were skipped so far, on all machines, each counted once."""
-        return len({i for told in self.runtime.machines.exchange(sorted(self.data.x_train.broken)) for i in told})
+        """How many training images and records of shards were skipped so far, on all machines, each counted once."""
+        told = self.runtime.machines.exchange(sorted(self.data.x_train.broken))
+        return len({i for broken in told for i in broken}) + self.data.broken_records
+
+    def keep_broken(self):
+        """Writes down which images were skipped: a run that goes on skips them too, whatever has become of them.
+
+        The bank has no row of theirs, and one that is cut short may still give a crop. All machines call this together.
+        """
+        if self.data.encoded:
+            told = self.runtime.machines.exchange({str(i): why for i, why in self.data.x_train.broken.items()})
+            broken = {i: why for one in told for i, why in one.items()}
+            if broken and self.folder.writes:
+                write_json(self.folder.file(BROKEN), {"data": self.data.digest(), "images": broken})
+
+    def recall_broken(self):
+        """What a former start has written down is broken. Raises UserError for a file that is none of it."""
+        path, known = self.folder.file(BROKEN), None
+        if not self.data.encoded:
+            return
+        with self.runtime.machines.together():
+            if self.folder.writes and os.path.exists(path):
+                try:
+                    with open(path, "rb") as file, refusals():
+                        known = json.load(file)
+                        images = {int(i): str(why) for i, why in known["images"].items()}
+                        if not all(0 <= i < len(self.data.x_train) for i in images):
+                            raise ValueError("it names an image that is not there")
+                except (OSError, ValueError) as error:
+                    raise UserError(f"{path} is damaged ({error}); delete it") from error
+        known = self.runtime.machines.exchange(known)[0]
+        if known and known.get("data") == self.data.digest():  # else it is of another run, before this one
+            self.data.x_train.broken |= {int(i): why for i, why in known["images"].items()}
 
     def load(self, stage):
         """The network in the parameter file that `stage` wrote in a former start."""

@@ -24,6 +24,7 @@ STAGES = {
 }
 UNFINISHED = {stage: os.path.join("checkpoints", f"{stage}.npz") for stage in ("baseline", "warm_up", "search", "fine_tuning")}
 UNFINISHED["memory_bank"] = os.path.join("checkpoints", "memory_bank.json")
+BROKEN = "broken.json"  # images that were skipped
 BANK = "memory_bank.npy.part"  # the unfinished bank itself, in the folder where it gets its name
 # The records of a run, and what each of their lines has.
 RECORDS = {
@@ -255,7 +256,7 @@ class RunFolder:
 def own_files(path):
     """Paths of all that a run writes into the folder `path`, what depends on others first."""
     events = glob.glob(os.path.join(glob.escape(path), "events.out.tfevents.*"))
-    names = ("result.json", *FIGURES, *reversed(STAGES.values()), *UNFINISHED.values(), BANK, *RECORDS, "config.json")
+    names = ("result.json", *FIGURES, *reversed(STAGES.values()), *UNFINISHED.values(), BANK, BROKEN, *RECORDS, "config.json")
     return [*events, *(os.path.join(path, name) for name in names)]
 
 

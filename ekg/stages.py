@@ -59,6 +59,7 @@ def search(run, supernet):
     if folder.done("search"):
         return Search(supernet, None, None, None, options.search), SearchState.load(folder.file(STAGES["search"]), *shape)
     images, labels = run.in_memory(run.val)
+    run.keep_broken()
     on_val = Validation(supernet, run.runtime, run.normalised, images, labels, options.subsets.batch_size)
     search = Search(supernet, labels, on_val.score, on_val.predict, options.search)
     console.say(f"search to {options.search.target_rate:.0%} of {search.all_flops:,} FLOPs, {len(supernet.gates)} gates")
@@ -142,7 +143,11 @@ def build_bank(run, supernet, search, state):
     if bank.batches:
         folder.goes_on(bank.seconds)
         run.console.say(f"  the memory bank goes on after {bank.batches} of {bank.batches + len(slots)} batches")
-    save = lambda: bank.save(folder.seconds)
+
+    def save():
+        run.keep_broken()
+        bank.save(folder.seconds)
+
     found = in_batches(data.x_train, (ids for ids, _ in slots))
     # An image that another one replaces is broken: nobody will ask for its row.
     batches = ((ids, own & here & (shown == ids), {"images": x}) for (ids, own), (shown, x) in zip(slots, found))
@@ -155,6 +160,7 @@ def build_bank(run, supernet, search, state):
             run.heed(save)
 
         memory_bank.build(bank, batches, lambda batch: predict(batch, masks), after_batch)
+    run.keep_broken()
     with folder.completes():
         bank.complete(path)
     return open_bank(path, shape, codec)

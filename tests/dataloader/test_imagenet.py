@@ -8,6 +8,7 @@ from imagenet_files import WNIDS, pictures, write_flat, write_folders, write_sha
 
 from dataloader import FileOptions, load_dataset, load_test_set
 from dataloader.imagenet import find_imagenet
+from dataloader.val_labels import read_val_labels
 from utils import UserError
 
 TRAIN, VAL = pictures(5), pictures(3, first=100)
@@ -101,6 +102,31 @@ def test_numbers_of_the_development_kit_are_those_of_its_meta_mat(tmp_path):
     (tmp_path / "meta.mat").write_bytes(b"MATLAB" * 100)
     with pytest.raises(UserError, match=r"meta.mat is no meta.mat of ILSVRC2012"):
         find_imagenet(str(tmp_path), ("val",), str(truth))
+
+
+def test_names_with_spaces_and_endings_that_differ_are_told_apart(tmp_path):
+    images = ["a b.JPEG", "c.JPEG", "c.png"]
+    path = tmp_path / "labels.txt"
+    for text in ("a b.JPEG 2\nc.JPEG 0\nc.png 1\n", "a b.JPEG,2 7 7\nc.png,1\nc.JPEG,0\n", "a b\t2\nc.JPEG\t0\nc.png\t1\n"):
+        path.write_text(text)
+        assert read_val_labels(str(path), images, list("xyz"))[0].tolist() == [2, 0, 1]
+    path.write_text("a b.JPEG 2\nc.JPEG 0\nc.JPEG 1\nc.png 1\n")
+    with pytest.raises(UserError, match=r"c.JPEG is in it with two labels"):
+        read_val_labels(str(path), images, list("xyz"))
+    path.write_text("²\n" * 3)
+    with pytest.raises(UserError, match="is none of the 3 classes"):
+        read_val_labels(str(path), images, list("xyz"))
+
+
+@pytest.mark.parametrize("first", [0, 1])
+def test_validation_shards_alone_count_as_the_training_shards_do(tmp_path, first):
+    """No image of class 0 among them: the network's number of classes tells, or the training shards."""
+    some = [image for image in VAL if image[0] in (1, 2)]
+    write_shards(tmp_path, "validation", some, 1, first)
+    write_shards(tmp_path, "train", TRAIN, 2, first)
+    check(find_imagenet(str(tmp_path), ("val",))["val"], some)
+    write_shards(tmp_path / "alone", "validation", [image for image in VAL if image[0]], 1, 1)
+    check(find_imagenet(str(tmp_path / "alone"), ("val",), classes=4)["val"], [image for image in VAL if image[0]])
 
 
 def test_a_broken_record_is_named_and_skipped_in_training_and_an_error_in_evaluation(tmp_path):

@@ -1,14 +1,24 @@
 """Batches of images in files: the right ones, in the order asked for, whatever is broken, and each machine its own."""
 
 import contextlib
+import dataclasses
+import errno
+import os
+import pathlib
+import subprocess
+import sys
+import threading
+import time
 
 import numpy as np
 import pytest
 from imagenet_files import pictures, write_folders, write_shards
+from processes import QUIET
 
 from dataloader.augment import DRAWS
 from dataloader.imagenet import find_imagenet
 from dataloader.images import EncodedImages, in_batches
+from dataloader.places import Places
 from dataloader.views import CROP_DRAWS, centre_view
 from utils import UserError
 
@@ -78,6 +88,10 @@ def test_a_stream_may_be_left_and_thousands_asked_for(roots):
         for _ in range(3):
             next(batches)
     assert len(taken) < 12
+    deadline = time.monotonic() + 10
+    while any("ThreadPoolExecutor" in thread.name for thread in threading.enumerate()) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert not [thread.name for thread in threading.enumerate() if "ThreadPoolExecutor" in thread.name]
 
 
 # ----------------------------------------------------------------------------------------------------------------- broken
@@ -129,8 +143,62 @@ def test_an_evaluation_needs_every_image(broken_root):
 def test_a_batch_of_nothing_but_broken_images_ends_the_run(broken_root):
     images = EncodedImages(broken_root.places, SIZE)
     images.report = lambda line: None
-    with pytest.raises(UserError, match="all 2 images of a batch are broken, the first because: "):
-        list(images.batches([np.array([2, 3])]))
+    with pytest.raises(UserError, match="all 2 images are broken, the first because: "):
+        list(images.batches([np.array([2, 3])], pool=np.array([3, 2])))
+
+
+def test_where_a_whole_batch_is_broken_the_next_of_the_pool_stands_in(broken_root):
+    images = EncodedImages(broken_root.places, SIZE)
+    images.report = lambda line: None
+    (shown, _), (again, _) = images.batches([np.array([2, 3]), np.array([3, 2])])
+    assert shown.tolist() == [4, 4] and again.tolist() == [4, 4]
+    ((shown, _),) = images.batches([np.array([9])], pool=np.array([5, 9, 1]))
+    assert shown.tolist() == [1]
+
+
+@pytest.mark.parametrize("make", [lambda path: path.mkdir(), lambda path: os.mkfifo(path), lambda path: path.symlink_to(path)])
+def test_what_is_no_file_is_broken(tmp_path, make):
+    write_folders(tmp_path / "train", IMAGES)
+    found = find_imagenet(str(tmp_path), ("train",))["train"]
+    path = pathlib.Path(found.places.path(1))
+    path.unlink()
+    make(path)
+    images = EncodedImages(found.places, SIZE)
+    images.report = lambda line: None
+    ((shown, _),) = images.batches([np.array([0, 1])])
+    assert shown.tolist() == [0, 0] and list(images.broken) == [1]
+
+
+def test_a_disk_that_fails_is_not_the_images_fault(roots, monkeypatch):
+    images, _ = images_of(roots, "folders")
+
+    def fails(*_):
+        raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr(os, "pread", fails)
+    with pytest.raises(OSError, match="Input/output error"):
+        list(images.batches([np.array([0, 1])]))
+    assert not images.broken
+
+
+def test_a_validation_set_is_looked_at_before_a_run(broken_root):
+    good = EncodedImages(broken_root.places, SIZE)
+    with pytest.raises(UserError, match=rf"{IMAGES[3][1]} is neither a JPEG nor a PNG; an evaluation needs every image"):
+        good.check()
+    with pytest.raises(UserError, match=rf"{IMAGES[9][1]} cannot be read: .*No such file"):
+        EncodedImages(dataclasses.replace(broken_root.places, names=broken_root.places.names[4:]), SIZE).check()
+
+
+def test_a_stream_that_nobody_closes_does_not_keep_the_program(tmp_path):
+    write_folders(tmp_path / "train", IMAGES)
+    code = (
+        "import sys; sys.path[:0] = sys.argv[1:3]\nimport numpy as np\nfrom dataloader.images import EncodedImages\n"
+        "from dataloader.imagenet import find_imagenet\nplaces = find_imagenet(sys.argv[3], ('train',))['train'].places\n"
+        "stream = EncodedImages(places, 32).batches([np.array([0, 1])] * 9)\nnext(stream)"
+    )
+    root = pathlib.Path(__file__).resolve().parents[2]
+    run = [sys.executable, "-c", code, str(root), str(root / "tests"), str(tmp_path)]
+    assert subprocess.run(run, env=QUIET, timeout=60).returncode == 0
 
 
 # ------------------------------------------------------------------------------------------------------------------ order
@@ -152,8 +220,6 @@ def test_an_epoch_has_each_machines_own_images_in_its_columns(roots, form, machi
 
 def test_images_of_shards_are_shuffled_within_the_window():
     """What is read next lies within `window` images of what would be next without shuffling."""
-    from dataloader.images import Places
-
     files, each, window = 50, 40, 100
     names = np.array([b"s%d" % i for i in range(files)])
     zeros = np.zeros(files * each, np.int64)

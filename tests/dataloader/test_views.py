@@ -8,16 +8,15 @@ import tensorflow as tf
 from imagenet_files import picture
 from PIL import Image
 
-from dataloader.augment import DRAWS
-from dataloader.views import CROP_DRAWS, centre_view, crop_window, training_views
+from dataloader.views import CROP_DRAWS, centre_view, crop_factors, crop_window, training_views
 
 RNG = np.random.default_rng(0)
 
 
 def windows(height, width, count=400):
     draws = np.random.default_rng(1).random((count, 2 + CROP_DRAWS), np.float32)
-    crop = tf.function(lambda row: crop_window(tf.constant(height), tf.constant(width), row[:2], row[2:]))
-    return np.array([crop(row) for row in draws])
+    crop = tf.function(lambda place, factors: crop_window(tf.constant(height), tf.constant(width), place, factors))
+    return np.array([crop(place, factors) for place, factors in zip(draws[:, :2], crop_factors(draws[:, 2:]))])
 
 
 @pytest.mark.parametrize("height, width", [(375, 500), (500, 375), (64, 64), (1, 1), (2, 300), (300, 2)])
@@ -60,18 +59,23 @@ def test_centre_is_what_pillow_makes_of_it():
         assert difference.mean() < 4 and np.median(difference) <= 2
 
 
+def views_of(data, draws, size):
+    """float32 [V, 2 + CROP_DRAWS] -> the views."""
+    return training_views(data, None, draws[:, :2], crop_factors(draws[:, 2:]), size).numpy()
+
+
 def whole(v):
     """Draws of `v` views that see the whole of a square image."""
-    draws = np.full((v, DRAWS + CROP_DRAWS), 0.5, np.float32)
-    draws[:, DRAWS::2] = 1  # area
+    draws = np.full((v, 2 + CROP_DRAWS), 0.5, np.float32)
+    draws[:, 2::2] = 1  # area
     return draws
 
 
 def test_one_view_and_two_are_cut_and_scaled_alike():
     """One decodes no more than its crop, two decode once: apart from a JPEG's edges they are the same."""
-    draws = RNG.random((2, DRAWS + CROP_DRAWS), np.float32)
-    both = training_views(SHARP, None, draws, 48).numpy()
-    single = [training_views(SHARP, None, draws[k : k + 1], 48).numpy()[0] for k in range(2)]
+    draws = RNG.random((2, 2 + CROP_DRAWS), np.float32)
+    both = views_of(SHARP, draws, 48)
+    single = [views_of(SHARP, draws[k : k + 1], 48)[0] for k in range(2)]
     assert both.shape == (2, 48, 48, 3) and both.dtype == np.uint8
     for one, other in zip(both, single):
         assert np.abs(one.astype(int) - other).mean() < 1
@@ -82,7 +86,7 @@ def test_one_view_and_two_are_cut_and_scaled_alike():
 def test_every_kind_of_file_gives_colours(kind):
     data = picture(1, 2, kind)
     for v in (1, 2):
-        views = training_views(data, None, whole(v), 32).numpy()
+        views = views_of(data, whole(v), 32)
         assert views.shape == (v, 32, 32, 3)
         assert np.abs(views.mean((0, 1, 2)) - np.asarray(pil(data)).mean((0, 1))).max() < 12
     assert centre_view(data, None, 32).shape == (32, 32, 3)
@@ -92,6 +96,6 @@ def test_the_whole_image_is_scaled_as_pillow_does():
     """Enlarged, where anti-aliasing, which pillow always does, is none."""
     small = io.BytesIO()
     Image.fromarray(RNG.integers(0, 255, (20, 20, 3)).astype(np.uint8)).save(small, "PNG")
-    view = training_views(small.getvalue(), None, whole(1), 40).numpy()[0].astype(int)
+    view = views_of(small.getvalue(), whole(1), 40)[0].astype(int)
     expected = np.asarray(pil(small.getvalue()).resize((40, 40), Image.BILINEAR), int)
     assert np.abs(view - expected).max() <= 1

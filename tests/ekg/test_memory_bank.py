@@ -51,6 +51,8 @@ def test_sorted_labels_are_mixed_and_others_left_as_they_lie():
     order = build_order(labels, [0, 4])
     assert sorted(order) == list(range(500)) and len(set(labels[order[:50]])) > 5
     np.testing.assert_array_equal(order, build_order(labels, [0, 4]))
+    other = np.repeat([3, 1, 0, 2], 50)  # sorted, in another order of classes
+    assert len(set(other[build_order(other, [0, 4])[:50]])) == 4
     mixed = np.random.default_rng(0).permutation(labels)
     np.testing.assert_array_equal(build_order(mixed, [0, 4]), np.arange(500))
 
