@@ -46,8 +46,8 @@ def training_views(encoded, scans, places, factors, size):
     window = lambda row: lambda height, width: crop_window(height, width, *row)
     rows = list(zip(tf.unstack(places), tf.unstack(factors)))
     if len(rows) == 1:
-        return _resized(decode_window(encoded, window(rows[0]), scans)[None], size)
-    image = decode_image(encoded, scans)
+        return _resized(decode_window(encoded, window(rows[0]), scans, exact=False)[None], size)
+    image = decode_image(encoded, scans, exact=False)
     height, width = tf.unstack(tf.shape(image)[:2])
     windows = [window(row)(height, width) for row in rows]
     return tf.concat([_resized(image[None, w[0] : w[0] + w[2], w[1] : w[1] + w[3]], size) for w in windows], 0)
