@@ -2,10 +2,9 @@
 
     python bench/bank.py [--images 10000 100000 1000000] [--classes 1000] [--teachers 5] [--batches 300] [--top M] [--folder DIR]
 
-Each figure is of a process of its own. The file is sparse: it takes the disk of the rows that are written alone, and most of
-what is read at a million images is a hole, which the system makes up as it brings a page from its cache. What is written is
-brought to the disk every 16 batches, as in a run. Memory is the peak of resident memory less what was resident before. "mapped"
-reads the same rows through numpy.load(mmap_mode="r").
+Each figure is of a process of its own. The file is sparse: it takes the disk of the rows that are written alone, and the same
+rows are read, from the system's cache. What is written is brought to the disk every 16 batches, as in a run. Memory is the peak
+of resident memory less what was resident before. "mapped" reads the same rows through numpy.load(mmap_mode="r").
 """
 
 import argparse

@@ -23,7 +23,6 @@ FLAGS = {  # name: (type, default, help)
     "classes": (count, 1000, "classes"),
     "test": (count_or_none, 50_000, "test images"),
     "kib": (positive, 110.0, "mean KiB of an encoded image"),
-    "gpus_per_machine": (count, 8, "GPUs of one machine"),
     "batch_size": (count, 256, "images a step of fine-tuning, over all GPUs"),
     "accum": (count, 1, "parts in which a GPU takes its batch"),
     "baseline_epoch": (count_or_none, 0, "epochs of a baseline, 0 where a trained network is given"),
@@ -34,7 +33,8 @@ FLAGS = {  # name: (type, default, help)
     "search_target_rate": (share, 0.45, "share of the FLOPs that remains"),
     "evaluated": (share, 0.6, "share of the gates that a step of the search evaluates"),
     "num_teacher": (count, 5, "teachers in the memory bank"),
-    "host_ns": (positive, 17.0, "nanoseconds that the host takes for both losses of a candidate, a logit"),
+    "host_ns": (positive, 17.0, "nanoseconds that a core takes for both losses of a candidate, a logit"),
+    "cores": (count, 16, "cores a machine"),
 }
 
 
@@ -105,7 +105,7 @@ def report(a):
     (steps, bound), candidates = search_steps(network, a.search_target_rate), round(a.evaluated * gates)
     trainable, (parts, kept) = params - network.moving_averages(), values(network)
     val, k, pixels, logits = a.classes * a.val_per_class, a.num_teacher, 3 * network.input_size**2, 4 * a.classes
-    gpus, each, machines = [f"G = {g}" for g in a.gpus], lambda of: [of(g) for g in a.gpus], lambda g: -(-g // a.gpus_per_machine)
+    gpus, each = [f"G = {g}" for g in a.gpus], lambda of: [of(g) for g in a.gpus]
     print(f"{a.arch}, {a.classes:,} classes: {flops:,} FLOPs, {params:,} parameters, {gates} gates, {filters:,} filters")
     print(f"search to {a.search_target_rate:.0%}: about {steps} steps, at most {bound}; about {candidates} candidates a step")
     work = {name: numbers for name, numbers in stages(a, steps, candidates).items() if numbers[0]}
@@ -124,7 +124,7 @@ def report(a):
     print_table(f"Memory of a GPU, float32, {a.batch_size} images a step, --accum {a.accum}", gpus, memory)
     together = max(1, min(2**30 // (val * logits), gates))
     memory = {"index of shards, labels: 28 an image": 28 * a.images, "order of an epoch: 44 an image": 44 * a.images}
-    memory |= {"D_val, twice": 2 * val * pixels, "T": val * logits, "losses of a candidate": 6 * val * logits}
+    memory |= {"D_val": val * pixels, "T": val * logits, "losses of a candidate": 24 * 2**20 * a.cores + 8 * val}
     memory |= {"logits of candidates": 3 * together * val * logits, "five batches of two views": 10 * a.batch_size * pixels}
     disk = {"encoded images": a.images * a.kib * 1024, "bank, all logits": a.images * k * 2 * a.classes}
     disk |= {f"bank, --bank_top {m}": a.images * k * ((4 if a.classes <= 2**16 else 6) * m + 2) for m in a.bank_top}
@@ -138,10 +138,10 @@ def report(a):
     print_table("Traffic of a GPU", gpus, traffic)
     for r in a.rate:
         read = {"encoded images": each(lambda g, r=r: r / 2 * g * a.kib * 1024)}
-        read["dense bank, every machine"] = each(lambda g, r=r: r / 2 * g * machines(g) * 2 * a.classes * k)
+        read["dense bank"] = each(lambda g, r=r: r / 2 * g * 2 * a.classes * k)
         print_table(f"Bytes/s from storage in fine-tuning, r = {r:,.0f}", gpus, read)
         seconds = {"on the GPUs": each(lambda g, r=r: val / (3 * r * g))}
-        seconds["on the host, its losses"] = each(lambda g: val * a.classes * a.host_ns / 1e9)
+        seconds["on the host, its losses"] = each(lambda g: val * a.classes * a.host_ns / 1e9 / a.cores)
         print_table(f"Seconds of a candidate, r = {r:,.0f}", gpus, seconds, "{:,.2f}".format)
 
 

@@ -127,13 +127,14 @@ class Run:
                     with open(path, "rb") as file, refusals():
                         known = json.load(file)
                         images = {int(i): str(why) for i, why in known["images"].items()}
-                        if not all(0 <= i < len(self.data.x_train) for i in images):
+                        same = known.get("data") == self.data.digest()  # else it is of another run, before this one
+                        if same and not all(0 <= i < len(self.data.x_train) for i in images):
                             raise ValueError("it names an image that is not there")
+                        known = images if same else None
                 except (OSError, ValueError) as error:
                     raise UserError(f"{path} is damaged ({error}); delete it") from error
-        known = self.runtime.machines.exchange(known)[0]
-        if known and known.get("data") == self.data.digest():  # else it is of another run, before this one
-            self.data.x_train.broken |= {int(i): why for i, why in known["images"].items()}
+        told = self.runtime.machines.exchange(known and [*known.items()])[0]
+        self.data.x_train.broken |= dict(told or ())
 
     def load(self, stage):
         """The network in the parameter file that `stage` wrote in a former start."""

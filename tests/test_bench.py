@@ -68,6 +68,7 @@ def test_data_measures_views_between_floor_and_ceiling(tmp_path):
     assert all(float(row[1]) > 0 for row in rows)
 
 
+@pytest.mark.slow
 def test_bank_measures_memory_by_place_and_mapped():
     rows = rows_of("bench/bank.py --images 100 1000 --classes 10 --teachers 2 --batch_size 4 --batches 3", "")
     assert [row[0] for row in rows if row[0] in ("written", "read")] == ["written", "read", "read"] * 2

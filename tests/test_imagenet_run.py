@@ -13,7 +13,7 @@ import test as evaluation_program
 from ekg.cli import run_program
 from ekg.pipeline import prune
 from train_imagenet import parse
-from utils import read_parameters
+from utils import UserError, read_parameters
 
 SIZE, TARGET = 32, 0.93
 COMMAND = (
@@ -120,6 +120,22 @@ def test_the_other_program_agrees_and_takes_another_size(in_folders, root, capsy
     if form == "folders":
         large = printed(capsys, *command, "--input_size", "224", monkeypatch=monkeypatch)
         assert large["flops"] > 40 * own["flops"] and large["params"] == own["params"]
+
+
+def test_what_was_skipped_is_written_down(in_folders):
+    (why,) = json.loads((in_folders[0] / "broken.json").read_text())["images"].values()
+    assert why.startswith("Invalid JPEG data")
+
+
+def test_other_data_are_another_run(in_shards, root):
+    source = json.loads((in_shards[0] / "config.json").read_text())["options"]["trained_param"]
+    shard = root / "shards" / "train-00000-of-00004"
+    shard.rename(root / "aside")
+    try:
+        with pytest.raises(UserError, match="holds a run with other options \\(data: "):
+            start(in_shards[0], "--data_path", str(root / "shards"), "--trained_param", source, "--bank_top", "2")
+    finally:
+        (root / "aside").rename(shard)
 
 
 def test_a_second_start_finds_it_finished(in_shards, root, capsys):
