@@ -18,8 +18,8 @@ from ekg.cli import (
     add_device_flags,
     add_file_flags,
     device_options,
-    run_program,
 )
+from ekg.program import run_program
 from nets import BUILDERS, IMAGENET
 from utils import UserError, check_saved_for
 

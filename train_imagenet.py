@@ -11,6 +11,7 @@ import sys
 from dataloader import IN_FILES, FileOptions
 from ekg import cli
 from ekg.options import TrainOptions
+from ekg.program import prune_as_told, run_program
 from nets import IMAGENET
 
 # What the method leaves open is as the networks it starts from were trained (He et al. 2016; Goyal et al. 2017): weight decay
@@ -32,8 +33,8 @@ def parse(argv=None):
 
 
 def main():
-    cli.prune_as_told(parse)
+    prune_as_told(parse)
 
 
 if __name__ == "__main__":
-    sys.exit(cli.run_program(main, goes_on=True))
+    sys.exit(run_program(main, goes_on=True))

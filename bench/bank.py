@@ -16,7 +16,8 @@ import time
 
 from harness import in_own_process, machine, parent_or_child, print_heading, print_row
 
-from ekg.cli import Parser, count, run_program
+from ekg.cli import Parser, count
+from ekg.program import run_program
 
 
 def child(job):

@@ -17,7 +17,8 @@ import time
 
 from harness import machine, print_heading, print_row
 
-from ekg.cli import Parser, count, positive, run_program, side
+from ekg.cli import Parser, count, positive, side
+from ekg.program import run_program
 from utils import cores, import_tensorflow
 
 IN_MEMORY = 512  # encoded images that ceiling and floor go through, again and again

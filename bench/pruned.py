@@ -19,9 +19,10 @@ import time
 
 from harness import machine, print_heading, print_row
 
-from ekg.cli import PRECISIONS, Parser, count, positive, run_program, share
+from ekg.cli import PRECISIONS, Parser, count, positive, share
 from ekg.importance import filters_kept
 from ekg.options import DeviceOptions
+from ekg.program import run_program
 from nets import BUILDERS, build_network
 from utils import check_saved_for, import_tensorflow, read_parameters
 

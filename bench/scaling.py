@@ -13,8 +13,9 @@ import numpy as np
 from harness import print_heading, print_row
 
 from ekg.candidates import fine_search, slice_steps
-from ekg.cli import Parser, count, count_or_none, positive, run_program, share
+from ekg.cli import Parser, count, count_or_none, positive, share
 from ekg.importance import filters_kept
+from ekg.program import run_program
 from nets import BUILDERS, CIFAR, build_network
 from utils import import_tensorflow
 

@@ -20,8 +20,9 @@ from dataloader import AUGMENTATIONS, CLASSES, load_dataset
 from dataloader.cifar import OFFICIAL
 from dataloader.sampling import padded_batches, select_subsets
 from ekg.candidates import FILTERS
-from ekg.cli import PRECISIONS, Parser, count, count_or_none, run_program, share
+from ekg.cli import PRECISIONS, Parser, count, count_or_none, share
 from ekg.options import DeviceOptions, SearchOptions
+from ekg.program import run_program
 from nets import BUILDERS, build_network
 from utils import UserError, check_saved_for, import_tensorflow, read_parameters
 

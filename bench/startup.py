@@ -16,8 +16,9 @@ import time
 
 from harness import ROOT, in_own_process, machine, parent_or_child, print_heading, print_row
 
-from ekg.cli import Parser, count, run_program
+from ekg.cli import Parser, count
 from ekg.options import DeviceOptions, TrainOptions
+from ekg.program import run_program
 from nets import BUILDERS
 
 

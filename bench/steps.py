@@ -24,8 +24,9 @@ import time
 from harness import brief, machine, parent_or_child, print_heading, print_row
 
 from dataloader import AUGMENTATIONS, CLASSES
-from ekg.cli import PRECISIONS, Parser, count, positive, run_program
+from ekg.cli import PRECISIONS, Parser, count, positive
 from ekg.options import DeviceOptions
+from ekg.program import run_program
 from ekg.run_folder import peak_rss_mib, reset_peak
 from nets import BUILDERS, build_network
 from utils import import_tensorflow

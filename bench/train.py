@@ -26,8 +26,9 @@ import time
 from harness import brief, in_own_process, machine, parent_or_child, print_heading, print_row
 
 from dataloader import AUGMENTATIONS, CLASSES
-from ekg.cli import Parser, count, positive, run_program
+from ekg.cli import Parser, count, positive
 from ekg.options import DeviceOptions, TrainOptions
+from ekg.program import run_program
 from nets import BUILDERS, build_network
 from utils import UserError, import_tensorflow
 

@@ -230,7 +230,8 @@ class EncodedImages:
         """(None, image), or (reason, None) where the image is at fault. Raises OSError where its storage or the system is."""
         try:
             data = self.places.read(i)
-            return None, decode(data, count_scans(data), *crops).numpy()
+            with tf.device("CPU"):  # as in the pipeline
+                return None, decode(data, count_scans(data), *crops).numpy()
         except OSError as error:
             if error.errno not in GONE:
                 raise

@@ -54,7 +54,7 @@ def main():
 
     import train_cifar
     from dataloader import digits
-    from ekg.cli import run_program
+    from ekg.program import run_program
 
     if int(images):
         digits.load_digits = few(digits.load_digits, int(images))

@@ -17,7 +17,7 @@ from test_programs import files_under
 import test as test_py  # the program beside this folder, not Python's own tests
 import train_cifar
 import train_imagenet
-from ekg.cli import run_program
+from ekg.program import run_program
 from ekg.run_folder import RunFolder
 
 PAGE = pathlib.Path(__file__).resolve().parent.parent / "docs" / "errors.md"

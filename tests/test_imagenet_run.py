@@ -10,8 +10,8 @@ import pytest
 from imagenet_files import KINDS, WNIDS, pictures, write_flat, write_folders, write_shards
 
 import test as evaluation_program
-from ekg.cli import run_program
 from ekg.pipeline import prune
+from ekg.program import run_program
 from train_imagenet import parse
 from utils import UserError, read_parameters
 

@@ -10,8 +10,8 @@ from torch_resnets import state_dict
 
 import test as test_py  # the program beside this folder, not Python's own tests
 import train_cifar
-from ekg.cli import run_program
 from ekg.configuration import described, versions
+from ekg.program import run_program
 from ekg.run_folder import RunFolder
 from machines import Alone
 from nets import build_network

@@ -12,8 +12,8 @@ import test as test_py
 import train_cifar
 import train_imagenet
 from dataloader import FileOptions
-from ekg.cli import run_program
 from ekg.options import TrainOptions
+from ekg.program import run_program
 from utils import UserError
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]

@@ -15,9 +15,9 @@ import test as evaluation_program
 from array_files import load_npz
 from dataloader import AUGMENTATIONS
 from dataloader.augment import normalise
-from ekg.cli import run_program
 from ekg.memory_bank import choose_teachers
 from ekg.pipeline import prune
+from ekg.program import run_program
 from ekg.search import SearchState
 from nets import build_network
 from nets.tcl import Pass
