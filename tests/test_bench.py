@@ -35,6 +35,7 @@ def test_steps_prints_a_row_for_every_combination():
     assert all(float(cell) > 0 for row in rows for cell in row[4:])
 
 
+@pytest.mark.slow
 def test_search_compares_every_step_with_a_plain_one():
     command = (
         "bench/search.py --arch ResNet-20 --images 24 --search_batch_size 16 --steps 3 --reference 2 --candidate_filter none"
@@ -49,12 +50,14 @@ def test_train_measures_step_data_and_bound():
     assert len(project) == 6 and all(float(cell) > 0 for cell in project[2:] + bound[1:])
 
 
+@pytest.mark.slow
 def test_pruned_times_dense_and_pruned_in_turn():
     flags = "--arch ResNet-20 --batch_sizes 1 4 --seconds 0.01 --precision float32 --compile off --layers"
     pruned, *others = rows_of(f"bench/pruned.py {flags}", "uniform")
     assert len(others) > 1 and float(pruned[1].rstrip("%")) <= 45 and all(float(cell) > 0 for cell in pruned[3:])
 
 
+@pytest.mark.slow
 def test_startup_measures_whole_processes():
     for name, seconds in rows_of("bench/startup.py --arch ResNet-20 --batch_size 4 --rounds 1", ""):
         assert name in ("until", "---") or float(seconds) > 0

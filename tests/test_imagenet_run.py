@@ -130,12 +130,13 @@ def test_what_was_skipped_is_written_down(in_folders):
 def test_other_data_are_another_run(in_shards, root):
     source = json.loads((in_shards[0] / "config.json").read_text())["options"]["trained_param"]
     shard = root / "shards" / "train-00000-of-00004"
-    shard.rename(root / "aside")
+    other = root / "shards" / "train-00004-of-00005"  # the same images in another order
+    shard.rename(other)
     try:
         with pytest.raises(UserError, match="holds a run with other options \\(data: "):
             start(in_shards[0], "--data_path", str(root / "shards"), "--trained_param", source, "--bank_top", "2")
     finally:
-        (root / "aside").rename(shard)
+        other.rename(shard)
 
 
 def test_a_second_start_finds_it_finished(in_shards, root, capsys):

@@ -56,7 +56,7 @@ def results_of(replicas, statistics, folder):
 # ------------------------------------------------------------------------------------------------------------- replicas
 
 
-@pytest.mark.parametrize("replicas", [2, 4])
+@pytest.mark.parametrize("replicas", [2, pytest.param(4, marks=pytest.mark.slow)])
 def test_replicas_with_global_batch_statistics_are_one_replica(one, tmp_path, replicas):
     """Losses, signed sums, scores, orders, bank logits before float16, parameters after 5 steps, and the search's way."""
     several = results_of(replicas, "sync", tmp_path)
@@ -96,8 +96,9 @@ def test_the_teachers_that_count_are_the_same_for_every_part():
 # --------------------------------------------------------------------------------------------- compilation, parts, replicas
 
 
-@pytest.mark.parametrize("accum", [1, 2])
-@pytest.mark.parametrize("replicas", [1, 2])
+@pytest.mark.parametrize(
+    "replicas, accum", [(1, 1), (2, 1), *(pytest.param(*many, marks=pytest.mark.slow) for many in ((1, 2), (2, 2)))]
+)
 def test_compiled_steps_give_what_the_others_give(mirrored, replicas, accum):
     """Training with two views, scoring, candidates and bank, evaluation."""
     strategy = mirrored if replicas == 2 else tf.distribute.get_strategy()
@@ -117,8 +118,7 @@ def test_a_replica_more_is_a_part_more(mirrored):
         assert off_by(value, expected[name]) <= 1e-5, name
 
 
-@pytest.mark.parametrize("compile", [False, True])
-@pytest.mark.parametrize("replicas", [1, 2])
+@pytest.mark.parametrize("replicas, compile", [(1, False), (1, True), (2, False), pytest.param(2, True, marks=pytest.mark.slow)])
 def test_four_parts_are_the_whole_where_batch_norm_uses_moving_averages(mirrored, replicas, compile):
     """Gradients, signed sums of a masked network, logits: each image's, in the batch's order."""
     network = replicated.network_on(Runtime(mirrored if replicas == 2 else tf.distribute.get_strategy()))
@@ -144,6 +144,7 @@ def test_four_parts_are_the_whole_where_batch_norm_uses_moving_averages(mirrored
     assert off_by(parts[1]["logits"], whole[1]["logits"]) <= 1e-5
 
 
+@pytest.mark.slow
 def test_the_loop_over_parts_works_inside_the_compiled_function(mirrored):
     """As on GPUs; on CPUs the loop goes around the compiled part, which gives the same."""
     for strategy in (tf.distribute.get_strategy(), mirrored):
@@ -254,6 +255,7 @@ def test_scores_in_float16_find_a_scale_that_does_not_overflow():
     assert np.corrcoef(found, expected)[0, 1] > 0.99
 
 
+@pytest.mark.slow
 def test_bfloat16_learns_what_float32_learns():
     """200 steps on DIGITS: within one point of the test accuracy."""
     data = load_dataset("DIGITS")

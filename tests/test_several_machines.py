@@ -150,6 +150,7 @@ def test_a_machine_that_dies_ends_the_other_with_one_line(tmp_path, victim):
     assert "has stopped or is out of reach" in line and line.endswith("; the same command goes on from there")
 
 
+@pytest.mark.slow
 def test_a_machine_that_is_stopped_stops_the_other_and_both_go_on_later(tmp_path, single):
     """In the same step, of a training and of the search, with all saved by the chief, although it was the other that was told."""
     folder, unfinished = tmp_path / "run", tmp_path / "run" / "checkpoints"

@@ -9,7 +9,7 @@ import sys
 
 import pytest
 
-from ekg.run_folder import BANK, FIGURES, MEASURED, RECORDS, SIDES, STAGES, UNFINISHED, RunFolder, own_files
+from ekg.run_folder import BANK, BROKEN, FIGURES, MEASURED, RECORDS, SIDES, STAGES, UNFINISHED, RunFolder, own_files
 from machines import Alone
 from utils import UserError
 
@@ -218,4 +218,4 @@ def test_a_damaged_record_is_refused(tmp_path, text):
 
 def test_every_file_of_a_run_is_known(tmp_path):
     names = {os.path.relpath(path, tmp_path) for path in own_files(str(tmp_path))}
-    assert names == {*STAGES.values(), *UNFINISHED.values(), *FIGURES, *RECORDS, BANK, "config.json", "result.json"}
+    assert names == {*STAGES.values(), *UNFINISHED.values(), *FIGURES, *RECORDS, BANK, BROKEN, "config.json", "result.json"}
