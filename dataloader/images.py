@@ -17,7 +17,7 @@ import tensorflow as tf
 from array_files import one_line
 from dataloader.augment import DRAWS
 from dataloader.encoded import JPEG, PNG, count_scans
-from dataloader.sampling import columns, shuffled_batches
+from dataloader.sampling import columns
 from dataloader.views import CROP_DRAWS, TRIES, centre_view, crop_factors, training_views
 from utils import UserError, cores
 
@@ -306,10 +306,3 @@ def in_batches(images, groups, strict=False):
     else:
         for group in groups:
             yield group, images[group]
-
-
-def epoch_batches(images, count, batch_size, rng):
-    """int64 [steps, B]: the order of one epoch of training on `count` images, all of `images` or a subset of them."""
-    if isinstance(images, EncodedImages) and count == len(images):
-        return images.shuffled_batches(batch_size, rng)
-    return shuffled_batches(count, batch_size, rng)

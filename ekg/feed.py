@@ -6,8 +6,8 @@ import itertools
 import numpy as np
 
 from dataloader.augment import DRAWS
-from dataloader.images import EncodedImages, epoch_batches
-from dataloader.sampling import columns, steps_of
+from dataloader.images import EncodedImages
+from dataloader.sampling import columns, shuffled_batches, steps_of
 from op_utils import on_devices
 
 RESIDENT_MIB = 1024  # on a GPU, unless --resident_mib says otherwise
@@ -44,13 +44,16 @@ class Feed:
 
     def steps(self, batch_size):
         """Steps of an epoch."""
-        if self.encoded and self.indices is None:
-            return self.images.steps(batch_size)
-        return steps_of(self.count, batch_size)
+        return self.images.steps(batch_size) if self._by_files else steps_of(self.count, batch_size)
 
     def order(self, batch_size, rng):
         """int64 [steps, B]: the rows of one epoch, in the order in which they make up batches."""
-        return epoch_batches(self.images, self.count, batch_size, rng)
+        return self.images.shuffled_batches(batch_size, rng) if self._by_files else shuffled_batches(self.count, batch_size, rng)
+
+    @property
+    def _by_files(self):
+        """Whether files decide the order of an epoch, and which machine sees what: those of a whole set do."""
+        return self.encoded and self.indices is None
 
     def __call__(self, rows):
         """dict name -> array [*rows.shape, ...], what a step takes for the images `rows`, an array of numbers below `count`."""

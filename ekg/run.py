@@ -41,6 +41,7 @@ class Run:
     folder: RunFolder
     console: Console
     padding: str = "SAME"  # of the starting network, of nets.PADDINGS
+    kept: int = 0  # broken images that broken.json names
 
     def network(self, parameters=None):
         """A network on the run's devices, from an array dict or from the seed."""
@@ -113,7 +114,8 @@ class Run:
         if self.data.encoded:
             told = self.runtime.machines.exchange({str(i): why for i, why in self.data.x_train.broken.items()})
             broken = {i: why for one in told for i, why in one.items()}
-            if broken and self.folder.writes:
+            if len(broken) > self.kept and self.folder.writes:
+                self.kept = len(broken)
                 write_json(self.folder.file(BROKEN), {"data": self.data.digest(), "images": broken})
 
     def recall_broken(self):
@@ -135,6 +137,7 @@ class Run:
                     raise UserError(f"{path} is damaged ({error}); delete it") from error
         told = self.runtime.machines.exchange(known and [*known.items()])[0]
         self.data.x_train.broken |= dict(told or ())
+        self.kept = len(self.data.x_train.broken)
 
     def load(self, stage):
         """The network in the parameter file that `stage` wrote in a former start."""
