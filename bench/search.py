@@ -150,10 +150,10 @@ class Side:
     """One search and what it took: `rows`, one dict of seconds a step (step, score, candidates), that of the start first."""
 
     def __init__(self, network, on_val, labels, options):
-        from ekg.search import Search
+        from ekg.search import Greedy
 
         self.on_val = on_val
-        self.search = Search(network, labels, self.score, self.predict, options)
+        self.search = Greedy(network, labels, self.score, self.predict, options)
         self.rows, self.spent = [], {}
         self.state = None
 

@@ -6,7 +6,7 @@ import numpy as np
 
 from ekg.importance import filters_kept, split
 
-FILTERS = ("published", "slice", "none")
+FILTERS = ("published", "slice", "per_mac", "none")
 
 
 def slice_steps(sizes, uses, search_step):
@@ -37,11 +37,12 @@ def trimmed_otsu(numbers):
     return (rest[t - 1] + rest[t]) / 2
 
 
-def filter_numbers(candidate_filter, scores, sizes, rates, steps):
+def filter_numbers(candidate_filter, scores, sizes, rates, steps, saved=None):
     """float64 [G]: the importance at stake at each gate, what the threshold is taken of.
 
     published: the sum of all scores of a gate that is still whole, 0 for one that is already reduced.
     slice: the sum of the scores that would go: sorted ascending, positions round((1 - rate) C) to round((1 - rate + step) C).
+    per_mac: that of slice, for every MAC that goes with it: saved(rates, gate) -> MACs; 0 where none would, as nothing is lost.
     """
     by_gate = split(scores, sizes)
     if candidate_filter == "published":
@@ -51,18 +52,23 @@ def filter_numbers(candidate_filter, scores, sizes, rates, steps):
         first, last = (round(round(gone * len(gate), 6)) for gone in (1 - rate, 1 - rate + step))  # 6: halves stay halves
         return np.sort(gate)[first:last].sum()
 
-    return np.array([sum_of_slice(*at) for at in zip(by_gate, rates, steps)])
+    sums = np.array([sum_of_slice(*at) for at in zip(by_gate, rates, steps)])
+    if candidate_filter == "slice":
+        return sums
+    macs = np.array([saved(rates, gate) for gate in range(len(sizes))], np.float64)
+    return np.divide(sums, macs, out=np.zeros_like(macs), where=macs > 0)
 
 
-def worth_evaluating(candidate_filter, scores, sizes, rates, steps):
+def worth_evaluating(candidate_filter, scores, sizes, rates, steps, saved=None):
     """The gates (ascending indices) whose candidates are evaluated: at or under the trimmed Otsu threshold.
 
-    scores: float32 [F]; candidate_filter: one of FILTERS. A gate at rate 0 is no candidate and no part of the threshold.
+    scores: float32 [F]; candidate_filter: one of FILTERS, saved: see filter_numbers. A gate at rate 0 is no candidate and no
+    part of the threshold.
     """
     open_gates = [i for i, rate in enumerate(rates) if rate > 0]
     if candidate_filter == "none":
         return open_gates
-    numbers = filter_numbers(candidate_filter, scores, sizes, rates, steps)
+    numbers = filter_numbers(candidate_filter, scores, sizes, rates, steps, saved)
     threshold = trimmed_otsu(numbers[open_gates])
     return [i for i in open_gates if threshold is None or numbers[i] <= threshold]
 

@@ -8,7 +8,9 @@ import math
 
 from dataloader import FileOptions
 from ekg.candidates import FILTERS
-from ekg.options import DeviceOptions, FeedOptions, Options, SearchOptions, SubsetOptions, TrainOptions
+from ekg.options import TEACHERS, DeviceOptions, FeedOptions, Options, SearchOptions, SubsetOptions, TrainOptions
+from ekg.scores import SCORES
+from ekg.search_strategies import STRATEGIES
 from utils import UserError
 
 
@@ -177,7 +179,7 @@ def add_training_flags(parser, architectures, arch, fine_tuning, baseline, tempe
     group.add_argument("--search_target_rate", type=share, default=0.45, help="share of the FLOPs that remains")
     group.add_argument("--search_step", type=share, default=0.2, help="share of a gate's filters that goes at once")
     group.add_argument("--search_batch_size", type=count, default=256, help="images of D_val a batch")
-    group.add_argument("--search_seed", type=count_or_none, default=0, help="seed that shuffles D_val and D_subset")
+    group.add_argument("--search_seed", type=count_or_none, default=0, help="seed that shuffles D_val and D_subset, and draws")
     group.add_argument(
         "--search_warmup_epoch",
         type=count_or_none,
@@ -190,10 +192,29 @@ def add_training_flags(parser, architectures, arch, fine_tuning, baseline, tempe
     )
     group.add_argument("--val_per_class", type=count, default=32, help="images a class in D_val")
     group.add_argument(
+        "--search",
+        choices=STRATEGIES,
+        default="greedy",
+        help="the paper's search, or what it is compared with: the same rate at every gate, or the best of random widths",
+    )
+    group.add_argument("--search_samples", type=count, default=50, help="width vectors that --search random draws")
+    group.add_argument(
+        "--search_teacher",
+        choices=TEACHERS,
+        default="ensemble",
+        help="what candidates should agree with besides labels: all sub-networks so far, the unpruned one, nothing",
+    )
+    group.add_argument(
+        "--score",
+        choices=SCORES,
+        default="ekg",
+        help="what filters are ranked by: gradients of the loss with knowledge (ekg) or without (gbn), weights, chance",
+    )
+    group.add_argument(
         "--candidate_filter",
         choices=FILTERS,
         default="published",
-        help="which gates are evaluated: by the importance of a whole gate, by that of the slice that would go, or all",
+        help="which gates are evaluated: by the importance of a whole gate, of the slice that would go, of that a MAC, or all",
     )
 
     group = parser.add_argument_group("fine-tuning")
@@ -267,7 +288,15 @@ def options_from(args):
         device=device_options(args, args.accum),
         feed=FeedOptions(args.steps_per_call, args.resident_mib),
         subsets=SubsetOptions(args.val_per_class, args.subset_per_class, args.search_seed, args.search_batch_size),
-        search=SearchOptions(args.search_target_rate, args.search_step, args.candidate_filter),
+        search=SearchOptions(
+            args.search_target_rate,
+            args.search_step,
+            args.candidate_filter,
+            score=args.score,
+            teacher=args.search_teacher,
+            strategy=args.search,
+            samples=args.search_samples,
+        ),
         baseline=schedule("baseline_"),
         # One epoch on D_subset; the published sums over 256 images divided by 128 are these on the mean.
         warm_up=TrainOptions(args.search_warmup_epoch, 2e-3, (), 1.0, 2.5e-4, args.search_warmup_batch_size),

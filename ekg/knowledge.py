@@ -7,7 +7,6 @@ taken that fits both the labels and T_i; the second term is what makes the searc
 import concurrent.futures
 
 import numpy as np
-import tensorflow as tf
 
 from utils import cores
 
@@ -49,11 +48,15 @@ def update_knowledge(knowledge, logits, members):
 def reward_loss(batch, logits):
     """float32 [b]: weight * (CE(labels, O) + CE(softmax(T), O)), -R of Eq. 7 image by image, for the scoring step.
 
-    batch: labels int [b]; knowledge T float32 [b, C]; weights float32 [b], 1 / |D_val|, 0 for fillers.
+    batch: labels int [b]; weights float32 [b], 1 / |D_val|, 0 for fillers; knowledge T float32 [b, C], without it the second
+    term is left out.
     """
-    labels = tf.nn.sparse_softmax_cross_entropy_with_logits(batch["labels"], logits)
-    knowledge = tf.nn.softmax_cross_entropy_with_logits(tf.nn.softmax(batch["knowledge"]), logits)
-    return batch["weights"] * (labels + knowledge)
+    import tensorflow as tf  # late, because the command line knows searches, and is answered before TensorFlow is up
+
+    loss = tf.nn.sparse_softmax_cross_entropy_with_logits(batch["labels"], logits)
+    if "knowledge" in batch:
+        loss += tf.nn.softmax_cross_entropy_with_logits(tf.nn.softmax(batch["knowledge"]), logits)
+    return batch["weights"] * loss
 
 
 def check_finite(logits, whose):

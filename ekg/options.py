@@ -2,6 +2,9 @@
 
 import dataclasses
 
+# Of the search: what candidates should agree with besides the labels. Of fine-tuning: what answers to the views of an image.
+TEACHERS = ("none", "single", "ensemble")  # nothing, the unpruned network, the interim sub-networks
+
 
 @dataclasses.dataclass(frozen=True)
 class TrainOptions:
@@ -34,11 +37,18 @@ class SubsetOptions:
 
 @dataclasses.dataclass(frozen=True)
 class SearchOptions:
-    """target_rate: share of the FLOPs that may remain; step: largest share of a gate that goes at once."""
+    """target_rate: share of the FLOPs that may remain; step: largest share of a gate that goes at once; candidate_filter: of
+    ekg.candidates.FILTERS; score: of ekg.scores.SCORES; teacher: of TEACHERS; strategy: of
+    ekg.search_strategies.STRATEGIES; samples: width vectors of the random one.
+    """
 
     target_rate: float
     step: float
     candidate_filter: str
+    score: str = "ekg"
+    teacher: str = "ensemble"
+    strategy: str = "greedy"
+    samples: int = 50
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,8 +78,8 @@ class FeedOptions:
 @dataclasses.dataclass(frozen=True)
 class Options:
     """A whole run. `log_every`: steps between TensorBoard scalars of a training, 0 for none; files: dataloader.FileOptions, None
-    where images are no files; bank_top: logits that each row of the memory bank keeps, 0 for all; temperature: of the
-    distillation, None for what the number of classes suggests.
+    where images are no files; bank_top: logits that each row of the memory bank keeps, 0 for all;
+    temperature: of the distillation, None for what the number of classes suggests.
     """
 
     train_path: str

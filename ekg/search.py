@@ -1,7 +1,7 @@
-"""Greedy search for a sub-network, guided by the ensemble of its own interim sub-networks (Algorithm 1, steps 3 and 4).
+"""The search for a sub-network, guided by the ensemble of its own interim sub-networks (Algorithm 1, steps 3 and 4).
 
-The search sees the network through two functions, `score` and `predict`, and is otherwise arithmetic on rates and orders, so
-it can be read, tested and changed without a network.
+A search sees the network through two functions, `score` and `predict`, and is otherwise arithmetic on rates and orders, so
+it can be read, tested and changed without a network. `Greedy` is the paper's; ekg.search_strategies has what it is compared with.
 """
 
 import dataclasses
@@ -11,7 +11,7 @@ import time
 import numpy as np
 
 from array_files import load_npz
-from ekg.candidates import fine_search, slice_steps, worth_evaluating
+from ekg.candidates import fine_search, reduced, slice_steps, worth_evaluating
 from ekg.importance import filters_kept, masks, ranks
 from ekg.knowledge import check_finite, cross_entropy, knowledge_loss, update_knowledge
 from ekg.progress import Silent
@@ -20,16 +20,20 @@ from utils import UserError, whole_file
 
 @dataclasses.dataclass(frozen=True)
 class SubNetwork:
-    """A sub-network of the supernet: rates, a tuple of G fractions; order, int32 [F]; its cross-entropy on D_val."""
+    """A sub-network of the supernet: rates, a tuple of G fractions; order, int32 [F]; what it reached on D_val.
+
+    loss: its cross-entropy; score: -R of Eq. 7 against the T it was compared by, lower is better.
+    """
 
     rates: tuple
     order: np.ndarray
     loss: float
+    score: float
 
 
 @dataclasses.dataclass
 class SearchState:
-    """The history, Theta_0 first and the current sub-network last, and the ensemble knowledge T float32 [N, classes].
+    """The history, Theta_0 first and the current sub-network last, and the knowledge T float32 [N, classes].
 
     seconds: how long the search took so far, for whoever keeps a state.
     """
@@ -45,6 +49,7 @@ class SearchState:
                 rates=np.array([s.rates for s in self.history]),
                 order=np.stack([s.order for s in self.history]),
                 loss=np.array([s.loss for s in self.history]),
+                score=np.array([s.score for s in self.history]),
                 knowledge=self.knowledge,
                 seconds=np.array(self.seconds),
             )
@@ -56,31 +61,32 @@ class SearchState:
         Raises UserError for a file that is none of it.
         """
         try:
-            saved = load_npz(path, ("rates", "order", "loss", "knowledge", "seconds"))
+            saved = load_npz(path, ("rates", "order", "loss", "score", "knowledge", "seconds"))
             steps = len(saved["rates"])
-            shapes = (steps, gates), (steps, filters), (steps,), (images, classes), ()
+            shapes = (steps, gates), (steps, filters), (steps,), (steps,), (images, classes), ()
             for (name, array), shape in zip(saved.items(), shapes):
                 if array.shape != shape or array.dtype.kind not in "fi" or not np.isfinite(array).all() or not steps:
                     raise ValueError(f"{name} is {array.dtype} {list(array.shape)}, expected finite {list(shape)}")
         except (OSError, ValueError, IndexError, TypeError) as error:
             raise UserError(f"{path} is damaged ({error}); delete it to search again") from error
-        rows = zip(saved["rates"].tolist(), saved["order"], saved["loss"].tolist())
-        history = [SubNetwork(tuple(r), order, loss) for r, order, loss in rows]
+        rows = zip(saved["rates"].tolist(), saved["order"], saved["loss"].tolist(), saved["score"].tolist())
+        history = [SubNetwork(tuple(r), order, loss, score) for r, order, loss, score in rows]
         return cls(history, saved["knowledge"], float(saved["seconds"]))
 
 
 class Search:
-    """The search of one supernet.
+    """What every search of a supernet shares; a strategy adds advance(state, bar) -> record, one step.
 
-    network: gives gates and costs. labels: int [N] of D_val. score(masks, knowledge) -> float32 [F], importance (Eq. 9) of the
-    sub-network; predict(masks [n, F]) yields n times float32 [N, classes], the sub-networks' logits on D_val, batch statistics
-    (ekg.validation has both). Raises UserError for a target that one filter a gate does not reach.
+    network: gives gates and costs. labels: int [N] of D_val. score(masks, knowledge) -> float32 [F], importance of the
+    sub-network's filters (ekg.scores); predict(masks [n, F]) yields n times float32 [N, classes], the sub-networks' logits on
+    D_val, batch statistics (ekg.validation). knowledge is T, or None where the search has no teacher. options: SearchOptions;
+    seed: of what a strategy draws. Raises UserError for a target that one filter a gate does not reach.
     """
 
-    def __init__(self, network, labels, score, predict, options):
-        self.network, self.labels, self.score, self.predict, self.options = network, labels, score, predict, options
+    def __init__(self, network, labels, score, predict, options, seed=0):
+        self.network, self.labels, self.score, self.predict = network, labels, score, predict
+        self.options, self.seed = options, seed
         self.sizes = network.gate_sizes
-        self.steps = slice_steps(self.sizes, [gate.uses for gate in network.gates], options.step)
         self.all_flops = network.cost()[0]
         self.target_flops = options.target_rate * self.all_flops
         check_reachable(network, options.target_rate)
@@ -95,18 +101,78 @@ class Search:
     def masks_of(self, sub):
         return masks(self.sizes, sub.rates, sub.order)
 
-    def start(self):
-        """(state, record) with the unpruned network alone: T_0 is its logits."""
-        begin = time.perf_counter()
-        whole = SubNetwork((1.0,) * len(self.sizes), np.concatenate([np.arange(n, dtype=np.int32) for n in self.sizes]), 0.0)
-        (logits,) = self.predict(self.masks_of(whole)[None])
-        check_finite(logits, "the unpruned network's")
-        whole = dataclasses.replace(whole, loss=cross_entropy(self.labels, logits))
-        state = SearchState([whole], logits)
-        return state, self._record(state, logits, None, None, [], time.perf_counter() - begin)
+    def left(self, state):
+        """The share of FLOPs that the current sub-network leaves."""
+        return self.flops_of(self.filters_of(state.history[-1])) / self.all_flops
 
     def done(self, state):
         return self.flops_of(self.filters_of(state.history[-1])) <= self.target_flops
+
+    def progress(self, state):
+        """How far a search that is not done is, 0 to 1."""
+        return (1 - self.left(state)) / (1 - self.options.target_rate)
+
+    def start(self):
+        """(state, record) with the unpruned network alone: T_0 is its logits."""
+        begin = time.perf_counter()
+        order = np.concatenate([np.arange(n, dtype=np.int32) for n in self.sizes])
+        (logits,) = self.predict(np.ones((1, len(order)), np.float32))
+        whole = self.judge(logits, (1.0,) * len(self.sizes), order, logits, "the unpruned network's")
+        state = SearchState([whole], logits)
+        return state, self.record(state, whole, logits, None, [], begin)
+
+    def judge(self, knowledge, rates, order, logits, whose):
+        """The SubNetwork of these logits, judged against T, `knowledge`. Raises FloatingPointError where they are not finite."""
+        check_finite(logits, whose)
+        loss = cross_entropy(self.labels, logits)
+        taught = 0.0 if self.options.teacher == "none" else knowledge_loss(knowledge, logits)
+        return SubNetwork(tuple(rates), order, loss, loss + taught)  # -R of Eq. 7
+
+    def scores_of(self, state, sub):
+        """float32 [F]: importance of the filters of a sub-network. Raises FloatingPointError where it is not finite."""
+        scores = self.score(self.masks_of(sub), None if self.options.teacher == "none" else state.knowledge)
+        bad = np.flatnonzero(~np.isfinite(scores))
+        if len(bad):
+            gate = self.network.gates[np.searchsorted(np.cumsum(self.sizes), bad[0], "right")]
+            raise FloatingPointError(
+                f"step {len(state.history)}: the scores at gate {gate.name} are not finite; in float16 or bfloat16, try "
+                f"--precision float32"
+            )
+        return scores
+
+    def take(self, state, chosen, logits):
+        """The chosen sub-network goes on the history, and joins T where the teacher is the ensemble (Eq. 8)."""
+        if self.options.teacher == "ensemble":
+            state.knowledge = update_knowledge(state.knowledge, logits, len(state.history))
+        state.history.append(chosen)
+
+    def record(self, state, sub, logits, gate, candidates, begin):
+        """A line of search.jsonl on a sub-network that has just joined the history. gate: index of the one that gave a slice, or
+        None; candidates: indices of the gates whose slices were evaluated; begin: time.perf_counter() when the step began.
+        """
+        flops, params = self.network.cost(self.filters_of(sub))
+        step = len(state.history) - 1
+        return {
+            "step": step,
+            "gate": None if gate is None else self.network.gates[gate].name,
+            "widths": list(sub.rates),
+            "flops": flops,
+            "params": params,
+            "flops_rate": flops / self.all_flops,
+            "loss": sub.loss,
+            "accuracy": float((logits.argmax(-1) == self.labels).mean()),
+            "score": sub.score if step else None,
+            "candidates": [self.network.gates[i].name for i in candidates],
+            "seconds": round(time.perf_counter() - begin, 3),
+        }
+
+
+class Greedy(Search):
+    """The paper's search: the slice goes whose loss leaves the lowest score, until the target is reached."""
+
+    def __init__(self, *parts, **settings):
+        super().__init__(*parts, **settings)
+        self.steps = slice_steps(self.sizes, [gate.uses for gate in self.network.gates], self.options.step)
 
     def advance(self, state, bar=Silent):
         """One step: score, evaluate candidates, take the one with the lowest score, let it join T. Gives its record.
@@ -115,55 +181,35 @@ class Search:
         """
         begin = time.perf_counter()
         current = state.history[-1]
-        scores = self.score(self.masks_of(current), state.knowledge)
-        self._check_scores(scores, len(state.history))
+        scores = self.scores_of(state, current)
         order = ranks(scores, self.sizes)
-        candidates = worth_evaluating(self.options.candidate_filter, scores, self.sizes, current.rates, self.steps)
+        candidates = self.candidates_of(current, scores)
         rates_of = {gate: self.fine(current.rates, gate) for gate in candidates}
         all_logits = self.predict(np.stack([masks(self.sizes, rates, order) for rates in rates_of.values()]))
         best = None
         progress = bar(candidates)
         for gate, logits in zip(progress, all_logits):
-            check_finite(logits, f"step {len(state.history)}, candidate at gate {self.network.gates[gate].name}: its")
-            loss = cross_entropy(self.labels, logits)
-            value = loss + knowledge_loss(state.knowledge, logits)  # -R of Eq. 7
-            if best is None or value < best[0]:
-                best = value, gate, SubNetwork(tuple(rates_of[gate]), order, loss), logits
-            progress.show(loss=loss, score=value, best=best[0])
-        value, gate, chosen, logits = best
-        state.knowledge = update_knowledge(state.knowledge, logits, len(state.history))
-        state.history.append(chosen)
-        return self._record(state, logits, gate, value, candidates, time.perf_counter() - begin)
+            whose = f"step {len(state.history)}, candidate at gate {self.network.gates[gate].name}: its"
+            sub = self.judge(state.knowledge, rates_of[gate], order, logits, whose)
+            if best is None or sub.score < best[0].score:
+                best = sub, gate, logits
+            progress.show(loss=sub.loss, score=sub.score, best=best[0].score)
+        chosen, gate, logits = best
+        self.take(state, chosen, logits)
+        return self.record(state, chosen, logits, gate, candidates, begin)
 
-    def _check_scores(self, scores, step):
-        """Raises FloatingPointError for scores, float32 [F], that are not finite; names the gate."""
-        bad = np.flatnonzero(~np.isfinite(scores))
-        if len(bad):
-            gate = self.network.gates[np.searchsorted(np.cumsum(self.sizes), bad[0], "right")]
-            raise FloatingPointError(
-                f"step {step}: the scores at gate {gate.name} are not finite; in float16 or bfloat16, try --precision float32"
-            )
+    def candidates_of(self, current, scores):
+        """The gates (ascending indices) whose slices are evaluated, by the scores float32 [F] of the current sub-network."""
+        return worth_evaluating(self.options.candidate_filter, scores, self.sizes, current.rates, self.steps, self.saved)
+
+    def saved(self, rates, gate):
+        """MACs that go with the next slice of `gate`."""
+        less = reduced(rates, gate, self.steps[gate])
+        return self.flops_of(filters_kept(self.sizes, rates)) - self.flops_of(filters_kept(self.sizes, less))
 
     def fine(self, rates, gate):
         """The rates of the candidate at `gate`."""
         return fine_search(self.flops_of, self.sizes, list(rates), gate, self.steps[gate], self.target_flops)
-
-    def _record(self, state, logits, gate, score, candidates, seconds):
-        chosen = state.history[-1]
-        flops, params = self.network.cost(self.filters_of(chosen))
-        return {
-            "step": len(state.history) - 1,
-            "gate": None if gate is None else self.network.gates[gate].name,
-            "widths": list(chosen.rates),
-            "flops": flops,
-            "params": params,
-            "flops_rate": flops / self.all_flops,
-            "loss": chosen.loss,
-            "accuracy": float((logits.argmax(-1) == self.labels).mean()),
-            "score": score,
-            "candidates": [self.network.gates[i].name for i in candidates],
-            "seconds": round(seconds, 3),
-        }
 
 
 def check_reachable(network, target_rate):

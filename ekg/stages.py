@@ -5,6 +5,7 @@ A stage whose file is there already has been done by a former start of the same 
 
 import contextlib
 import dataclasses
+import functools
 
 import numpy as np
 
@@ -18,7 +19,9 @@ from ekg.fitting import fit
 from ekg.report import search_line
 from ekg.run import STREAM
 from ekg.run_folder import BANK, STAGES
-from ekg.search import Search, SearchState
+from ekg.scores import scorer
+from ekg.search import SearchState
+from ekg.search_strategies import STRATEGIES
 from ekg.sub_networks import SubNetworks
 from ekg.validation import Validation
 from op_utils import statistics_step
@@ -56,12 +59,14 @@ def search(run, supernet):
     """(Search, SearchState): the history of interim sub-networks, the last one at or under the target."""
     data, options, folder, console = run.data, run.options, run.folder, run.console
     shape = len(supernet.gates), int(supernet.gate_sizes.sum()), len(run.val), data.classes
+    strategy = functools.partial(STRATEGIES[options.search.strategy], seed=options.subsets.seed)
     if folder.done("search"):
-        return Search(supernet, None, None, None, options.search), SearchState.load(folder.file(STAGES["search"]), *shape)
+        return strategy(supernet, None, None, None, options.search), SearchState.load(folder.file(STAGES["search"]), *shape)
     images, labels = run.in_memory(run.val)
     run.keep_broken()
     on_val = Validation(supernet, run.runtime, run.normalised, images, labels, options.subsets.batch_size)
-    search = Search(supernet, labels, on_val.score, on_val.predict, options.search)
+    score = scorer(options.search.score, supernet, on_val.score, options.subsets.seed)
+    search = strategy(supernet, labels, score, on_val.predict, options.search)
     console.say(f"search to {options.search.target_rate:.0%} of {search.all_flops:,} FLOPs, {len(supernet.gates)} gates")
     if folder.begun("search"):
         state = SearchState.load(folder.unfinished, *shape)
@@ -77,9 +82,8 @@ def search(run, supernet):
         _keep_step(run, search, state, record)
     with console.bar((), "search", total=100) as bar:
         while not search.done(state):
-            left = search.flops_of(search.filters_of(state.history[-1])) / search.all_flops
-            bar.show(FLOPs=f"{left:.1%}", loss=state.history[-1].loss)
-            bar.to(min(100, round(100 * (1 - left) / (1 - options.search.target_rate), 1)))
+            bar.show(FLOPs=f"{search.left(state):.1%}", loss=state.history[-1].loss)
+            bar.to(min(100, round(100 * search.progress(state), 1)))
             record = search.advance(state, bar=lambda items: console.bar(items, "candidates"))
             _agree(run.runtime.machines, state)
             _keep_step(run, search, state, record)
@@ -110,10 +114,11 @@ def _agree(machines, state):
     They decide from the same logits, but another kind of CPU may round a loss in float64 otherwise.
     """
     last = state.history[-1]
-    said = machines.exchange([list(last.rates), last.loss])
-    if any(rates != said[0][0] for rates, _ in said):
+    said = machines.exchange([list(last.rates), last.loss, last.score])
+    if any(rates != said[0][0] for rates, *_ in said):
         raise FloatingPointError("the machines' roundings have led the search different ways; use machines of one kind")
-    state.history[-1] = dataclasses.replace(last, loss=said[0][1])
+    _, loss, score = said[0]
+    state.history[-1] = dataclasses.replace(last, loss=loss, score=score)
 
 
 def build_bank(run, supernet, search, state):

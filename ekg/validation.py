@@ -16,7 +16,8 @@ COMMON_BYTES = 2**31  # of what comes out of every part of their union, for a re
 class Validation:
     """D_val as the search sees it. images [N, S, S, 3], as prepare(batch) takes them; labels int [N].
 
-    score(masks, knowledge) -> float32 [F], importance (Eq. 9) of the sub-network; predict(masks [n, F]) yields n times
+    score(masks, knowledge) -> float32 [F], importance (Eq. 9) of the sub-network, by the loss that knowledge T [N, classes] is
+    part of, or by that of the labels alone where it is None; predict(masks [n, F]) yields n times
     float32 [N, classes], logits with batch statistics. Batches are in D_val order, the last one filled up with images from
     the start: those weigh 0 in a score and are left out of the logits.
     """
@@ -36,7 +37,8 @@ class Validation:
 
     def score(self, masks, knowledge):
         self.scoring.restart()  # scores depend on the sub-network alone: a search that goes on has none of the steps before
-        given = ({**batch, "knowledge": knowledge[indices]} for indices, _, batch in self.batches)
+        known = lambda indices: {} if knowledge is None else {"knowledge": knowledge[indices]}
+        given = (batch | known(indices) for indices, _, batch in self.batches)
         return importance([tf.nest.map_structure(np.asarray, self.scoring(b, masks=masks)[0]["signed"]) for b in given])
 
     def predict(self, masks):

@@ -352,7 +352,7 @@ def garbage(path):
 def searched(path):
     """A search that was over before it began: the unpruned network alone."""
     sizes = build_network("ResNet-20", 10, 32).gate_sizes
-    whole = SubNetwork((1.0,) * len(sizes), np.concatenate([np.arange(n, dtype=np.int32) for n in sizes]), 0.5)
+    whole = SubNetwork((1.0,) * len(sizes), np.concatenate([np.arange(n, dtype=np.int32) for n in sizes]), 0.5, 0.5)
     SearchState([whole], np.zeros((320, 10), np.float32)).save(path)
 
 

@@ -26,7 +26,7 @@ from dataloader.augment import normalise  # noqa: E402
 from dataloader.sampling import select_subsets  # noqa: E402
 from devices import Runtime  # noqa: E402
 from ekg.options import SearchOptions  # noqa: E402
-from ekg.search import Search  # noqa: E402
+from ekg.search import Greedy  # noqa: E402
 from ekg.validation import Validation  # noqa: E402
 from nets import build_network  # noqa: E402
 
@@ -38,7 +38,7 @@ def make_search(param, data_path):
     images, labels = data.x_test[val], data.y_test[val]
     prepare = lambda batch: normalise(batch["images"], data.augmentation)
     on_val = Validation(network, Runtime(tf.distribute.get_strategy()), prepare, images, labels, 320)
-    return Search(network, labels, on_val.score, on_val.predict, SearchOptions(0.45, 0.2, "published"))
+    return Greedy(network, labels, on_val.score, on_val.predict, SearchOptions(0.45, 0.2, "published"))
 
 
 def main(param, data_path):

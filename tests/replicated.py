@@ -22,7 +22,7 @@ from ekg.contrastive import contrastive_loss  # noqa: E402
 from ekg.importance import importance, ranks  # noqa: E402
 from ekg.knowledge import reward_loss  # noqa: E402
 from ekg.options import DeviceOptions, SearchOptions  # noqa: E402
-from ekg.search import Search  # noqa: E402
+from ekg.search import Greedy  # noqa: E402
 from ekg.sub_networks import SubNetworks  # noqa: E402
 from ekg.validation import Validation  # noqa: E402
 from machines import Alone  # noqa: E402
@@ -113,7 +113,7 @@ def searched(runtime, target_rate=0.75):
     """FLOPs, widths and taken gates of a short search."""
     network = network_on(runtime)
     on_val = Validation(network, runtime, given, PIXELS, LABELS, IMAGES)
-    search = Search(network, LABELS, on_val.score, on_val.predict, SearchOptions(target_rate, 0.2, "none"))
+    search = Greedy(network, LABELS, on_val.score, on_val.predict, SearchOptions(target_rate, 0.2, "none"))
     state, record = search.start()
     records = [record]
     while not search.done(state):

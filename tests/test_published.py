@@ -13,7 +13,7 @@ from ekg.candidates import slice_steps, trimmed_otsu, worth_evaluating
 from ekg.importance import filters_kept, importance, masks, ranks, split
 from ekg.knowledge import cross_entropy, knowledge_loss, reward_loss
 from ekg.options import SearchOptions
-from ekg.search import Search
+from ekg.search import Greedy
 from ekg.validation import Validation
 from nets import build_network
 from nets.tcl import Pass
@@ -65,7 +65,7 @@ def scores(judge):
 @pytest.fixture(scope="module")
 def search(judge):
     """(Search, state, records) of a whole search to 80 %, T starting from the network's own logits."""
-    search = Search(judge.network, judge.labels, judge.on_val.score, judge.on_val.predict, SearchOptions(0.8, 0.2, "published"))
+    search = Greedy(judge.network, judge.labels, judge.on_val.score, judge.on_val.predict, SearchOptions(0.8, 0.2, "published"))
     state, first = search.start()
     records = [first]
     while not search.done(state):

@@ -8,7 +8,7 @@ import pytest
 
 from ekg.importance import filters_kept
 from ekg.options import SearchOptions
-from ekg.search import Search, SearchState, check_reachable
+from ekg.search import Greedy, SearchState, check_reachable
 from utils import UserError
 
 
@@ -43,7 +43,7 @@ def scores_of(masks, knowledge):
 
 
 def run(target, candidate_filter="none"):
-    search = Search(Plain(), LABELS, scores_of, predict, SearchOptions(target, 0.25, candidate_filter))
+    search = Greedy(Plain(), LABELS, scores_of, predict, SearchOptions(target, 0.25, candidate_filter))
     state, first = search.start()
     records = [first]
     while not search.done(state):
@@ -82,7 +82,7 @@ def test_the_ensemble_is_the_mean_of_its_members():
 
 def test_the_candidate_of_lowest_score_is_taken():
     """One step against every candidate evaluated by hand."""
-    search = Search(Plain(), LABELS, scores_of, predict, SearchOptions(0.3, 0.25, "none"))
+    search = Greedy(Plain(), LABELS, scores_of, predict, SearchOptions(0.3, 0.25, "none"))
     state, _ = search.start()
     knowledge = state.knowledge.astype(np.float64)
     record = search.advance(state)
@@ -178,7 +178,7 @@ def test_scores_that_are_not_finite_stop_the_search_and_name_the_gate(filters, g
         scores[filters] = np.nan
         return scores
 
-    search = Search(Plain(), LABELS, broken, predict, SearchOptions(0.5, 0.25, "none"))
+    search = Greedy(Plain(), LABELS, broken, predict, SearchOptions(0.5, 0.25, "none"))
     state, _ = search.start()
     with pytest.raises(FloatingPointError, match=f"step 1: the scores at gate {gate} are not finite"):
         search.advance(state)
@@ -191,7 +191,7 @@ def test_logits_that_are_not_finite_stop_the_search_and_name_the_candidate():
             logits = logits_of(mask)
             yield logits if mask[4:12].all() else np.where(logits > 2, np.inf, logits)
 
-    search = Search(Plain(), LABELS, scores_of, broken, SearchOptions(0.5, 0.25, "none"))
+    search = Greedy(Plain(), LABELS, scores_of, broken, SearchOptions(0.5, 0.25, "none"))
     state, _ = search.start()
     with pytest.raises(FloatingPointError, match="step 1, candidate at gate b: its logits are not finite"):
         search.advance(state)
