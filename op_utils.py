@@ -216,7 +216,7 @@ def _own_share(statistics, runtime):
     return [(mean / runtime.parts, variance / runtime.parts) for mean, variance in statistics]
 
 
-def training_step(network, optimizer, runtime, prepare, loss, tables=None):
+def training_step(network, optimizer, runtime, prepare, loss, tables=None, teacher=None):
     """A step that trains `network` on one view or several of every image: plain training and distillation in one.
 
     prepare(batch) -> float32 [b, V, S, S, 3], the views; loss(batch, logits [b, V, C]) -> float32 [b], summed over views.
@@ -224,7 +224,8 @@ def training_step(network, optimizer, runtime, prepare, loss, tables=None):
     the gradient is divided by their number. Called with learning_rate and weight_decay; gives `loss` (mean over images),
     `accuracy` (over images and views), `sum_of_statistics` and, in float16, the `loss_scale` of the next step. The sum, over all
     batch statistics, tells activations that are not finite where the loss does not: a ReLU may make 0 of NaN. tables: see
-    `on_devices`.
+    `on_devices`. teacher: a network that sees the same views, with batch statistics; loss finds its logits, float32 [b, V, C], in
+    batch["answers"].
     """
 
     scaling = optimizer.loss_scale
@@ -232,12 +233,16 @@ def training_step(network, optimizer, runtime, prepare, loss, tables=None):
     def compute(batch, shared):
         views = prepare(batch)
         b, v = views.shape[:2]
+        views = tf.reshape(views, [b * v, *views.shape[2:]])
+        of_views = lambda logits: tf.reshape(logits, [b, v, -1])
+        if teacher is not None:
+            batch = batch | {"answers": of_views(teacher(views, forward_pass(runtime, "batch")))}
         # Losses are divided by the global batch, because gradients are summed over parts and replicas.
         share = 1.0 / (b * runtime.parts)
         scale = 1.0 if scaling is None else tf.convert_to_tensor(scaling.scale)
         run = forward_pass(runtime, "batch")
         with tf.GradientTape() as tape:
-            logits = tf.reshape(network(tf.reshape(views, [b * v, *views.shape[2:]]), run), [b, v, -1])
+            logits = of_views(network(views, run))
             total = tf.reduce_sum(loss(batch, logits)) * share
             scaled = total * scale
         gradients = [g / (v * scale) for g in tape.gradient(scaled, network.trainable)]

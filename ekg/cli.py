@@ -218,6 +218,12 @@ def add_training_flags(parser, architectures, arch, fine_tuning, baseline, tempe
     )
 
     group = parser.add_argument_group("fine-tuning")
+    group.add_argument(
+        "--finetune_teacher",
+        choices=TEACHERS,
+        default="ensemble",
+        help="what teaches two views of an image: the memory bank of sub-networks, the unpruned network; none: one view, labels",
+    )
     group.add_argument("--num_teacher", type=count, default=5, help="interim sub-networks in the memory bank")
     group.add_argument(
         "--bank_top",
@@ -279,6 +285,7 @@ def options_from(args):
         dataset=args.dataset,
         trained_param=args.trained_param,
         files=files,
+        finetune_teacher=args.finetune_teacher,
         num_teacher=args.num_teacher,
         bank_top=args.bank_top,
         temperature=args.temperature,

@@ -42,6 +42,15 @@ def contrastive_loss(batch, logits, t=None, label_smoothing=0.0):
     return plain_loss(batch, logits, label_smoothing) + tf.reduce_sum(kld(knowledge[:, None], logits, t), 1)
 
 
+def taught_loss(batch, logits, t=None, label_smoothing=0.0):
+    """float32 [b]: sum over views of CE(labels, P_view) + KLD(A_view, P_view), where a teacher answers A to each view itself.
+
+    batch: labels int [b]; answers A float32 [b, V, C]. The rest is that of contrastive_loss.
+    """
+    t = t or temperature(logits.shape[-1])
+    return plain_loss(batch, logits, label_smoothing) + tf.reduce_sum(kld(batch["answers"], logits, t), 1)
+
+
 def plain_loss(batch, logits, label_smoothing=0.0):
     """float32 [b]: sum over views of CE(labels, P_view). logits: float32 [b, V, C].
 

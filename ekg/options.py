@@ -78,7 +78,7 @@ class FeedOptions:
 @dataclasses.dataclass(frozen=True)
 class Options:
     """A whole run. `log_every`: steps between TensorBoard scalars of a training, 0 for none; files: dataloader.FileOptions, None
-    where images are no files; bank_top: logits that each row of the memory bank keeps, 0 for all;
+    where images are no files; finetune_teacher: of TEACHERS; bank_top: logits that each row of the memory bank keeps, 0 for all;
     temperature: of the distillation, None for what the number of classes suggests.
     """
 
@@ -89,6 +89,7 @@ class Options:
     dataset: str
     trained_param: str
     files: object
+    finetune_teacher: str
     num_teacher: int
     bank_top: int
     temperature: float

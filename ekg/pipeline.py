@@ -51,14 +51,14 @@ def _prune(run, parameters):
     with folder.stage("search"):
         search, state = stages.search(run, supernet)
     bank = None
-    if options.fine_tuning.epochs:
+    if options.fine_tuning.epochs and options.finetune_teacher == "ensemble":
         with folder.stage("memory_bank"):
             bank = stages.build_bank(run, supernet, search, state)
     with folder.stage("extraction"):
         pruned = stages.extract(run, supernet, search.masks_of(state.history[-1]))
     if options.fine_tuning.epochs:
         with folder.stage("fine_tuning"):
-            pruned = stages.fine_tune(run, pruned, bank)
+            pruned = stages.fine_tune(run, pruned, supernet, bank)
     _finish(run, start, pruned, search.filters_of(state.history[-1]))
 
 
@@ -174,7 +174,8 @@ def _finish(run, start, pruned, filters):
     figures = ""
     if folder.writes:
         lines = folder.lines("search.jsonl"), folder.lines("training.jsonl")
-        figures = write_figures(folder.file("figures"), *lines, start.layer_filters(), start.layer_filters(filters))
+        layers = start.layer_filters(), start.layer_filters(filters)
+        figures = write_figures(folder.file("figures"), *lines, *layers, run.options.finetune_teacher != "none")
     folder.update_result(**entries)
     run.console.say(closing_table(folder.result, len(run.data.y_test)))
     result = "trained_param.pkl" if run.options.fine_tuning.epochs else "slimmed_param.pkl"

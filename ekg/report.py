@@ -15,7 +15,7 @@ INK, BLUE, ORANGE, GREEN, LIGHT = "#222222", "#2b6cb0", "#c05621", "#2f855a", "#
 def search_line(record, gates):
     """One line a step: what was cut, what is left, how good it is."""
     index = next((i for i, gate in enumerate(gates) if gate.name == record["gate"]), None)
-    where = "unpruned"
+    where = "all gates" if record["step"] else "unpruned"
     if index is not None:
         size = gates[index].size
         where = f"{record['gate']} to {filters_kept([size], [record['widths'][index]])[0]}/{size}"
@@ -45,10 +45,11 @@ def closing_table(result, test_images):
     return "\n".join(["", *lines, "", f"{test_images:,} test images, moving averages. Time: {stages}"])
 
 
-def write_figures(folder, search, training, filters, kept):
+def write_figures(folder, search, training, filters, kept, taught=True):
     """Draws trajectory.png, filters.png and, where a stage has more than one epoch, training.png; says what was done.
 
-    search, training: the records of search.jsonl and training.jsonl; filters, kept: dict layer name -> number.
+    search, training: the records of search.jsonl and training.jsonl; filters, kept: dict layer name -> number; taught: whether
+    fine-tuning had a teacher.
     """
     try:
         import matplotlib
@@ -70,7 +71,7 @@ def write_figures(folder, search, training, filters, kept):
         epochs = collections.Counter(record["stage"] for record in training)
         stages = [stage for stage, count in epochs.items() if count > 1]
         if stages:
-            drawn["training"] = _training(plt, training, stages)
+            drawn["training"] = _training(plt, training, stages, taught)
         for name, figure in drawn.items():
             with whole_file(os.path.join(folder, f"{name}.png")) as file:
                 figure.savefig(file, dpi=120, bbox_inches="tight", format="png")
@@ -111,8 +112,8 @@ def _filters(plt, filters, kept):
     return figure
 
 
-def _training(plt, training, stages):
-    """Loss and accuracy by epoch, a row a stage of more than one epoch. Fine-tuning trains on labels and knowledge."""
+def _training(plt, training, stages, taught):
+    """Loss and accuracy by epoch, a row a stage of more than one epoch. taught: whether fine-tuning's loss has knowledge."""
     figure, axes = plt.subplots(len(stages), 2, figsize=(10, 3.2 * len(stages)), squeeze=False)
     for row, stage in zip(axes, stages):
         records = [record for record in training if record["stage"] == stage]
@@ -121,7 +122,7 @@ def _training(plt, training, stages):
             (row[0], "loss", "test_loss", "loss", 1),
             (row[1], "accuracy", "test_top1", "accuracy, %", 100),
         ):
-            both = " (two views, labels and knowledge)" if stage == "fine_tuning" and key == "loss" else ""
+            both = " (two views, labels and knowledge)" if taught and stage == "fine_tuning" and key == "loss" else ""
             ax.plot(epochs, [factor * r[key] for r in records], color=BLUE, label=f"training{both}")
             if test in records[0]:
                 ax.plot(epochs, [factor * r.get(test, np.nan) for r in records], color=ORANGE, label="test")

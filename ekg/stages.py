@@ -190,9 +190,11 @@ def extract(run, supernet, masks):
     return pruned
 
 
-def fine_tune(run, pruned, bank):
+def fine_tune(run, pruned, supernet, bank):
+    """The result. The bank teaches where there is one, else the unpruned network or nothing, as --finetune_teacher says."""
     if run.folder.done("fine_tuning"):
         return run.load("fine_tuning")
-    fit(run, "fine_tuning", pruned, run.options.fine_tuning, views=2, bank=bank)
+    teacher = supernet if run.options.finetune_teacher == "single" else None
+    fit(run, "fine_tuning", pruned, run.options.fine_tuning, bank=bank, teacher=teacher)
     run.save(pruned)
     return pruned

@@ -178,7 +178,8 @@ def test_every_flag_arrives_where_it_belongs():
         --baseline_weight_decay 0.35 --baseline_batch_size 36 --cpu_replicas 37
         --search_warmup_batch_size 38 --precision float16 --sync_bn --schedule cosine --warmup_epoch 3.9 --label_smoothing 0.41
         --baseline_schedule cosine --baseline_warmup_epoch 4.2 --baseline_label_smoothing 0.43 --bank_top 44
-        --temperature 4.5 --score l1 --search_teacher single --search random --search_samples 46""".split()
+        --temperature 4.5 --score l1 --search_teacher single --search random --search_samples 46
+        --finetune_teacher none""".split()
     )
     assert (options.train_path, options.data_path, options.arch, options.dataset) == ("a", "b", "ResNet-20", "CIFAR100")
     assert (options.trained_param, options.num_teacher, options.val_batch_size) == ("c", 3, 17)
@@ -187,6 +188,7 @@ def test_every_flag_arrives_where_it_belongs():
     assert dataclasses.astuple(options.device) == ([1, 2], 37, True, 25, "float16", True)
     assert dataclasses.astuple(options.subsets) == (29, 28, 23, 22)
     assert dataclasses.astuple(options.search) == (0.19, 0.21, "slice", "l1", "single", "random", 46)
+    assert options.finetune_teacher == "none"
     assert options.fine_tuning == TrainOptions(18, 0.11, (0.12, 0.13), 0.14, 0.15, 16, "cosine", 3.9, 0.41)
     assert options.baseline == TrainOptions(31, 0.32, (0.33,), 0.34, 0.35, 36, "cosine", 4.2, 0.43)
     assert options.warm_up.epochs == 27
