@@ -89,6 +89,28 @@ def test_accumulated_training_runs_and_decides_by_part(network, runtime):
     assert float(sums["loss"]) == pytest.approx(float(sum(halves)) / 2, rel=1e-4)
 
 
+def test_a_live_teacher_sees_the_students_views_and_does_not_learn(network, runtime):
+    """In parts too: each part's views have their own batch statistics, teacher's and student's alike."""
+    student = build_network("ResNet-20", 10, 32)
+    before, batch, seen = network.parameters(), distillation_batch(8), []
+
+    def loss(batch, logits):
+        seen.append(batch["answers"].shape)
+        return tf.reduce_sum(batch["answers"] + 0 * logits, [1, 2])
+
+    parts = dataclasses.replace(runtime, accum=2)
+    step = training_step(student, Optimizer(student.trainable, runtime), parts, two_views, loss, teacher=network)
+    total = float(step(batch, learning_rate=0.0, weight_decay=0.0)[0]["loss"])
+    assert set(map(tuple, seen)) == {(4, 2, 10)} and step.traces == 1
+    expected = 0.0
+    for half in (slice(0, 4), slice(4, 8)):
+        views = two_views({name: value[half] for name, value in batch.items()})
+        expected += float(tf.reduce_sum(network(tf.reshape(views, [8, 32, 32, 3]), Pass("batch")))) / 8
+    assert total == pytest.approx(expected, rel=1e-3)
+    for name, array in network.parameters().items():
+        np.testing.assert_array_equal(array, before[name])
+
+
 def test_accumulator_adds_sums_and_keeps_rows_in_order():
     def compute(batch, shared):
         return {"sum": tf.reduce_sum(batch["x"]), "count": tf.constant(1.0)}, {"row": batch["x"] * shared["k"]}

@@ -5,7 +5,7 @@ import itertools
 import numpy as np
 import pytest
 
-from ekg.candidates import filter_numbers, fine_search, reduced, slice_steps, trimmed_otsu, worth_evaluating
+from ekg.candidates import FILTERS, filter_numbers, fine_search, reduced, slice_steps, trimmed_otsu, worth_evaluating
 
 
 def test_slice_steps():
@@ -66,9 +66,15 @@ def test_slice_filter_rounds_halves_to_even():
     np.testing.assert_allclose(filter_numbers("slice", scores, [10], [0.95], [0.1]), [1 + 2])
 
 
+def test_per_mac_divides_by_what_goes_with_the_slice():
+    saved = lambda rates, gate: [10, 0, 2][gate] * rates[gate]
+    numbers = filter_numbers("per_mac", SCORES, SIZES, [1.0, 0.75, 0.5], [0.25, 0.25, 0.25], saved)
+    np.testing.assert_allclose(numbers, [1 / 10, 0, 4 / 1])  # nothing goes with the second: nothing is lost
+
+
 def test_a_gate_at_rate_zero_is_no_candidate_under_any_filter():
-    for candidate_filter in ("published", "slice", "none"):
-        chosen = worth_evaluating(candidate_filter, SCORES, SIZES, [0.0, 0.5, 0.5], [0.25] * 3)
+    for candidate_filter in FILTERS:
+        chosen = worth_evaluating(candidate_filter, SCORES, SIZES, [0.0, 0.5, 0.5], [0.25] * 3, lambda rates, gate: 1)
         assert 0 not in chosen and 1 in chosen
 
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from ekg.contrastive import choose_knowledge, contrastive_loss, kld, temperature
+from ekg.contrastive import choose_knowledge, contrastive_loss, kld, plain_loss, taught_loss, temperature
 
 
 def softmax(x):
@@ -61,3 +61,14 @@ def test_loss_and_its_gradient():
     np.testing.assert_allclose(loss, expected, rtol=1e-4)
     gradient = softmax(P) - np.eye(5)[labels][:, None] + softmax(P / 4) - softmax(mean / 4)[:, None]
     np.testing.assert_allclose(tape.gradient(total, logits), gradient, rtol=1e-3, atol=1e-5)
+
+
+def test_a_live_teacher_answers_to_each_view_of_its_own():
+    answers = RNG.standard_normal(P.shape).astype(np.float32)
+    labels = np.arange(6) % 5
+    for t, used in ((None, 4), (2.5, 2.5)):
+        loss = taught_loss({"labels": labels, "answers": answers}, tf.constant(P), t)
+        plain = -sum(np.log(softmax(P[:, view]))[np.arange(6), labels] for view in range(2))
+        np.testing.assert_allclose(loss, plain + divergence(answers, P, used).sum(1), rtol=1e-4)
+    agrees = taught_loss({"labels": labels, "answers": P}, tf.constant(P), label_smoothing=0.1)
+    np.testing.assert_allclose(agrees, plain_loss({"labels": labels}, tf.constant(P), 0.1), rtol=1e-4)

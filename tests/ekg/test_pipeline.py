@@ -109,6 +109,20 @@ def test_training_lines_and_tensorboard(finished):
     assert {"baseline/loss", "baseline/step/loss", "search/flops_rate", "search/accuracy", "fine_tuning/test_top1"} <= tags
 
 
+@pytest.mark.parametrize("teacher", ["none", "single"])
+def test_a_run_without_the_ensemble_builds_no_bank(finished, data_path, tmp_path, teacher):
+    """One view and no knowledge, or the unpruned network's word on two."""
+    flags = ["--trained_param", str(finished / "baseline_param.pkl"), "--finetune_teacher", teacher, "--train_epoch", "1"]
+    flags += ["--search_target_rate", "1", "--search_warmup_epoch", "0"]
+    folder = start(data_path, tmp_path / "run", *flags)
+    assert not (folder / "memory_bank.npy").exists()
+    assert result(folder)["seconds"].keys() == {"warm_up", "search", "extraction", "fine_tuning"}
+    (line,) = records(folder, "training.jsonl")
+    first = records(finished, "training.jsonl")[2]  # two views, labels and knowledge of a search
+    assert np.isfinite(line["loss"]) and (line["loss"] < 0.75 * first["loss"]) == (teacher == "none")
+    start(data_path, folder, *flags)  # finished: nothing is left to do
+
+
 def test_figures_are_pictures(finished):
     from matplotlib import image
 

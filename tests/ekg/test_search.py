@@ -6,6 +6,7 @@ import types
 import numpy as np
 import pytest
 
+from ekg.candidates import FILTERS
 from ekg.importance import filters_kept
 from ekg.options import SearchOptions
 from ekg.search import Greedy, SearchState, check_reachable
@@ -52,7 +53,7 @@ def run(target, candidate_filter="none"):
 
 
 @pytest.mark.parametrize("target", [0.9, 0.5, 0.2])
-@pytest.mark.parametrize("candidate_filter", ["published", "slice", "none"])
+@pytest.mark.parametrize("candidate_filter", FILTERS)
 def test_widths_only_shrink_and_the_search_ends_at_or_under_the_target(target, candidate_filter):
     search, _, records = run(target, candidate_filter)
     for before, after in itertools.pairwise(records):
@@ -98,6 +99,11 @@ def test_the_candidate_of_lowest_score_is_taken():
         values.append(-log[np.arange(20), LABELS].mean() - (teacher * log).sum(1).mean())
     assert record["gate"] == "abc"[int(np.argmin(values))]
     assert record["score"] == pytest.approx(min(values), rel=1e-6)
+
+
+def test_macs_that_go_with_a_slice():
+    search = Greedy(Plain(), LABELS, scores_of, predict, SearchOptions(0.3, 0.25, "per_mac"))
+    assert [search.saved((1.0, 0.5, 0.0), gate) for gate in range(3)] == [1, 1 * 2, 0]  # steps 0.25, 0.125, 0.25
 
 
 def test_history_begins_with_the_unpruned_network():
