@@ -87,3 +87,22 @@ def test_scaling_prints_what_a_hand_computes():
     # 100 x (2 views x 3 x 1,281,167 + 50,000) forward passes, at 1,500 a second
     assert rows["fine-tuning, two views"] == ["143.28", "2.24"]
     assert rows["a training step: all-reduce"] == ["0.0 B", "201.7 MB"]  # 2 x 63 / 64 x 4 x 25,610,152 bytes
+
+
+@pytest.mark.slow
+def test_candidates_compares_rules_on_the_steps_of_a_search(tmp_path):
+    flags = "--arch ResNet-20 --dataset DIGITS --baseline_epoch 1 --train_epoch 0 --search_target_rate 0.9 --val_per_class 4"
+    command = [
+        sys.executable,
+        "train_cifar.py",
+        *flags.split(),
+        "--subset_per_class",
+        "32",
+        "--train_path",
+        str(tmp_path / "run"),
+    ]
+    subprocess.run(command, cwd=ROOT, check=True, capture_output=True, timeout=300)
+    rows = rows_of(f"bench/candidates.py {tmp_path / 'run'} --rates 0.95 --every 3", "")
+    found = {row[0]: row[1:] for row in rows[1:] if len(row) == 5 and row[0] in ("published", "slice", "per_mac", "none")}
+    assert float(found["none"][0]) == 12 and found["none"][1:3] == ["100%", "0.00000"]
+    assert 1 <= float(found["published"][0]) <= 12 and float(found["published"][2]) >= 0

@@ -1,0 +1,183 @@
+"""What the rules for candidates (--candidate_filter) lead to, and what they overlook: tables in Markdown.
+
+    python bench/candidates.py RUN [RUN ...]
+    python bench/candidates.py RUN --data_path FILE --every 8
+
+RUN is a folder of train_cifar.py whose search is done, one for every rule. The first table has loss and accuracy on D_val where
+each search first came to a share of the FLOPs, the candidates it evaluated and its seconds. With --every K the interim
+sub-networks of the first RUN are taken again, one in K: all their candidates are evaluated, and it is told what each rule would
+have evaluated and chosen of them, and how much score and how many MACs the slices of each kind of gate cost.
+"""
+
+import json
+import os
+import re
+import sys
+
+import numpy as np
+from harness import machine, print_heading, print_row
+
+from dataloader import AUGMENTATIONS, load_dataset
+from dataloader.sampling import select_subsets
+from ekg.candidates import FILTERS, worth_evaluating
+from ekg.cli import Parser, count, share
+from ekg.importance import masks, ranks
+from ekg.options import DeviceOptions, SearchOptions
+from ekg.program import run_program
+from nets import build_network
+from utils import UserError, import_tensorflow, read_parameters
+
+
+class Searched:
+    """A run whose search is done: its options, records and history."""
+
+    def __init__(self, folder):
+        try:
+            with open(os.path.join(folder, "config.json")) as file:
+                self.options = json.load(file)["options"]
+            with open(os.path.join(folder, "search.jsonl")) as file:
+                self.records = [json.loads(line) for line in file]
+        except (OSError, ValueError, KeyError) as error:
+            raise UserError(f"{folder} holds no search of train_cifar.py: {error}") from error
+        self.folder, self.name = folder, self.options["search"]["candidate_filter"]
+
+
+def trajectories(runs, rates):
+    """A row a run: loss and accuracy where it first is at or under each of `rates`, or at its end."""
+    print_heading("loss / accuracy on D_val at FLOPs", ["rule", *(f"{rate:.0%}" for rate in rates)], ["steps", "candidates", "s"])
+    for run in runs:
+        at = [next((r for r in run.records if r["flops_rate"] <= rate), run.records[-1]) for rate in rates]
+        found = [f"{r['loss']:.3f} / {r['accuracy']:.1%}" for r in at]
+        evaluated = sum(len(r["candidates"]) for r in run.records)
+        seconds = sum(r["seconds"] for r in run.records)
+        print_row([run.name, *found, str(len(run.records) - 1), str(evaluated), f"{seconds:.0f}"])
+
+
+def kind(gate):
+    """The kind of a gate, in words: where it is and whether several convolutions write through it."""
+    stage = re.match(r"[A-Za-z]+(\d+)\.", gate.name)
+    return f"{f'stage {stage[1]}' if stage else gate.name}, {'stream' if gate.uses > 1 else 'inner'}"
+
+
+def look(run, data_path, every):
+    """(search, list of steps): of every interim sub-network looked at a dict: left, its share of FLOPs; gates, those still open;
+    score and saved [gates], -R of each candidate less the best one's, and its MACs; allowed, dict rule -> gates.
+    """
+    from dataloader.augment import normalise
+    from devices import make_runtime
+    from ekg.search import Greedy, SearchState
+    from ekg.validation import Validation
+    from machines import Alone
+
+    options, subsets = run.options, run.options["subsets"]
+    data = load_dataset(options["dataset"], data_path or options["data_path"])
+    sizes = subsets["val_per_class"], subsets["subset_per_class"]
+    val, _ = select_subsets(data.y_train, data.classes, *sizes, subsets["seed"], data.class_names)
+    parameters, _ = read_parameters(os.path.join(run.folder, "checkpoints", "warm_param.pkl"))
+    network = build_network(options["arch"], data.classes, data.input_size, parameters)
+    runtime, _ = make_runtime(DeviceOptions(None, None, None, 1, "float32", False), Alone())
+    prepare = lambda batch: normalise(batch["images"], AUGMENTATIONS[options["dataset"]])
+    on_val = Validation(network, runtime, prepare, data.x_train[val], data.y_train[val], subsets["batch_size"])
+    search = Greedy(network, data.y_train[val], on_val.score, on_val.predict, SearchOptions(**options["search"]))
+    shape = len(network.gates), int(network.gate_sizes.sum()), len(val), data.classes
+    state = SearchState.load(os.path.join(run.folder, "search_state.npz"), *shape)
+
+    members = state.history[:-1]
+    logits = on_val.predict(np.stack([search.masks_of(member) for member in members]))
+    knowledge, steps = 0.0, []
+    for i, (member, own) in enumerate(zip(members, logits)):
+        knowledge = (knowledge * i + own) / (i + 1)  # T_i, as the ensemble had it
+        if i % every == 0:
+            steps.append(one_step(search, SearchState(state.history[: i + 1], knowledge.astype(np.float32)), member))
+    return search, steps
+
+
+def one_step(search, state, member):
+    """One of the steps that `look` gives."""
+    scores = search.scores_of(state, member)
+    order = ranks(scores, search.sizes)
+    gates = worth_evaluating("none", scores, search.sizes, member.rates, search.steps)
+    rates = [search.fine(member.rates, gate) for gate in gates]
+    found = search.predict(np.stack([masks(search.sizes, one, order) for one in rates]))
+    values = [search.judge(state.knowledge, one, order, logits, "a candidate's").score for one, logits in zip(rates, found)]
+    given = scores, search.sizes, member.rates, search.steps, search.saved
+    return {
+        "left": search.left(state),
+        "gates": np.array(gates),
+        "score": np.array(values) - min(values),
+        "saved": np.array([search.saved(member.rates, gate) for gate in gates]),
+        "allowed": {rule: worth_evaluating(rule, *given) for rule in FILTERS},
+    }
+
+
+def rules(steps):
+    """What each rule would have evaluated and chosen in the same steps."""
+    print_heading(
+        f"{len(steps)} steps of one search, all candidates known: what each rule would have done",
+        ["rule"],
+        ["candidates", "the best one is among them", "score above the best", "MACs of its choice"],
+    )
+    for rule in FILTERS:
+        inside = [np.isin(step["gates"], step["allowed"][rule]) for step in steps]
+        chosen = [np.where(among, step["score"], np.inf).argmin() for among, step in zip(inside, steps)]
+        above = [step["score"][i] for i, step in zip(chosen, steps)]
+        cells = [np.mean([among.sum() for among in inside]), np.mean(np.equal(above, 0)), np.mean(above)]
+        saved = np.mean([step["saved"][i] for i, step in zip(chosen, steps)])
+        print_row([rule, f"{cells[0]:.1f}", f"{cells[1]:.0%}", f"{cells[2]:.5f}", f"{saved:,.0f}"])
+
+
+def kinds(search, steps):
+    """What slices of each kind of gate cost and save, early and late in the search, and how often each rule lets them in."""
+    figures = ["gates", "MACs a slice", "score above the best", "the same for 1 % of all MACs", *FILTERS[:-1]]
+    names = np.array([kind(gate) for gate in search.network.gates])
+    halves = [("above 70 % of the FLOPs", lambda left: left > 0.7), ("below", lambda left: left <= 0.7)]
+    for title, holds in halves:
+        some = [step for step in steps if holds(step["left"])]
+        if not some:
+            continue
+        print_heading(
+            f"slices by kind of gate, {title}, means; the last columns: how often a rule evaluates them", ["kind"], figures
+        )
+        for name in dict.fromkeys(names):
+            of_kind = [names[step["gates"]] == name for step in some]
+            pick = lambda key, of_kind=of_kind, some=some: np.concatenate([s[key][k] for s, k in zip(some, of_kind)])
+            score, saved = pick("score"), pick("saved")
+            if not len(score):
+                continue
+            share_of = lambda rule, of_kind=of_kind, some=some: np.mean(
+                np.concatenate([np.isin(s["gates"][k], s["allowed"][rule]) for s, k in zip(some, of_kind)])
+            )
+            for_one = score.mean() / max(saved.mean(), 1) * search.all_flops / 100
+            cells = [
+                f"{np.mean([k.sum() for k in of_kind]):.1f}",
+                f"{saved.mean():,.0f}",
+                f"{score.mean():.5f}",
+                f"{for_one:.5f}",
+            ]
+            print_row([name, *cells, *(f"{share_of(rule):.0%}" for rule in FILTERS[:-1])])
+
+
+def parse(argv=None):
+    parser = Parser(description=__doc__.splitlines()[0])
+    add = parser.add_argument
+    add("run", nargs="+", metavar="RUN", help="folders of train_cifar.py")
+    add("--rates", type=share, nargs="+", default=[0.8, 0.7, 0.57, 0.53, 0.45], help="shares of the FLOPs")
+    add("--every", type=count, help="look at one in so many interim sub-networks of the first RUN (default: at none)")
+    add("--data_path", metavar="PATH", help="where its data are now (default: where they were)")
+    return parser.parse_args(argv)
+
+
+def main():
+    args = parse()
+    runs = [Searched(folder) for folder in args.run]
+    print(f"{runs[0].options['arch']} on {runs[0].options['dataset']}; {machine()}")
+    trajectories(runs, args.rates)
+    if args.every:
+        import_tensorflow()
+        search, steps = look(runs[0], args.data_path, args.every)
+        rules(steps)
+        kinds(search, steps)
+
+
+if __name__ == "__main__":
+    sys.exit(run_program(main))
