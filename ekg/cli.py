@@ -149,6 +149,12 @@ def add_training_flags(parser, architectures, arch, fine_tuning, baseline, tempe
         help="parameter file to start from, dense or pruned, ours or a PyTorch ResNet's (.safetensors, .pth) (default: "
         "pretrained/ARCH_DATASET.pkl beside this program if there is one, else a baseline is trained first)",
     )
+    group.add_argument(
+        "--search_from",
+        metavar="FOLDER",
+        help="take baseline, search and extraction from the run in this folder, whose options up to there are the same, and do "
+        "the rest only",
+    )
     group.add_argument("--seed", type=count_or_none, default=0, help="seed of initial values, shuffling and augmentation")
     group.add_argument("--accum", type=count, default=1, help="parts in which a replica takes its batch, to need less memory")
     group.add_argument(
@@ -284,6 +290,7 @@ def options_from(args):
         arch=args.arch,
         dataset=args.dataset,
         trained_param=args.trained_param,
+        search_from=args.search_from,
         files=files,
         finetune_teacher=args.finetune_teacher,
         num_teacher=args.num_teacher,

@@ -77,9 +77,10 @@ class FeedOptions:
 
 @dataclasses.dataclass(frozen=True)
 class Options:
-    """A whole run. `log_every`: steps between TensorBoard scalars of a training, 0 for none; files: dataloader.FileOptions, None
-    where images are no files; finetune_teacher: of TEACHERS; bank_top: logits that each row of the memory bank keeps, 0 for all;
-    temperature: of the distillation, None for what the number of classes suggests.
+    """A whole run. `log_every`: steps between TensorBoard scalars of a training, 0 for none; search_from: folder of the run whose
+    search is taken over, or None; files: dataloader.FileOptions, None where images are no files; finetune_teacher: of TEACHERS;
+    bank_top: logits that each row of the memory bank keeps, 0 for all; temperature: of the distillation, None for what the
+    number of classes suggests.
     """
 
     train_path: str
@@ -88,6 +89,7 @@ class Options:
     arch: str
     dataset: str
     trained_param: str
+    search_from: str
     files: object
     finetune_teacher: str
     num_teacher: int

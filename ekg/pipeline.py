@@ -11,7 +11,8 @@ from dataloader import load_dataset
 from dataloader.sampling import select_subsets
 from devices import make_runtime
 from ekg import stages
-from ekg.configuration import check_agreement, described, versions
+from ekg.adoption import find_search
+from ekg.configuration import ADOPTED, check_agreement, described, versions
 from ekg.evaluation import latencies_ms
 from ekg.progress import Console
 from ekg.report import closing_table, write_figures
@@ -65,8 +66,7 @@ def _prune(run, parameters):
 def _prepare(options, machines, console):
     """(Run, parameters of the starting network or None): every check that can fail comes before the folder is made."""
     # The chief alone looks into the folder before it is made: elsewhere shared storage might remember that it was not there.
-    own = [os.path.join(options.train_path, files["baseline"]) for files in (STAGES, UNFINISHED)]
-    begun = machines.exchange(machines.chief and not options.overwrite and any(map(os.path.exists, own)))[0]
+    begun = machines.exchange(machines.chief and _has_baseline(options))[0]
     share = machines.index, len(machines.addresses)
     with machines.together():
         data = load_dataset(options.dataset, options.data_path, options.files, share)
@@ -93,18 +93,31 @@ def _prepare(options, machines, console):
     described_run = described(options, start, runtime.parts)
     if data.encoded:  # each machine trains on its own files, so their number decides which images meet in a batch
         described_run |= {"machines": len(machines.addresses), "data": data.digest()}
-    folder = RunFolder(options.train_path, described_run, versions(), machines, options.overwrite)
+    with machines.together():
+        adopted = find_search(options, described_run) if options.search_from and machines.chief else None
+    if options.search_from:
+        described_run |= {ADOPTED: machines.exchange(adopted and adopted.told)[0]}
+    folder = RunFolder(options.train_path, described_run, versions(), machines, options.overwrite, adopted)
     if folder.writes and not folder.locked and not folder.finished:
         console.say(f"{options.train_path}: this file system has no locks, so see that no other process works there")
     if source:
         console.say(f"starts from {source}")
+    if options.search_from:
+        console.say(f"the search is that of {options.search_from}")
     return Run(options, data, val, subset, runtime, folder, console, padding), parameters
+
+
+def _has_baseline(options):
+    """Whether this run has begun a baseline of its own before, or adopts one."""
+    own = [] if options.overwrite else [os.path.join(options.train_path, files["baseline"]) for files in (STAGES, UNFINISHED)]
+    theirs = [os.path.join(options.search_from, STAGES["baseline"])] if options.search_from else []
+    return any(map(os.path.exists, own + theirs))
 
 
 def _start(options, begun):
     """(file or None, its arrays or None, padding, what tells this start from any other) of the network a run begins with.
 
-    begun: whether this run has begun a baseline of its own before.
+    begun: as _has_baseline says.
     """
     source = options.trained_param or (None if begun else _pretrained(options))
     if not source:

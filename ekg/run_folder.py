@@ -46,9 +46,9 @@ class RunFolder:
     it is closed, by the operating system, which also forgets the locks of those that died.
     """
 
-    def __init__(self, path, options, versions, machines, overwrite=False):
+    def __init__(self, path, options, versions, machines, overwrite=False, adopted=None):
         """Opens or makes the folder. `options`: from `described`; machines: from machines.meet; overwrite: what a former run
-        wrote is deleted first.
+        wrote is deleted first; adopted: ekg.adoption.Adopted, a search that is taken over before anybody asks what is done.
 
         Raises UserError if the folder holds another run or files of none, is in use, cannot be written, or is not the chief's.
         """
@@ -57,7 +57,7 @@ class RunFolder:
         try:
             with machines.together():
                 if self.writes:
-                    self._open({"options": options, "versions": versions, "begun": time.time()}, overwrite)
+                    self._open({"options": options, "versions": versions, "begun": time.time()}, overwrite, adopted)
             # What is there is the chief's word, given once: who looked later would find what another has just written.
             self._there, config, result = machines.exchange(self._contents() if self.writes else None)[0]
             with machines.together():
@@ -81,7 +81,7 @@ class RunFolder:
         there = [name for name in (*STAGES.values(), *UNFINISHED.values()) if self.has(name)]
         return there, self._read("config.json", CONFIG), self._read("result.json", RESULT)
 
-    def _open(self, config, overwrite):
+    def _open(self, config, overwrite, adopted):
         path = self.path
         fresh = self._check(config, overwrite)
         if not fresh and not overwrite and is_finished(self._read("result.json", RESULT)):
@@ -93,10 +93,15 @@ class RunFolder:
             self._tidy(overwrite)
             if fresh or overwrite:
                 write_json(self.file("config.json"), config)
+            if adopted is not None:
+                adopted.copy_to(path)
         except OSError as error:
             if error.errno in FULL:
                 raise  # no mistake in the command
             raise UserError(f"--train_path {path} cannot be written: {error.strerror}") from error
+
+    def _read(self, name, entries):
+        return read_object(self.path, name, entries)
 
     def _check(self, config, overwrite):
         """Whether there is no run yet; raises UserError if there is something that this run may not go on with."""
@@ -160,21 +165,6 @@ class RunFolder:
     def finished(self):
         return is_finished(self.result)
 
-    def _read(self, name, entries):
-        """The JSON object in a file, which must have `entries` (dict name -> type); None if there is no file."""
-        try:
-            with open(self.file(name), "rb") as file, refusals():
-                value = json.load(file)
-        except FileNotFoundError:
-            return None
-        except NotADirectoryError as error:
-            raise UserError(f"--train_path {self.path} is no folder, or in none; choose another one") from error
-        except (OSError, ValueError) as error:
-            raise UserError(f"{self.file(name)} cannot be read: {error}; choose another --train_path") from error
-        if not isinstance(value, dict) or not all(isinstance(value.get(key), kind) for key, kind in entries.items()):
-            raise UserError(f"{self.file(name)} is none of this program's; choose another --train_path")
-        return value
-
     def update_result(self, **entries):
         self.result.update(entries)
         if self.writes:
@@ -228,29 +218,56 @@ class RunFolder:
     def start_lines(self, name, keep=None):
         """Begins a .jsonl file anew, keeping the lines of a former start for which `keep` holds; without it none is read."""
         if self.writes:
-            self._write_lines(name, [line for line in self.lines(name) if keep(line)] if keep else [])
+            write_lines(self.path, name, [line for line in self.lines(name) if keep(line)] if keep else [])
 
     def add_line(self, name, record):
         if self.writes:
-            self._write_lines(name, [*self.lines(name), record])
-
-    def _write_lines(self, name, records):
-        with whole_file(self.file(name), "w") as file:
-            file.writelines(json.dumps(record) + "\n" for record in records)
+            write_lines(self.path, name, [*self.lines(name), record])
 
     def lines(self, name):
         """The records of a .jsonl file; none if there is no file."""
-        if not self.has(name):
-            return []
-        try:
-            with open(self.file(name), "rb") as file, refusals():
-                records = [json.loads(line) for line in file]
-            for record in records:
-                if not isinstance(record, dict) or not all(isinstance(record.get(k), t) for k, t in RECORDS[name].items()):
-                    raise ValueError("a line is no record of a run")
-            return records
-        except ValueError as error:
-            raise UserError(f"{self.file(name)} is damaged ({error}); delete it") from error
+        return read_lines(self.path, name)
+
+
+def read_object(folder, name, entries, flag="--train_path"):
+    """The JSON object in a file of the run folder that `flag` names, which must have `entries` (dict name -> type); None if
+    there is no file. Raises UserError for anything else.
+    """
+    path = os.path.join(folder, name)
+    try:
+        with open(path, "rb") as file, refusals():
+            value = json.load(file)
+    except FileNotFoundError:
+        return None
+    except NotADirectoryError as error:
+        raise UserError(f"{flag} {folder} is no folder, or in none; choose another one") from error
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path} cannot be read: {error}; choose another {flag}") from error
+    if not isinstance(value, dict) or not all(isinstance(value.get(key), kind) for key, kind in entries.items()):
+        raise UserError(f"{path} is none of this program's; choose another {flag}")
+    return value
+
+
+def read_lines(folder, name):
+    """The records of a .jsonl file of a run folder; none if there is no file. Raises UserError for a damaged one."""
+    path = os.path.join(folder, name)
+    if not os.path.exists(path):
+        return []
+    try:
+        with open(path, "rb") as file, refusals():
+            records = [json.loads(line) for line in file]
+        for record in records:
+            if not isinstance(record, dict) or not all(isinstance(record.get(k), t) for k, t in RECORDS[name].items()):
+                raise ValueError("a line is no record of a run")
+        return records
+    except ValueError as error:
+        raise UserError(f"{path} is damaged ({error}); delete it") from error
+
+
+def write_lines(folder, name, records):
+    """Writes the records of a .jsonl file of a run folder anew."""
+    with whole_file(os.path.join(folder, name), "w") as file:
+        file.writelines(json.dumps(record) + "\n" for record in records)
 
 
 def own_files(path):

@@ -54,7 +54,8 @@ FLAGS = """--train_path --data_path --arch --dataset --trained_param --num_teach
     --search_seed --gpu_id --seed --accum --do_log --compile --search_warmup_epoch --subset_per_class --val_per_class
     --candidate_filter --baseline_epoch --baseline_learning_rate --baseline_decay_points --baseline_decay_rate
     --baseline_weight_decay --baseline_batch_size --schedule --warmup_epoch --label_smoothing --baseline_schedule
-    --baseline_warmup_epoch --baseline_label_smoothing --bank_top --temperature --steps_per_call --resident_mib""".split()
+    --baseline_warmup_epoch --baseline_label_smoothing --bank_top --temperature --steps_per_call
+    --search_from --resident_mib""".split()
 
 
 def without_tensorflow(folder, *command):
@@ -179,10 +180,11 @@ def test_every_flag_arrives_where_it_belongs():
         --search_warmup_batch_size 38 --precision float16 --sync_bn --schedule cosine --warmup_epoch 3.9 --label_smoothing 0.41
         --baseline_schedule cosine --baseline_warmup_epoch 4.2 --baseline_label_smoothing 0.43 --bank_top 44
         --temperature 4.5 --score l1 --search_teacher single --search random --search_samples 46
-        --finetune_teacher none""".split()
+        --finetune_teacher none --search_from d""".split()
     )
     assert (options.train_path, options.data_path, options.arch, options.dataset) == ("a", "b", "ResNet-20", "CIFAR100")
-    assert (options.trained_param, options.num_teacher, options.val_batch_size) == ("c", 3, 17)
+    assert (options.trained_param, options.search_from) == ("c", "d")
+    assert (options.num_teacher, options.val_batch_size) == (3, 17)
     assert (options.bank_top, options.temperature, options.files) == (44, 4.5, None)
     assert (options.seed, options.log_every) == (24, 26)
     assert dataclasses.astuple(options.device) == ([1, 2], 37, True, 25, "float16", True)

@@ -218,6 +218,21 @@ def test_same_seed_same_run_and_a_second_start_goes_on(finished, data_path, tmp_
     assert {path: path.stat().st_mtime_ns for path in folder.rglob("*")} == before
 
 
+def test_a_search_taken_over_ends_as_the_run_that_did_it_itself(finished, data_path, tmp_path, capsys):
+    """To the bit, its records included, and also where the other folder has gone after the first start."""
+    other, folder = tmp_path / "other", tmp_path / "run"
+    shutil.copytree(finished, other)
+    again = start(data_path, folder, "--search_from", str(other))
+    said = capsys.readouterr().out
+    assert "search to" not in said and "baseline epoch" not in said and "fine_tuning epoch 2/2" in said
+    same_run(finished, again)
+    for key in ("baseline", "search", "extraction"):
+        assert result(again)["seconds"][key] == result(finished)["seconds"][key]
+    shutil.rmtree(other)
+    start(data_path, folder, "--search_from", str(other))
+    assert "nothing is left to do" in capsys.readouterr().out
+
+
 def test_no_fine_tuning_and_no_search(finished, data_path, tmp_path):
     """--train_epoch 0 ends after extraction; a target of 1 keeps every filter; a pruned file is a start like any other."""
     pruned = str(finished / "trained_param.pkl")
