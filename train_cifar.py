@@ -17,11 +17,16 @@ FINE_TUNING = TrainOptions(100, 1e-2, (0.3, 0.6, 0.8), 0.2, weight_decay=5e-4, b
 BASELINE = TrainOptions(100, 5e-2, (0.3, 0.6, 0.9), 0.1, weight_decay=1e-4, batch_size=128)
 
 
-def parse(argv=None):
-    parser = Parser(description=__doc__.splitlines()[0], epilog="The run folder and the method are described in README.md.")
+def add_flags(parser):
+    """The flags of a run on small images."""
     add_training_flags(parser, list(CIFAR), "ResNet-56", FINE_TUNING, BASELINE)
     add_data_flags(parser, list(CLASSES), "CIFAR10")
     add_device_flags(parser)
+
+
+def parse(argv=None):
+    parser = Parser(description=__doc__.splitlines()[0], epilog="The run folder and the method are described in README.md.")
+    add_flags(parser)
     return options_from(parser.parse_args(argv))
 
 

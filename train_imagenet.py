@@ -21,14 +21,19 @@ BASELINE = TrainOptions(90, 0.1, (1 / 3, 2 / 3), 0.1, weight_decay=1e-4, batch_s
 TEMPERATURE = 10.0
 
 
-def parse(argv=None):
-    parser = cli.Parser(description=__doc__.splitlines()[0], epilog="The run folder and the method are described in README.md.")
+def add_flags(parser):
+    """The flags of a run on images in files."""
     cli.add_training_flags(parser, list(IMAGENET), "ResNet-50", FINE_TUNING, BASELINE, TEMPERATURE)
     group = cli.add_data_flags(parser, list(IN_FILES), IN_FILES[0], cli.IMAGENET_PATH)
     cli.add_file_flags(group, FileOptions.input_size)
     buffer = "images of shards that are shuffled among each other; those in files of their own all are"
     group.add_argument("--shuffle_buffer", type=cli.count, default=FileOptions.shuffle_buffer, help=buffer)
     cli.add_device_flags(parser)
+
+
+def parse(argv=None):
+    parser = cli.Parser(description=__doc__.splitlines()[0], epilog="The run folder and the method are described in README.md.")
+    add_flags(parser)
     return cli.options_from(parser.parse_args(argv))
 
 

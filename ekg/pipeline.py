@@ -30,11 +30,26 @@ def prune(options):
 
     What a former start of the same run has done is not done again.
     """
+    _open_and_do(options, _prune)
+
+
+def train_baseline(options):
+    """Trains the baseline that `prune` would train, and leaves it in the run folder as baseline_param.pkl. Raises as `prune`."""
+    _open_and_do(options, _baseline)
+
+
+def check(options):
+    """Raises UserError where `prune` would for another reason than the run folder, and writes nothing."""
+    with contextlib.closing(meet()) as machines:
+        _checked(options, machines, Console(speaks=False))
+
+
+def _open_and_do(options, work):
     with contextlib.closing(meet()) as machines:
         console = Console(speaks=machines.chief)
         run, parameters = _prepare(options, machines, console)
         with contextlib.closing(run.folder), patience():
-            _prune(run, parameters)
+            work(run, parameters)
         machines.exchange(None)  # none leaves while another still computes with it
 
 
@@ -44,9 +59,7 @@ def _prune(run, parameters):
         run.console.say(f"{folder.path} holds this run, finished; nothing is left to do (--overwrite starts afresh)")
         run.console.say(closing_table(folder.result, len(run.data.y_test)))
         return
-    run.recall_broken()
-    with folder.stage("baseline"):
-        start = stages.baseline(run, parameters)
+    start = _baseline(run, parameters)
     with folder.stage("warm_up"):
         supernet = stages.warm_up(run, start)
     with folder.stage("search"):
@@ -63,8 +76,32 @@ def _prune(run, parameters):
     _finish(run, start, pruned, search.filters_of(state.history[-1]))
 
 
+def _baseline(run, parameters):
+    """The network to start from; parameters: its arrays where it is given."""
+    run.recall_broken()
+    with run.folder.stage("baseline"):
+        return stages.baseline(run, parameters)
+
+
 def _prepare(options, machines, console):
     """(Run, parameters of the starting network or None): every check that can fail comes before the folder is made."""
+    run, parameters, described_run, source = _checked(options, machines, console)
+    with machines.together():
+        adopted = find_search(options, described_run) if options.search_from and machines.chief else None
+    if options.search_from:
+        described_run |= {ADOPTED: machines.exchange(adopted and adopted.told)[0]}
+    run.folder = folder = RunFolder(options.train_path, described_run, versions(), machines, options.overwrite, adopted)
+    if folder.writes and not folder.locked and not folder.finished:
+        console.say(f"{options.train_path}: this file system has no locks, so see that no other process works there")
+    if source:
+        console.say(f"starts from {source}")
+    if options.search_from:
+        console.say(f"the search is that of {options.search_from}")
+    return run, parameters
+
+
+def _checked(options, machines, console):
+    """(Run without a folder, parameters of the starting network or None, what it computes, the file it starts from or None)."""
     # The chief alone looks into the folder before it is made: elsewhere shared storage might remember that it was not there.
     begun = machines.exchange(machines.chief and _has_baseline(options))[0]
     share = machines.index, len(machines.addresses)
@@ -93,18 +130,8 @@ def _prepare(options, machines, console):
     described_run = described(options, start, runtime.parts)
     if data.encoded:  # each machine trains on its own files, so their number decides which images meet in a batch
         described_run |= {"machines": len(machines.addresses), "data": data.digest()}
-    with machines.together():
-        adopted = find_search(options, described_run) if options.search_from and machines.chief else None
-    if options.search_from:
-        described_run |= {ADOPTED: machines.exchange(adopted and adopted.told)[0]}
-    folder = RunFolder(options.train_path, described_run, versions(), machines, options.overwrite, adopted)
-    if folder.writes and not folder.locked and not folder.finished:
-        console.say(f"{options.train_path}: this file system has no locks, so see that no other process works there")
-    if source:
-        console.say(f"starts from {source}")
-    if options.search_from:
-        console.say(f"the search is that of {options.search_from}")
-    return Run(options, data, val, subset, runtime, folder, console, padding), parameters
+    run = Run(options, data, val, subset, runtime, None, console, padding)
+    return run, parameters, described_run, source
 
 
 def _has_baseline(options):
@@ -119,7 +146,7 @@ def _start(options, begun):
 
     begun: as _has_baseline says.
     """
-    source = options.trained_param or (None if begun else _pretrained(options))
+    source = options.trained_param or (None if begun else pretrained(options))
     if not source:
         return None, None, "SAME", "a baseline trained here"
     if options.overwrite and os.path.realpath(source) in map(os.path.realpath, own_files(options.train_path)):
@@ -163,7 +190,7 @@ def _check_batches(options, runtime, data, val, subset, baseline):
             )
 
 
-def _pretrained(options):
+def pretrained(options):
     """pretrained/ARCH_DATASET.pkl or .npz beside the programs, if there is one."""
     here = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
     stem = os.path.join(here, "pretrained", f"{options.arch}_{options.dataset}")

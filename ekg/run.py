@@ -38,7 +38,7 @@ class Run:
     val: np.ndarray  # D_val, indices into the training set
     subset: np.ndarray  # D_subset
     runtime: Runtime
-    folder: RunFolder
+    folder: RunFolder  # None until all checks are passed
     console: Console
     padding: str = "SAME"  # of the starting network, of nets.PADDINGS
     kept: int = 0  # broken images that broken.json names
