@@ -3,13 +3,14 @@
 import dataclasses
 import faulthandler
 import os
+import platform
 import signal
 import subprocess
 
 import tensorflow as tf
 
 from machines import Alone
-from utils import UserError, without_greetings
+from utils import UserError, cores, cpu_info, without_greetings
 
 START_SECONDS = 180  # in which TensorFlow's servers have to find each other, once all machines have met
 
@@ -109,6 +110,14 @@ def make_runtime(options, machines):
     if compile and runtime.synchronises:
         lines.append("--sync_bn: replicas meet within the forward pass, so steps that use batch statistics are not compiled")
     return runtime, lines
+
+
+def hardware():
+    """The GPUs that are used and the processor, in words."""
+    gpus = [tf.config.experimental.get_device_details(gpu) for gpu in tf.config.get_visible_devices("GPU")]
+    names = [gpu.get("device_name", "GPU") for gpu in gpus]
+    counted = [f"{names.count(name)} x {name}" for name in dict.fromkeys(names)]
+    return ", ".join([*counted, f"{cores()} cores of {cpu_info().get('model name', platform.machine())}"])
 
 
 def _strategy(gpus, cpu_replicas, machines):

@@ -185,6 +185,14 @@ def cores():
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
 
 
+def cpu_info():
+    """dict of what the system says of a processor: "model name", "flags" ...; empty where it says nothing."""
+    if not os.path.exists("/proc/cpuinfo"):
+        return {}
+    with open("/proc/cpuinfo") as file:
+        return dict(re.findall(r"^([\w ]+?)\s*: (.*)$", file.read(), re.MULTILINE))
+
+
 # ------------------------------------------------------------------------------------------------------------- training
 
 

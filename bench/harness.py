@@ -14,17 +14,15 @@ sys.path.insert(0, ROOT)  # the programs lie beside this folder
 
 def machine():
     """The machine and the versions, in words."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    model, flags = platform.processor() or platform.machine(), ""
-    if os.path.exists("/proc/cpuinfo"):
-        with open("/proc/cpuinfo") as file:
-            info = dict(re.findall(r"^([\w ]+?)\s*: (.*)$", file.read(), re.MULTILINE))
-        model = info.get("model name", model)
-        # A model's name need not tell whether there are instructions for the short types.
-        flags = "".join(f", {flag}" for flag in sorted(info.get("flags", "").split()) if re.search("bf16|fp16", flag))
+    from utils import cores, cpu_info
+
+    info = cpu_info()
+    model = info.get("model name", platform.processor() or platform.machine())
+    # A model's name need not tell whether there are instructions for the short types.
+    flags = "".join(f", {flag}" for flag in sorted(info.get("flags", "").split()) if re.search("bf16|fp16", flag))
     package = importlib.metadata.packages_distributions()["tensorflow"][0]  # tensorflow, tensorflow-cpu
     versions = f"TensorFlow {importlib.metadata.version(package)}, Python {platform.python_version()}"
-    return f"{cores} cores of {model}{flags}; {versions}"
+    return f"{cores()} cores of {model}{flags}; {versions}"
 
 
 def brief(text):

@@ -101,6 +101,30 @@ OPTIONS = [
     test_py("`--sync_bn` without `--batch_stats`", "--trained_param x.pkl --sync_bn"),
 ]
 
+TWO_MACHINES = '{"cluster": {"worker": ["a:1", "b:1"]}, "task": {"type": "worker", "index": 0}}'
+
+
+def ablations(what, flags, prepare=lambda folder, monkeypatch: None):
+    return Bad(what, ("--arch", "ResNet-20", "--dataset", "DIGITS", *flags.split()), prepare, ("ablation.py",))
+
+
+ABLATIONS = [
+    ablations("no `--table`", "--seeds 0 1"),
+    ablations("`--table learning_rates`", "--table learning_rates"),
+    ablations("`--seeds 0 1 0`", "--table teachers --seeds 0 1 0"),
+    ablations("`--seed 1`", "--table teachers --seed 1"),
+    ablations("`--search_from run`", "--table teachers --search_from run"),
+    ablations("`--score l1` for `--table filters scores`", "--table filters scores --score=l1"),
+    ablations("`--search_target_rate 0.0001`", "--table teachers --search_target_rate 0.0001"),
+    ablations("the same, with `--overwrite`", "--table teachers --search_target_rate 0.0001 --overwrite"),
+    ablations("`TF_CONFIG` of two machines", "--table teachers", lambda f, m: m.setenv("TF_CONFIG", TWO_MACHINES)),
+    ablations(
+        "other options than those of the runs there",
+        "--table filters --baseline_epoch 3",
+        lambda folder, monkeypatch: run_of(at="run/baseline")(folder, monkeypatch),
+    ),
+]
+
 SETTINGS = [
     of("--accum 4 --batch_size 10"),
     of("--accum 4 --baseline_batch_size 10"),
@@ -318,16 +342,16 @@ FILES = [
 # ------------------------------------------------------------------------------------------------------------- the run folder
 
 
-def run_of(*flags, parts=1, **files):
-    """Lays out the folder `run` of a run that was begun with `flags`, and `files` in it: a stage -> writes(path)."""
+def run_of(*flags, parts=1, at="run", **files):
+    """Lays out the folder `at` of a run that was begun with `flags`, and `files` in it: a stage -> writes(path)."""
 
     def prepare(folder, monkeypatch):
         import train_cifar
 
         options = train_cifar.parse(Bad("", flags).argv()[1:])
-        RunFolder(str(folder / "run"), described(options, "a baseline trained here", parts), versions(), Alone()).close()
+        RunFolder(str(folder / at), described(options, "a baseline trained here", parts), versions(), Alone()).close()
         for name, write in files.items():
-            write(folder / "run" / {**STAGES, "bank": BANK, "result": "result.json", "records": "search.jsonl"}.get(name, name))
+            write(folder / at / {**STAGES, "bank": BANK, "result": "result.json", "records": "search.jsonl"}.get(name, name))
 
     return prepare
 
@@ -531,6 +555,7 @@ RUNNING = [
 SECTIONS = {
     "Options": OPTIONS,
     "Settings that do not go together": SETTINGS,
+    "Ablations": ABLATIONS,
     "Data": DATA,
     "Parameter files": FILES,
     "The run folder": FOLDER,

@@ -14,6 +14,7 @@ from bad_images import IMAGES
 from bad_inputs import SECTIONS
 from test_programs import files_under
 
+import ablation
 import test as test_py  # the program beside this folder, not Python's own tests
 import train_cifar
 import train_imagenet
@@ -21,7 +22,12 @@ from ekg.program import run_program
 from ekg.run_folder import RunFolder
 
 PAGE = pathlib.Path(__file__).resolve().parent.parent / "docs" / "errors.md"
-MAINS = {"train_cifar.py": train_cifar.main, "train_imagenet.py": train_imagenet.main, "test.py": test_py.main}
+MAINS = {
+    "train_cifar.py": train_cifar.main,
+    "train_imagenet.py": train_imagenet.main,
+    "test.py": test_py.main,
+    "ablation.py": ablation.main,
+}
 SECTIONS = {**SECTIONS, "Images in files": IMAGES}
 CASES = [(section, bad) for section, cases in SECTIONS.items() for bad in cases]
 MADE_WITH = f"Python {sys.version_info.major}.{sys.version_info.minor} and NumPy {np.__version__.rpartition('.')[0]}"

@@ -8,6 +8,7 @@ import sys
 
 import pytest
 
+import ablation
 import test as test_py
 import train_cifar
 import train_imagenet
@@ -72,13 +73,13 @@ def without_tensorflow(folder, *command):
     return done
 
 
-@pytest.mark.parametrize("program", ["train_cifar.py", "train_imagenet.py"])
+@pytest.mark.parametrize("program", ["train_cifar.py", "train_imagenet.py", "ablation.py"])
 def test_help_of_train_names_every_flag_and_needs_no_tensorflow(tmp_path, program):
     done = without_tensorflow(tmp_path, program, "--help")
     assert done.returncode == 0 and done.stderr == ""
     words = done.stdout.replace(",", " ").replace("[", " ").replace("]", " ").split()
-    own = ["--input_size", "--val_labels", "--shuffle_buffer"] if program == "train_imagenet.py" else []
-    assert [flag for flag in FLAGS + own if flag not in words] == []
+    own = {"train_imagenet.py": ["--input_size", "--val_labels", "--shuffle_buffer"], "ablation.py": ["--table", "--seeds"]}
+    assert [flag for flag in FLAGS + own.get(program, []) if flag not in words] == []
     assert max(map(len, done.stdout.splitlines())) <= 120
 
 
@@ -106,12 +107,22 @@ def test_help_of_test_needs_no_tensorflow(tmp_path):
         ("train_imagenet.py", "--arch", "ResNet-56"),
         ("train_cifar.py", "--warmup_epoch", "100"),
         ("test.py", "--trained_param", "missing.pkl"),
+        ("ablation.py", "--table", "teachers", "--search_teacher", "none"),
+        ("ablation.py", "imagenet", "--table", "teachers", "--arch", "ResNet-56"),
     ],
 )
 def test_wrong_flag_is_answered_before_tensorflow_is_up(tmp_path, command):
     done = without_tensorflow(tmp_path, *command)
     assert done.returncode == 2 and done.stdout == ""
     assert len(done.stderr.splitlines()) == 1 and done.stderr.startswith(f"{command[0]}: error: ")
+
+
+def test_an_ablation_takes_the_flags_of_both_programs():
+    small = ablation.parse(["--table", "filters", "--arch", "ResNet-20"]).options({"seed": 3})
+    assert (small.arch, small.seed) == ("ResNet-20", 3)
+    assert dataclasses.replace(small, train_path="../test") == train_cifar.parse(["--arch", "ResNet-20", "--seed", "3"])
+    large = ablation.parse(["imagenet", "--table", "filters", "--input_size", "64"]).options({})
+    assert dataclasses.replace(large, train_path="../test") == train_imagenet.parse(["--input_size", "64"])
 
 
 # ---------------------------------------------------------------------------------------------------------------- defaults
