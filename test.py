@@ -17,10 +17,11 @@ from ekg.cli import (
     add_data_flags,
     add_device_flags,
     add_file_flags,
+    add_width_flag,
     device_options,
 )
 from ekg.program import run_program
-from nets import BUILDERS, IMAGENET
+from nets import BUILDERS, IMAGENET, variant_of
 from utils import UserError, check_saved_for
 
 
@@ -29,6 +30,7 @@ def parse(argv=None):
     group = parser.add_argument_group("network")
     group.add_argument("--trained_param", metavar="FILE", required=True, help="the parameter file, dense or pruned")
     group.add_argument("--arch", choices=list(BUILDERS), help="the network (default: the one the file names, else ResNet-56)")
+    add_width_flag(group)
     group = parser.add_argument_group("evaluation")
     group.add_argument(
         "--batch_stats",
@@ -90,6 +92,7 @@ def evaluate(args, machines):
         fallback = "ImageNet" if arch in IMAGENET else "CIFAR10"
         dataset = settle(args.dataset, meta, "dataset", DATASETS, fallback, args.trained_param)
         files = file_options(args, dataset, meta)
+        variant = variant_of(meta, args.trained_param, args.width_multiplier)
     import_tensorflow()
     from dataloader import load_test_set
     from devices import make_runtime
@@ -101,13 +104,12 @@ def evaluate(args, machines):
     with machines.together():
         share = machines.index, len(machines.addresses)
         data = load_test_set(dataset, args.data_path, files, share, classes_of(parameters))
-    padding = meta.get("padding", "SAME")
-    check_agreement(machines, {**vars(args), "parameters": digest(parameters), "padding": padding}, data)
+    check_agreement(machines, {**vars(args), "parameters": digest(parameters), "variant": variant}, data)
     runtime, lines = make_runtime(device_options(args), machines)
     batch_size = min(args.val_batch_size, len(data.y_test))
     runtime.check_batch("--val_batch_size", batch_size)
     with runtime.strategy.scope():
-        built = dict(origin=args.trained_param, padding=padding)
+        built = dict(origin=args.trained_param, **variant)
         network = build_network(arch, data.classes, data.input_size, parameters, **built)
     statistics = "batch" if args.batch_stats else "moving"
     evaluator = Evaluator(network, runtime, data.augmentation, data.x_test, data.y_test, batch_size, statistics)
@@ -124,7 +126,8 @@ def report(args, network, what, figures):
     from nets import unpruned_cost
 
     flops, params = network.cost()
-    whole_flops, whole_params = unpruned_cost(network.arch, network.classes, network.input_size)
+    shape = network.classes, network.input_size, network.width_multiplier
+    whole_flops, whole_params = unpruned_cost(network.arch, *shape)
     averages = network.moving_averages()
     figures |= {"params": params, "flops": flops, "flops_rate": flops / whole_flops, "moving_averages": averages}
     if args.json:

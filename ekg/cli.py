@@ -11,6 +11,7 @@ from ekg.candidates import FILTERS
 from ekg.options import TEACHERS, DeviceOptions, FeedOptions, Options, SearchOptions, SubsetOptions, TrainOptions
 from ekg.scores import SCORES
 from ekg.search_strategies import STRATEGIES
+from nets import WIDEST
 from utils import UserError
 
 
@@ -64,6 +65,7 @@ positive = _number(float, 0, above=True)
 not_negative = _number(float, 0)
 part = _number(float, 0, 1)
 side = _number(int, 32, 2048)
+width = _number(float, 0, WIDEST, above=True)
 
 
 PRECISIONS = ("float32", "bfloat16", "float16")
@@ -112,6 +114,15 @@ IMAGENET_PATH = (
 )
 
 
+def add_width_flag(group):
+    """The flag of the network's variant that is not its file's alone, added to an argument group."""
+    group.add_argument(
+        "--width_multiplier",
+        type=width,
+        help="by which all widths of the network are scaled, before it is pruned (default: what its file says, else 1)",
+    )
+
+
 def add_data_flags(parser, datasets, default, path=CIFAR_PATH):
     """The argument group of the data; returns it. datasets: names to choose from; path: what --data_path may be."""
     group = parser.add_argument_group("data")
@@ -143,11 +154,13 @@ def add_training_flags(parser, architectures, arch, fine_tuning, baseline, tempe
     )
     group.add_argument("--overwrite", action="store_true", help="delete what a former run wrote into this folder, start afresh")
     group.add_argument("--arch", choices=architectures, default=arch, help="the network")
+    add_width_flag(group)
     group.add_argument(
         "--trained_param",
         metavar="FILE",
         help="parameter file to start from, dense or pruned, ours or a PyTorch ResNet's (.safetensors, .pth) (default: "
-        "pretrained/ARCH_DATASET.pkl beside this program if there is one, else a baseline is trained first)",
+        "pretrained/ARCH_DATASET.pkl, or ARCH-WIDTH_DATASET.pkl, beside this program if there is one, else a baseline is trained "
+        "first)",
     )
     group.add_argument(
         "--search_from",
@@ -288,6 +301,7 @@ def options_from(args):
         overwrite=args.overwrite,
         data_path=args.data_path,
         arch=args.arch,
+        width_multiplier=args.width_multiplier,
         dataset=args.dataset,
         trained_param=args.trained_param,
         search_from=args.search_from,

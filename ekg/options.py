@@ -77,16 +77,17 @@ class FeedOptions:
 
 @dataclasses.dataclass(frozen=True)
 class Options:
-    """A whole run. `log_every`: steps between TensorBoard scalars of a training, 0 for none; search_from: folder of the run whose
-    search is taken over, or None; files: dataloader.FileOptions, None where images are no files; finetune_teacher: of TEACHERS;
-    bank_top: logits that each row of the memory bank keeps, 0 for all; temperature: of the distillation, None for what the
-    number of classes suggests.
+    """A whole run. width_multiplier: None for that of the network it starts from; log_every: steps between TensorBoard scalars of
+    a training, 0 for none; search_from: folder of the run whose search is taken over, or None; files: dataloader.FileOptions,
+    None where images are no files; finetune_teacher: of TEACHERS; bank_top: logits that each row of the memory bank keeps, 0 for
+    all; temperature: of the distillation, None for what the number of classes suggests.
     """
 
     train_path: str
     overwrite: bool
     data_path: str
     arch: str
+    width_multiplier: float
     dataset: str
     trained_param: str
     search_from: str

@@ -21,7 +21,7 @@ from ekg.run_folder import SIDES, STAGES, UNFINISHED, RunFolder, own_files
 from ekg.search import check_reachable
 from ekg.stopping import patience
 from machines import meet
-from nets import build_network
+from nets import build_network, variant_of
 from utils import UserError, check_saved_for, digest, read_parameters
 
 
@@ -113,7 +113,7 @@ def _checked(options, machines, console):
         _check_knowledge(len(val), data.classes)
         if data.encoded:
             data.x_test.check()
-        source, parameters, padding, start = _start(options, begun)
+        source, parameters, variant, start = _start(options, begun)
     # What a run may go on with otherwise, machines have to do alike: it decides which exchanges of theirs meet.
     alike = {"--steps_per_call": options.feed.steps_per_call, "--resident_mib": options.feed.resident_mib}
     check_agreement(machines, described(options, start, options.device.accum) | alike, data)
@@ -121,7 +121,7 @@ def _checked(options, machines, console):
     runtime, lines = make_runtime(options.device, machines)
     for line in (*data.notes, *lines):
         console.say(line)
-    built = dict(origin=source, seed=options.seed, padding=padding)
+    built = dict(origin=source, seed=options.seed, **variant)
     network = build_network(options.arch, data.classes, data.input_size, parameters, **built)
     check_reachable(network, options.search.target_rate)
 
@@ -130,7 +130,7 @@ def _checked(options, machines, console):
     described_run = described(options, start, runtime.parts)
     if data.encoded:  # each machine trains on its own files, so their number decides which images meet in a batch
         described_run |= {"machines": len(machines.addresses), "data": data.digest()}
-    run = Run(options, data, val, subset, runtime, None, console, padding)
+    run = Run(options, data, val, subset, runtime, None, console, variant)
     return run, parameters, described_run, source
 
 
@@ -142,21 +142,27 @@ def _has_baseline(options):
 
 
 def _start(options, begun):
-    """(file or None, its arrays or None, padding, what tells this start from any other) of the network a run begins with.
+    """(file or None, its arrays or None, variant, what tells this start from any other) of the network a run begins with.
 
-    begun: as _has_baseline says.
+    begun: as _has_baseline says; variant: see nets.variant_of.
     """
     source = options.trained_param or (None if begun else pretrained(options))
     if not source:
-        return None, None, "SAME", "a baseline trained here"
+        variant = variant_of({}, None, options.width_multiplier)
+        return None, None, variant, f"a baseline trained here{_told(variant)}"
     if options.overwrite and os.path.realpath(source) in map(os.path.realpath, own_files(options.train_path)):
         raise UserError(f"--overwrite would delete {source}, which the run starts from; copy it to another place first")
     parameters, meta = read_parameters(source)
     for key, ours in (("arch", options.arch), ("dataset", options.dataset)):
         check_saved_for(source, meta, key, ours)
-    padding = meta.get("padding", "SAME")
-    told = "" if padding == "SAME" else f", padding {padding}"
-    return source, parameters, padding, f"parameters {digest(parameters)}{told}"
+    variant = variant_of(meta, source, options.width_multiplier)
+    return source, parameters, variant, f"parameters {digest(parameters)}{_told(variant)}"
+
+
+def _told(variant):
+    """What of a variant is out of the ordinary, in words."""
+    usual = variant_of({}, None)
+    return "".join(f", {key.replace('_', ' ')} {value}" for key, value in variant.items() if value != usual[key])
 
 
 def _check_knowledge(images, classes):
@@ -191,9 +197,10 @@ def _check_batches(options, runtime, data, val, subset, baseline):
 
 
 def pretrained(options):
-    """pretrained/ARCH_DATASET.pkl or .npz beside the programs, if there is one."""
+    """pretrained/ARCH_DATASET.pkl or .npz beside the programs, of another width ARCH-WIDTH_DATASET, if there is one."""
     here = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
-    stem = os.path.join(here, "pretrained", f"{options.arch}_{options.dataset}")
+    width = "" if options.width_multiplier in (None, 1) else f"-{options.width_multiplier:g}"
+    stem = os.path.join(here, "pretrained", f"{options.arch}{width}_{options.dataset}")
     return next((stem + ending for ending in (".pkl", ".npz") if os.path.exists(stem + ending)), None)
 
 

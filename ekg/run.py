@@ -40,13 +40,13 @@ class Run:
     runtime: Runtime
     folder: RunFolder  # None until all checks are passed
     console: Console
-    padding: str = "SAME"  # of the starting network, of nets.PADDINGS
+    variant: dict = dataclasses.field(default_factory=dict)  # of the starting network, see nets.variant_of
     kept: int = 0  # broken images that broken.json names
 
     def network(self, parameters=None):
         """A network on the run's devices, from an array dict or from the seed."""
         with self.runtime.strategy.scope():
-            options, kept = self.options, dict(seed=self.options.seed, padding=self.padding)
+            options, kept = self.options, dict(seed=self.options.seed, **self.variant)
             return build_network(options.arch, self.data.classes, self.data.input_size, parameters, **kept)
 
     @functools.cached_property
@@ -150,13 +150,14 @@ class Run:
     def save(self, network):
         """Completes the stage with a parameter file that says what it is of. Raises FloatingPointError if it is not finite."""
         flops, params = network.cost()
-        whole = unpruned_cost(network.arch, network.classes, network.input_size)
+        whole = unpruned_cost(network.arch, network.classes, network.input_size, network.width_multiplier)
         meta = {
             "arch": network.arch,
             "dataset": self.data.name,
             "classes": network.classes,
             "input_size": network.input_size,
             "padding": network.padding,
+            "width_multiplier": network.width_multiplier,
         }
         meta |= {"flops": flops, "params": params, "flops_rate": flops / whole[0], "versions": versions()}
         parameters = network.parameters()

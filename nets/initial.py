@@ -39,16 +39,16 @@ class Arrays:
         self.taken = set()
 
     def take(self, name, shape, initial, free=None):
-        """float32 array `name`; axis `free`, if given, may have another length in a parameter file. Raises UserError."""
+        """float32 array `name`; axis `free`, if given, may be shorter in a parameter file. Raises UserError."""
         if self.parameters is None:
             return initial(shape, np.random.default_rng([self.seed, zlib.crc32(name.encode())]))
         self.taken.add(name)
         if name not in self.parameters:
             raise UserError(f"{self.origin} does not fit {self.arch}: it has no {name}")
         array = self.parameters[name]
-        wanted = [n if axis == free else have for axis, (have, n) in enumerate(zip(shape, array.shape))]
+        wanted = [min(n, have) if axis == free else have for axis, (have, n) in enumerate(zip(shape, array.shape))]
         if list(array.shape) != wanted or len(array.shape) != len(shape) or 0 in array.shape:
-            expected = ["any" if axis == free else n for axis, n in enumerate(shape)]
+            expected = [f"up to {n}" if axis == free else n for axis, n in enumerate(shape)]
             text = f"[{', '.join(map(str, expected))}]"
             raise UserError(f"{self.origin} does not fit {self.arch}: {name} is {list(array.shape)}, expected {text}")
         return array

@@ -8,36 +8,19 @@ through it.
 import tensorflow as tf
 
 from nets.initial import zeros
-from nets.tcl import FC, BatchNorm, Conv2d, Gate, Network, max_pool, same_size
+from nets.parts import ConvPart, Head
+from nets.tcl import BatchNorm, Conv2d, Gate, Network, max_pool, same_size
 
 
-class Stem:
-    """Convolution, BN, ReLU; its gate is the first stage's stream, unless a projection follows."""
-
-    def __init__(self, arrays, width, size, *, kernel_size=3, strides=1, padding="SAME"):
-        self.gate = Gate("conv")
-        shape = dict(in_size=size, strides=strides, padding=padding)
-        self.conv = Conv2d("conv", arrays, kernel_size, 3, width, out_gate=self.gate, **shape)
-        self.out_size = self.conv.out_size
-        self.bn = BatchNorm("bn", arrays, self.conv.filters, size=self.out_size, gate=self.gate)
-        self.layers, self.gates, self.out_gate = [self.conv, self.bn], [self.gate], self.gate
-
-    def __call__(self, x, run):
-        return run.gate(self._activation(x, run), self.gate)
-
-    def _activation(self, x, run):
-        return tf.nn.relu(self.bn(self.conv(x, run), run))
-
-
-class PooledStem(Stem):
+class PooledStem(ConvPart):
     """7x7 convolution, stride 2, BN, ReLU, 3x3 max pool, stride 2, and the gate behind it: a quarter of the image's size."""
 
     def __init__(self, arrays, width, size, padding):
-        super().__init__(arrays, width, size, kernel_size=7, strides=2, padding=padding)
+        super().__init__(arrays, 7, 3, width, in_size=size, activation=tf.nn.relu, strides=2, padding=padding)
         self.padding, self.out_size = padding, same_size(self.out_size, 2)
 
-    def _activation(self, x, run):
-        return max_pool(super()._activation(x, run), 3, 2, self.padding)
+    def _before_the_gate(self, x, run):
+        return max_pool(super()._before_the_gate(x, run), 3, 2, self.padding)
 
 
 class Block:
@@ -95,17 +78,6 @@ def bottleneck(name, arrays, width, *, strides, **stream):
     return Block(name, arrays, convs, strides=strides, **stream)
 
 
-class Head:
-    """Global mean and fully connected layer."""
-
-    def __init__(self, arrays, classes, *, in_gate):
-        self.fc = FC("fc", arrays, in_gate.size, classes, in_gate=in_gate)
-        self.layers, self.gates = [self.fc], []
-
-    def __call__(self, x, run):
-        return self.fc(tf.reduce_mean(tf.cast(x, tf.float32), [1, 2]), run)
-
-
 class ResNet(Network):
     """A stem, stages of blocks, a head; the first block of every stage but the first has stride 2."""
 
@@ -122,19 +94,23 @@ class ResNet(Network):
 
 
 class CifarResNet(ResNet):
-    """6n + 2 layers: stem, three stages of n = `blocks` blocks with 16, 32 and 64 filters, head."""
+    """6n + 2 layers: stem, three stages of n = `blocks` blocks with 16, 32 and 64 filters, head. variant: as Network's."""
 
-    def __init__(self, arch, classes, input_size, arrays, *, blocks, padding="SAME", widths=(16, 32, 64)):
-        super().__init__(arch, classes, input_size, padding)
-        stem = Stem(arrays, widths[0], input_size)
-        self._settle_stages(stem, arrays, basic, [blocks] * len(widths), widths, project_first=False)
+    def __init__(self, arch, classes, input_size, arrays, *, blocks, **variant):
+        super().__init__(arch, classes, input_size, **variant)
+        widths = [self.scaled(width) for width in (16, 32, 64)]
+        stem = ConvPart(arrays, 3, 3, widths[0], in_size=input_size, activation=tf.nn.relu)
+        self._settle_stages(stem, arrays, basic, [blocks] * 3, widths, project_first=False)
 
 
 class ImageNetResNet(ResNet):
-    """A pooled stem and stages of `blocks` blocks with 64, 128, 256 and 512 filters, times EXPANSION behind bottlenecks."""
+    """A pooled stem and stages of `blocks` blocks with 64, 128, 256 and 512 filters, times EXPANSION behind bottlenecks.
 
-    def __init__(self, arch, classes, input_size, arrays, *, blocks, bottlenecks=False, padding="SAME"):
-        super().__init__(arch, classes, input_size, padding)
-        widths, block = (64, 128, 256, 512), bottleneck if bottlenecks else basic
-        stem = PooledStem(arrays, widths[0], input_size, padding)
+    variant: as Network's.
+    """
+
+    def __init__(self, arch, classes, input_size, arrays, *, blocks, bottlenecks=False, **variant):
+        super().__init__(arch, classes, input_size, **variant)
+        widths, block = [self.scaled(width) for width in (64, 128, 256, 512)], bottleneck if bottlenecks else basic
+        stem = PooledStem(arrays, widths[0], input_size, self.padding)
         self._settle_stages(stem, arrays, block, blocks, widths, project_first=bottlenecks)

@@ -337,13 +337,23 @@ class Network(tf.Module):
 
     A part has `layers`, the `gates` it owns, and __call__(x, run: Pass) -> [B, out_size, out_size, out_gate.size], what the
     next part takes; the last one gives the logits float32 [B, classes]. padding: that of nets.PADDINGS which the subclass gives
-    to what has a stride.
+    to what has a stride; width_multiplier: by which it scales its widths, see `scaled`.
     """
 
-    def __init__(self, arch, classes, input_size, padding="SAME"):
+    def __init__(self, arch, classes, input_size, padding="SAME", width_multiplier=1.0):
         super().__init__(name=arch.replace("-", "_"))
-        self.arch, self.classes, self.input_size, self.padding = arch, classes, input_size, padding
+        self.arch, self.classes, self.input_size = arch, classes, input_size
+        self.padding, self.width_multiplier = padding, width_multiplier
         self.parts, self.gates, self.network_layers = [], [], []
+
+    def scaled(self, filters):
+        """int: `filters` times the width multiplier, to the nearest multiple of 8 that loses no more than a tenth.
+
+        As MobileNets round (Sandler et al. 2018); at least 8.
+        """
+        wanted = filters * self.width_multiplier
+        width = max(8, int(wanted + 4) // 8 * 8)
+        return width + 8 if width < 0.9 * wanted else width
 
     def _settle(self, parts):
         """Called once by the subclass, with all parts in order."""
@@ -399,7 +409,10 @@ class Network(tf.Module):
         return sum(math.prod(bn.shape(name, filters)) for bn in self.batch_norms for name in averages)
 
     def layer_filters(self, filters=None):
-        """dict layer name -> filters of each convolution, in network order, when gate i keeps filters[i] filters."""
+        """dict layer name -> filters of each convolution, in network order, when gate i keeps filters[i] filters.
+
+        Depthwise ones are left out: theirs are the filters of the convolution before.
+        """
         convs = (layer for layer in self.network_layers if isinstance(layer, Conv2d))
         return {conv.path: conv.shape("kernel", filters)[3] for conv in convs}
 

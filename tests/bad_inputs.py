@@ -90,6 +90,8 @@ OPTIONS = [
     of("--gpu_id -1"),
     of("--gpu_id one"),
     of("--do_log -5"),
+    of("--width_multiplier 0"),
+    of("--width_multiplier 17"),
     of("--candidate_filter otsu"),
     of("--no_such_flag"),
     of("--search_target 0.5", "`--search_target 0.5`, an abbreviation"),
@@ -336,6 +338,13 @@ FILES = [
     both("a file that says it is of ResNet-56", saved(meta={"arch": "ResNet-56"})),
     both("a file that says it is of CIFAR10", saved(meta={"dataset": "CIFAR10"})),
     both("a file that says it is of another padding", saved(meta={"padding": "VALID"})),
+    both("a file that says its width is a word", saved(meta={"width_multiplier": "wide"})),
+    both("a file that is wider than it says", saved(meta={"width_multiplier": 0.5})),
+    test_py(
+        "a file of half the width for `--width_multiplier 1`",
+        "--trained_param param.pkl --width_multiplier 1",
+        saved(meta={"width_multiplier": 0.5}),
+    ),
     test_py("a file that says it is of VGG-16", "--trained_param param.pkl", saved(meta={"arch": "VGG-16"})),
 ]
 

@@ -19,6 +19,8 @@ import tensorflow as tf  # noqa: E402
 cpu = tf.config.list_physical_devices("CPU")[0]
 tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 4)
 
+from networks import randomised  # noqa: E402
+
 from devices import Runtime  # noqa: E402
 from nets import build_network  # noqa: E402
 
@@ -32,14 +34,7 @@ def runtime():
 @pytest.fixture
 def network():
     """A ResNet-20 whose every array is random, so that no BN hides a filter and no block is the identity."""
-    rng = np.random.default_rng(0)
-    parameters = build_network("ResNet-20", 10, 32).parameters()
-    for name, array in parameters.items():
-        if name.endswith(("gamma:0", "moving_variance:0")):
-            parameters[name] = rng.uniform(0.5, 1.5, array.shape).astype(np.float32)
-        elif "/kernel" not in name:
-            parameters[name] = rng.normal(0, 0.1, array.shape).astype(np.float32)
-    return build_network("ResNet-20", 10, 32, parameters)
+    return build_network("ResNet-20", 10, 32, randomised(build_network("ResNet-20", 10, 32).parameters(), 0))
 
 
 @pytest.fixture

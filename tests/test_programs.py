@@ -178,6 +178,16 @@ def test_test_tells_moving_averages_apart_and_keeps_to_the_padding_of_the_file(p
     assert symmetric["flops"] == same["flops"] and symmetric["loss"] != same["loss"]
 
 
+def test_test_takes_the_width_from_the_file(program, tmp_path):
+    """Or from the flag where the file says nothing; without either the same arrays are a pruned network."""
+    narrow = build_network("ResNet-20", 10, 32, width_multiplier=0.5).parameters()
+    flags = ["--trained_param", saved(tmp_path, narrow, META | {"width_multiplier": 0.5}), "--json"]
+    rate = lambda *more: json.loads(program("test.py", *flags, *more)[1])["flops_rate"]
+    assert rate() == rate("--width_multiplier", 0.5) == 1
+    saved(tmp_path, narrow, META)
+    assert rate("--width_multiplier", 0.5) == 1 and 0.2 < rate() < 0.4
+
+
 def test_test_evaluates_weights_from_elsewhere(program, tmp_path):
     """The file says which network it is, and by that how it pads."""
     path = tmp_path / "weights.safetensors"

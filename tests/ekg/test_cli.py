@@ -191,9 +191,10 @@ def test_every_flag_arrives_where_it_belongs():
         --search_warmup_batch_size 38 --precision float16 --sync_bn --schedule cosine --warmup_epoch 3.9 --label_smoothing 0.41
         --baseline_schedule cosine --baseline_warmup_epoch 4.2 --baseline_label_smoothing 0.43 --bank_top 44
         --temperature 4.5 --score l1 --search_teacher single --search random --search_samples 46
-        --finetune_teacher none --search_from d""".split()
+        --finetune_teacher none --search_from d --width_multiplier 0.46""".split()
     )
     assert (options.train_path, options.data_path, options.arch, options.dataset) == ("a", "b", "ResNet-20", "CIFAR100")
+    assert options.width_multiplier == 0.46
     assert (options.trained_param, options.search_from) == ("c", "d")
     assert (options.num_teacher, options.val_batch_size) == (3, 17)
     assert (options.bank_top, options.temperature, options.files) == (44, 4.5, None)

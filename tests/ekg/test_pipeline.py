@@ -16,7 +16,7 @@ from array_files import load_npz
 from dataloader import AUGMENTATIONS
 from dataloader.augment import normalise
 from ekg.memory_bank import choose_teachers
-from ekg.pipeline import prune
+from ekg.pipeline import _pretrained, prune
 from ekg.program import run_program
 from ekg.search import SearchState
 from nets import build_network
@@ -338,8 +338,8 @@ def test_options_are_frozen():
         parse([]).seed = 1
 
 
-def test_a_run_keeps_the_padding_it_starts_with(data_path, tmp_path, monkeypatch):
-    """In every network and every file of its own; the same arrays in another padding are another start."""
+def test_a_run_keeps_the_variant_it_starts_with(data_path, tmp_path, monkeypatch):
+    """In every network and every file of its own; the same arrays in another padding or at another width are another start."""
     built = []
 
     def build(*args, **settings):
@@ -348,13 +348,26 @@ def test_a_run_keeps_the_padding_it_starts_with(data_path, tmp_path, monkeypatch
 
     monkeypatch.setattr("ekg.run.build_network", build)
     monkeypatch.setattr("ekg.pipeline.build_network", build)
-    arrays, path = build_network("ResNet-20", 10, 32).parameters(), str(tmp_path / "param.pkl")
-    write_parameters(path, arrays, {"padding": "symmetric"})
+    arrays = build_network("ResNet-20", 10, 32, width_multiplier=0.5).parameters()
+    path, variant = str(tmp_path / "param.pkl"), {"padding": "symmetric", "width_multiplier": 0.5}
+    write_parameters(path, arrays, variant)
     flags = ["--search_target_rate", "1", "--train_epoch", "0", "--search_warmup_epoch", "0", "--trained_param", path]
     folder = start(data_path, tmp_path / "run", *flags)
-    assert len(built) > 2 and {network.padding for network in built} == {"symmetric"}
+    assert len(built) > 2 and {(network.padding, network.width_multiplier) for network in built} == {("symmetric", 0.5)}
     own = [read_parameters(str(file))[1] for file in sorted(folder.rglob("*_param.pkl"))]
-    assert own and {meta["padding"] for meta in own} == {"symmetric"}
+    assert own and all(variant.items() <= meta.items() and meta["flops_rate"] == 1 for meta in own)
+    start(data_path, folder, *flags, "--width_multiplier", "0.5")  # which is the file's
     write_parameters(path, arrays, {})
-    with pytest.raises(UserError, match="padding symmetric"):
+    with pytest.raises(UserError, match=r"padding symmetric, width multiplier 0\.5 there"):
         start(data_path, folder, *flags)
+
+
+@pytest.mark.parametrize("flags, width", [([], ""), (["--width_multiplier", "1"], ""), (["--width_multiplier", "0.5"], "-0.5")])
+def test_a_pretrained_network_is_found_by_its_width(tmp_path, monkeypatch, flags, width):
+    name = f"ResNet-20{width}_CIFAR10.npz"
+    monkeypatch.setattr("ekg.pipeline.__file__", str(tmp_path / "ekg" / "pipeline.py"))
+    (tmp_path / "pretrained").mkdir()
+    (tmp_path / "pretrained" / "ResNet-20-2_CIFAR10.pkl").touch()
+    assert _pretrained(parse([*COMMAND, *flags])) is None
+    (tmp_path / "pretrained" / name).touch()
+    assert _pretrained(parse([*COMMAND, *flags])) == str(tmp_path / "pretrained" / name)

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import tensorflow as tf
+from networks import flat_masks, randomised
 
 from ekg.extraction import extract
 from ekg.importance import filters_kept, masks
@@ -23,17 +24,6 @@ COSTS = {  # MACs at 224 with 2 a value of batch norm, parameters, moving averag
 def whole():
     """dict arch -> the unpruned network of 1,000 classes at 224."""
     return {arch: build_network(arch, 1000, 224) for arch in ARCHITECTURES}
-
-
-def randomised(parameters, seed):
-    """Every array different everywhere, so that no batch norm hides a filter and no block is the identity."""
-    rng = np.random.default_rng(seed)
-    for name, array in parameters.items():
-        if name.endswith(("gamma:0", "moving_variance:0")):
-            parameters[name] = rng.uniform(0.5, 1.5, array.shape).astype(np.float32)
-        elif "/kernel" not in name:
-            parameters[name] = rng.normal(0, 0.1, array.shape).astype(np.float32)
-    return parameters
 
 
 @pytest.fixture(scope="module", params=["SAME", "symmetric"])
@@ -114,13 +104,6 @@ def test_sizes(whole):
     assert layers["conv"].out_size == 112 and whole["ResNet-50"].parts[0].out_size == 56
     assert [layers[f"BasicBlock1.0/conv{n}"].out_size for n in (3, 0, 1, 2)] == [28, 56, 28, 28]
     assert layers["BasicBlock3.2/conv2"].out_size == 7
-
-
-def flat_masks(network, seed):
-    """(rates [G], masks [F]) of a random sub-network."""
-    rng, sizes = np.random.default_rng(seed), network.gate_sizes
-    rates = rng.uniform(0.2, 1, len(sizes))
-    return rates, masks(sizes, rates, np.concatenate([rng.permutation(n) for n in sizes]))
 
 
 @pytest.mark.parametrize("seed", range(2))

@@ -10,7 +10,7 @@ import tensorflow as tf
 from ekg.extraction import extract
 from ekg.importance import split
 from nets.initial import Arrays
-from nets.resnet import Head
+from nets.parts import Head
 from nets.tcl import GRAIN, BatchNorm, Conv2d, DepthwiseConv2d, Gate, Network, Pass, filters_left, masked_kernel
 
 

@@ -1,0 +1,34 @@
+"""Parts that several architectures have: a convolution with what follows it, and the head."""
+
+import tensorflow as tf
+
+from nets.tcl import FC, BatchNorm, Conv2d, Gate
+
+
+class ConvPart:
+    """Convolution, BN, activation, and the gate that the convolution owns. Layers are `conv` and `bn`, then `suffix`."""
+
+    def __init__(self, arrays, kernel_size, channels, filters, *, in_size, activation, suffix="", **conv):
+        self.gate, self.activation = Gate(f"conv{suffix}"), activation
+        into = dict(in_size=in_size, out_gate=self.gate, **conv)
+        self.conv = Conv2d(f"conv{suffix}", arrays, kernel_size, channels, filters, **into)
+        self.out_size = self.conv.out_size
+        self.bn = BatchNorm(f"bn{suffix}", arrays, self.gate.size, size=self.out_size, gate=self.gate)
+        self.layers, self.gates, self.out_gate = [self.conv, self.bn], [self.gate], self.gate
+
+    def __call__(self, x, run):
+        return run.gate(self._before_the_gate(x, run), self.gate)
+
+    def _before_the_gate(self, x, run):
+        return self.activation(self.bn(self.conv(x, run), run))
+
+
+class Head:
+    """Global mean and fully connected layer."""
+
+    def __init__(self, arrays, classes, *, in_gate):
+        self.fc = FC("fc", arrays, in_gate.size, classes, in_gate=in_gate)
+        self.layers, self.gates = [self.fc], []
+
+    def __call__(self, x, run):
+        return self.fc(tf.reduce_mean(tf.cast(x, tf.float32), [1, 2]), run)
