@@ -1,4 +1,4 @@
-"""Prunes a ResNet on ImageNet, or on images that are laid out like it, with ensemble knowledge guidance.
+"""Prunes a network on ImageNet, or on images that are laid out like it, with ensemble knowledge guidance.
 
     python train_imagenet.py --gpu_id 0 1 2 3 --arch ResNet-50 --data_path IMAGENET --trained_param resnet50.safetensors
 

@@ -1,7 +1,8 @@
 """The networks by name. Nothing here imports TensorFlow until a network is built.
 
 A name says all of a network but what the data say (classes, size of the images), and its variant: padding and width multiplier,
-which parameter files tell (`variant_of`).
+which parameter files tell (`variant_of`). So MobileNet-v2 has two names. Its strides on small images are others, with the same
+arrays, and a file of the one is none of the other.
 """
 
 import functools
@@ -13,9 +14,11 @@ BUILDERS = {
     "ResNet-18": ("nets.resnet", "ImageNetResNet", {"blocks": (2, 2, 2, 2)}),
     "ResNet-34": ("nets.resnet", "ImageNetResNet", {"blocks": (3, 4, 6, 3)}),
     "ResNet-50": ("nets.resnet", "ImageNetResNet", {"blocks": (3, 4, 6, 3), "bottlenecks": True}),
+    "MobileNet-v2": ("nets.mobilenet_v2", "MobileNetV2", {"strides": (1, 1, 1, 2, 2, 1, 2, 1)}),
+    "MobileNet-v2-ImageNet": ("nets.mobilenet_v2", "MobileNetV2", {"strides": (2, 1, 2, 2, 2, 1, 2, 1)}),
 }
-CIFAR = ("ResNet-20", "ResNet-56")  # what they are for
-IMAGENET = ("ResNet-18", "ResNet-34", "ResNet-50")
+CIFAR = ("ResNet-20", "ResNet-56", "MobileNet-v2")  # what they are for
+IMAGENET = ("ResNet-18", "ResNet-34", "ResNet-50", "MobileNet-v2-ImageNet")
 PADDINGS = ("SAME", "symmetric")  # of what has a stride: TensorFlow's, bottom and right first; PyTorch's, all sides alike
 WIDEST = 16  # of width multipliers
 
@@ -28,7 +31,7 @@ def build_network(
     `parameters` (dict name -> float32 array, see utils.read_parameters) gives values and shapes, so that a pruned file builds
     the pruned network; without it the network has its full width and is initialised from `seed`. `padding`, of PADDINGS, is
     what the file was trained with, and says so in its meta, as of `width_multiplier`, which scales all widths (Network.scaled):
-    no file is wider than that. Raises UserError naming the first array in
+    no file is wider than that, and where a MobileNet has shortcuts depends on it. Raises UserError naming the first array in
     which `parameters` and `arch` differ, or an unknown padding; `origin` is what the message calls the file.
     """
     from nets.initial import Arrays

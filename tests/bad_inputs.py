@@ -345,6 +345,11 @@ FILES = [
         "--trained_param param.pkl --width_multiplier 1",
         saved(meta={"width_multiplier": 0.5}),
     ),
+    test_py(
+        "a MobileNet-v2 of CIFAR for ImageNet's",
+        "--trained_param param.pkl --arch MobileNet-v2-ImageNet",
+        saved(meta={"arch": "MobileNet-v2"}),
+    ),
     test_py("a file that says it is of VGG-16", "--trained_param param.pkl", saved(meta={"arch": "VGG-16"})),
 ]
 
