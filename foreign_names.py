@@ -1,25 +1,16 @@
-"""Weights of PyTorch's ResNets, as torchvision and timm save them, under our names and in our layout.
+"""Weights of PyTorch's networks, as torchvision and timm save them, under our names and in our layout.
 
 Recognised by names and shapes, which say nothing of where strides are, of activations and of pooling: a network that differs
-from torchvision's in these alone is taken for it.
+from torchvision's in these alone is taken for it. What a family of networks is like, its own module says (foreign_resnets).
 """
-
-import collections
-import re
 
 import numpy as np
 
 from array_files import NUMBERS
-from nets import BUILDERS
+from foreign_resnets import ResNet
 
-LANDMARK = "layer1.0.conv1.weight"  # every ResNet of PyTorch has one, behind a prefix or not
-BLOCK = re.compile(r"layer(\d{1,3})\.(\d{1,3})\.conv1\.weight")
+FAMILIES = (ResNet,)
 COUNTERS = ("num_batches_tracked", "n_averaged")  # count batches, and networks that were averaged
-KNOWN = {  # (blocks of each stage, bottlenecks) -> arch
-    (options["blocks"], options.get("bottlenecks", False)): arch
-    for arch, (_, builder, options) in BUILDERS.items()
-    if builder == "ImageNetResNet"
-}
 ARRAYS = {  # of each kind of layer: their name -> our name, axes of theirs
     "conv": {"weight": ("kernel:0", "OIHW")},
     "bn": {
@@ -39,21 +30,25 @@ LAYOUT = {
 
 
 def translated(content):
-    """(dict our name -> array, meta) of the first ResNet in `content`, what a file of arrays holds; None if there is none.
+    """(dict our name -> array, meta) of the first network in `content`, what a file of arrays holds; None if there is none.
 
     content: a state dict, or dicts around one: outer dicts come before inner ones, else the order is the file's. meta names
-    arch and padding. Arrays are views. Raises ValueError for a ResNet that is none of ours, naming what it has or has not.
+    arch and padding. Arrays are views. Raises ValueError for a network of a family known here that is none of ours, naming what
+    it has or has not.
     """
     if "conv/kernel:0" in content:
         return None
     for one in _dicts(content):
         arrays = {n: a for n, a in one.items() if isinstance(n, str) and isinstance(a, np.ndarray) and a.dtype.kind in NUMBERS}
-        prefixes = [n.removesuffix(LANDMARK) for n in arrays if n == LANDMARK or n.endswith("." + LANDMARK)]
-        if len(prefixes) > 1:
-            raise ValueError(f"it has several ResNets, under {prefixes[0]!r} and {prefixes[1]!r}; save one of them alone")
-        if prefixes:
-            inside = {n.removeprefix(prefixes[0]): a for n, a in arrays.items() if n.startswith(prefixes[0])}
-            return _translated(inside, [name for name in arrays if not name.startswith(prefixes[0])])
+        found = [(family, prefix) for family in FAMILIES for prefix in _prefixes(arrays, family.LANDMARK)]
+        if len(found) > 1:
+            kinds = {family.KIND for family, _ in found}
+            what = f"{kinds.pop()}s" if len(kinds) == 1 else "networks"
+            raise ValueError(f"it has several {what}, under {found[0][1]!r} and {found[1][1]!r}; save one of them alone")
+        if found:
+            family, prefix = found[0]
+            inside = {n.removeprefix(prefix): a for n, a in arrays.items() if n.startswith(prefix)}
+            return _translated(family, inside, [name for name in arrays if not name.startswith(prefix)])
     return None
 
 
@@ -68,60 +63,30 @@ def _dicts(content):
                 found.append(value)
 
 
-def _translated(state, others):
+def _prefixes(names, landmark):
+    return [name.removesuffix(landmark) for name in names if name == landmark or name.endswith("." + landmark)]
+
+
+def _translated(family, state, others):
     """state: dict their name without prefix -> array; others: names without the prefix, which are none of the network's."""
-    places = [tuple(map(int, match.groups())) for match in map(BLOCK.fullmatch, state) if match]
-    counts = collections.Counter(stage for stage, _ in places)
-    blocks = tuple(counts[stage] for stage in range(1, max(counts) + 1))
-    bottlenecks = "layer1.0.conv3.weight" in state
-    if (blocks, bottlenecks) not in KNOWN:
-        kind = "bottlenecks" if bottlenecks else "basic blocks"
-        raise ValueError(f"it is a ResNet of {'-'.join(map(str, blocks))} {kind}, none of {', '.join(KNOWN.values())}")
-    arch = KNOWN[blocks, bottlenecks]
+    network = family(state)
     wanted = {
         f"{theirs}.{name}": (f"{ours}/{our_name}", axes)
-        for theirs, ours in _layers(blocks, bottlenecks)
-        for name, (our_name, axes) in ARRAYS[ours.rpartition("/")[2].rstrip("0123456789")].items()
+        for theirs, ours, kind in network.layers()
+        for name, (our_name, axes) in ARRAYS[kind].items()
     }
     extra = [name for name in state if name not in wanted] + others
     extra = [name for name in extra if not name.endswith(COUNTERS)]
     missing = [name for name in wanted if name not in state]
     if extra or missing:
         differs = [f"{word} {_first(names)}" for word, names in (("with", extra), ("without", missing)) if names]
-        raise ValueError(f"it is like PyTorch's {arch}, but {', '.join(differs)}")
+        raise ValueError(f"it is like {family.AUTHOR}'s {network.arch}, but {', '.join(differs)}")
     for name, (_, axes) in wanted.items():
         if state[name].ndim != len(axes):
             raise ValueError(f"{name} is {list(state[name].shape)}, expected {len(axes)} axes")
-    _check_widths(state, arch, blocks, bottlenecks)
-    return {ours: LAYOUT[axes](state[name]) for name, (ours, axes) in wanted.items()}, {"arch": arch, "padding": "symmetric"}
+    meta = {"arch": network.arch, "padding": "symmetric"} | network.told_by_widths(state)
+    return {ours: LAYOUT[axes](state[name]) for name, (ours, axes) in wanted.items()}, meta
 
 
 def _first(names):
     return names[0] if len(names) == 1 else f"{names[0]} and {len(names) - 1} more"
-
-
-def _layers(blocks, bottlenecks):
-    """(their name, our name) of every layer. PyTorch counts a block's convolutions from 1, we so that the last is conv2."""
-    yield from (("conv1", "conv"), ("bn1", "bn"), ("fc", "fc"))
-    for stage, count in enumerate(blocks):
-        for block in range(count):
-            theirs, ours = f"layer{stage + 1}.{block}", f"BasicBlock{stage}.{block}"
-            for n in range(1, 4 if bottlenecks else 3):
-                yield from ((f"{theirs}.{kind}{n}", f"{ours}/{kind}{n - bottlenecks}") for kind in ("conv", "bn"))
-            if block == 0 and (stage > 0 or bottlenecks):
-                yield from ((f"{theirs}.downsample.0", f"{ours}/conv3"), (f"{theirs}.downsample.1", f"{ours}/bn3"))
-
-
-def _check_widths(state, arch, blocks, bottlenecks):
-    """Refuses what has our names, but is grouped or wider; narrower is pruned. Whether widths meet is found out by building."""
-    most = {"conv1.weight": 64}
-    for stage, count in enumerate(blocks):
-        for block in range(count):
-            name = f"layer{stage + 1}.{block}."
-            most |= {f"{name}conv{n}.weight": (64 << stage) * (4 if n == 3 else 1) for n in range(1, 4 if bottlenecks else 3)}
-            filters, read = state[name + "conv1.weight"].shape[0], state[name + "conv2.weight"].shape[1]
-            if 0 < read < filters and filters % read == 0:
-                raise ValueError(f"{name}conv2.weight is grouped: it reads {read} of {filters} channels; {arch} has no groups")
-    for name, filters in most.items():
-        if state[name].shape[0] > filters:
-            raise ValueError(f"{name} has {state[name].shape[0]} filters, that of {arch} {filters}")
