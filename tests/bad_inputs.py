@@ -16,7 +16,7 @@ import numpy as np
 from cifar_files import generate, write_archive, write_npz, write_python
 from safetensors_writer import write_safetensors
 from torch_file_writer import Tensor, write_legacy, write_zip
-from torch_resnets import state_dict
+from torch_networks import state_dict
 
 from ekg.configuration import described, versions
 from ekg.run_folder import BANK, STAGES, UNFINISHED, RunFolder

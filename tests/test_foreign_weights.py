@@ -5,10 +5,10 @@ import functools
 import numpy as np
 import pytest
 import safetensors.numpy
-import torch_resnets
+import torch_networks
 from safetensors_writer import write_safetensors
 from torch_file_writer import Tensor, write_legacy, write_zip
-from torch_resnets import BLOCKS, CLASSES, SIZES, state_dict
+from torch_networks import BLOCKS, CLASSES, SIZES, state_dict
 
 from foreign_names import translated
 from nets import build_network
@@ -21,7 +21,7 @@ small = lambda: dict(whole("ResNet-18"))
 
 def answers(arrays, meta, size):
     network = build_network(meta["arch"], CLASSES, size, arrays, padding=meta["padding"])
-    return network(torch_resnets.images(size), Pass("moving")).numpy()
+    return network(torch_networks.images(size), Pass("moving")).numpy()
 
 
 @pytest.mark.parametrize("size", SIZES)
@@ -29,7 +29,7 @@ def answers(arrays, meta, size):
 def test_logits_are_those_recorded_of_torchvision(arch, size):
     arrays, meta = translated(whole(arch))
     assert meta == {"arch": arch, "padding": "symmetric"}
-    recorded = np.load(torch_resnets.RECORD)[f"{arch} {size}"]
+    recorded = np.load(torch_networks.RECORD)[f"{arch} {size}"]
     assert np.abs(answers(arrays, meta, size) - recorded).max() <= 1e-4
     assert np.abs(recorded[0] - recorded[1]).max() > 0.01  # the images tell
     if size % 2 == 0:
@@ -40,12 +40,12 @@ def test_logits_are_those_recorded_of_torchvision(arch, size):
 def test_logits_are_those_of_torchvision(arch):
     """The same, with whatever torchvision is installed."""
     try:
-        import record_torch_resnets
+        import record_torch_networks
 
-        torchvision = record_torch_resnets.import_torchvision()
+        torchvision = record_torch_networks.import_torchvision()
     except Exception as error:  # an installation may be broken in any way
         pytest.skip(f"no PyTorch with torchvision: {error}")
-    theirs = record_torch_resnets.logits(torchvision, arch, 64)
+    theirs = record_torch_networks.logits(torchvision, arch, 64)
     assert np.abs(answers(*translated(whole(arch)), 64) - theirs).max() <= 1e-4
 
 

@@ -6,7 +6,7 @@ import sys
 import numpy as np
 import pytest
 from safetensors.numpy import save_file
-from torch_resnets import state_dict
+from torch_networks import state_dict
 
 import test as test_py  # the program beside this folder, not Python's own tests
 import train_cifar
