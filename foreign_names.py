@@ -1,18 +1,21 @@
 """Weights of PyTorch's networks, as torchvision and timm save them, under our names and in our layout.
 
 Recognised by names and shapes, which say nothing of where strides are, of activations and of pooling: a network that differs
-from torchvision's in these alone is taken for it. What a family of networks is like, its own module says (foreign_resnets).
+from torchvision's in these alone is taken for it. What a family of networks is like, its own module says: foreign_resnets,
+foreign_mobilenets.
 """
 
 import numpy as np
 
 from array_files import NUMBERS
+from foreign_mobilenets import TimmMobileNetV2, TorchvisionMobileNetV2
 from foreign_resnets import ResNet
 
-FAMILIES = (ResNet,)
+FAMILIES = (ResNet, TorchvisionMobileNetV2, TimmMobileNetV2)
 COUNTERS = ("num_batches_tracked", "n_averaged")  # count batches, and networks that were averaged
 ARRAYS = {  # of each kind of layer: their name -> our name, axes of theirs
     "conv": {"weight": ("kernel:0", "OIHW")},
+    "depthwise": {"weight": ("kernel:0", "CMHW")},
     "bn": {
         "weight": ("gamma:0", "C"),
         "bias": ("beta:0", "C"),
@@ -23,6 +26,7 @@ ARRAYS = {  # of each kind of layer: their name -> our name, axes of theirs
 }
 LAYOUT = {
     "OIHW": lambda array: array.transpose(2, 3, 1, 0),
+    "CMHW": lambda array: array.transpose(2, 3, 0, 1),
     "OI": lambda array: array.T,
     "O": lambda array: array[None],
     "C": lambda array: array[None, None, None],
@@ -33,8 +37,8 @@ def translated(content):
     """(dict our name -> array, meta) of the first network in `content`, what a file of arrays holds; None if there is none.
 
     content: a state dict, or dicts around one: outer dicts come before inner ones, else the order is the file's. meta names
-    arch and padding. Arrays are views. Raises ValueError for a network of a family known here that is none of ours, naming what
-    it has or has not.
+    arch and padding, and the width_multiplier where widths tell it. Arrays are views. Raises ValueError for a network of a
+    family known here that is none of ours, naming what it has or has not.
     """
     if "conv/kernel:0" in content:
         return None
@@ -80,7 +84,7 @@ def _translated(family, state, others):
     missing = [name for name in wanted if name not in state]
     if extra or missing:
         differs = [f"{word} {_first(names)}" for word, names in (("with", extra), ("without", missing)) if names]
-        raise ValueError(f"it is like {family.AUTHOR}'s {network.arch}, but {', '.join(differs)}")
+        raise ValueError(f"it is like {network.like}, but {', '.join(differs)}")
     for name, (_, axes) in wanted.items():
         if state[name].ndim != len(axes):
             raise ValueError(f"{name} is {list(state[name].shape)}, expected {len(axes)} axes")

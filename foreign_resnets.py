@@ -16,7 +16,7 @@ KNOWN = {  # (blocks of each stage, bottlenecks) -> arch
 class ResNet:
     """The ResNet whose state dict has the names in `state`. Raises ValueError if it has other blocks than those KNOWN."""
 
-    KIND, AUTHOR = "ResNet", "PyTorch"
+    KIND = "ResNet"
     LANDMARK = "layer1.0.conv1.weight"  # every one has it, behind a prefix or not
 
     def __init__(self, state):
@@ -27,6 +27,7 @@ class ResNet:
             kind = "bottlenecks" if self.bottlenecks else "basic blocks"
             raise ValueError(f"it is a ResNet of {'-'.join(map(str, self.blocks))} {kind}, none of {', '.join(KNOWN.values())}")
         self.arch = KNOWN[self.blocks, self.bottlenecks]
+        self.like = f"PyTorch's {self.arch}"
 
     def layers(self):
         """(their name, our name, kind) of each. PyTorch counts a block's convolutions from 1, we so that the last is conv2."""

@@ -104,9 +104,9 @@ def read_parameters(path):
     """(arrays, meta) of a parameter file: dict name -> float32 array, and what the file says of itself ({} if nothing).
 
     Reads the published pickles, dense or pruned, through array_files, .npz files of the same arrays, PyTorch's .pth and
-    .safetensors. A state dict of a PyTorch ResNet comes back under our names, its meta saying which network it is and how that
-    pads. Keys that hold no array of numbers are ignored. Raises UserError for a file that is missing, damaged, not of numbers,
-    or of a ResNet that no network here is.
+    .safetensors. A state dict of one of PyTorch's networks that are known here comes back under our names, its meta saying which
+    it is and how that pads. Keys that hold no array of numbers are ignored. Raises UserError for a file that is missing, damaged,
+    not of numbers, or of a network of PyTorch that is nearly one of ours.
     """
     try:
         content = _content(path)
