@@ -10,9 +10,7 @@ import tensorflow as tf
 from nets.initial import ones, zeros
 from nets.parts import ConvPart, Head
 from nets.tcl import BatchNorm, Conv2d, DepthwiseConv2d, Gate, Network
-
-STAGES = ((1, 16, 1), (6, 24, 2), (6, 32, 3), (6, 64, 4), (6, 96, 3), (6, 160, 3), (6, 320, 1))  # expansion, channels, blocks
-STEM, LAST = 32, 1280
+from nets.widths import MOBILENET_LAST, MOBILENET_STAGES, MOBILENET_STEM
 
 
 class InvertedResidual:
@@ -57,20 +55,20 @@ class MobileNetV2(Network):
     """A stem, stages of inverted residuals, a last 1x1 convolution, a head.
 
     strides: of the stem and of the first block of each stage, which is all that tells the network for 32x32 images, where two of
-    them are 1, from ImageNet's. A width multiplier below 1 leaves the last convolution at LAST. variant: as Network's.
+    them are 1, from ImageNet's. A width multiplier below 1 leaves the last convolution at MOBILENET_LAST. variant: as Network's.
     """
 
     def __init__(self, arch, classes, input_size, arrays, *, strides, **variant):
         super().__init__(arch, classes, input_size, **variant)
-        width, common = self.scaled(STEM), dict(activation=tf.nn.relu6, padding=self.padding)
+        width, common = self.scaled(MOBILENET_STEM), dict(activation=tf.nn.relu6, padding=self.padding)
         parts = [ConvPart(arrays, 3, 3, width, in_size=input_size, strides=strides[0], **common)]
-        for stage, ((expansion, channels, count), first) in enumerate(zip(STAGES, strides[1:])):
+        for stage, ((expansion, channels, count), first) in enumerate(zip(MOBILENET_STAGES, strides[1:])):
             for number in range(count):
                 stream = dict(in_gate=parts[-1].out_gate, in_width=width, in_size=parts[-1].out_size, padding=self.padding)
                 width = self.scaled(channels)
                 stream |= dict(expansion=expansion, width=width, strides=1 if number else first)
                 parts.append(InvertedResidual(f"InvertedResidual{stage}.{number}", arrays, **stream))
         stream, size = parts[-1].out_gate, parts[-1].out_size
-        last = max(LAST, self.scaled(LAST))
+        last = max(MOBILENET_LAST, self.scaled(MOBILENET_LAST))
         parts.append(ConvPart(arrays, 1, stream.size, last, in_size=size, in_gate=stream, suffix="_last", **common))
         self._settle([*parts, Head(arrays, classes, in_gate=parts[-1].out_gate)])

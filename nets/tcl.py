@@ -11,6 +11,7 @@ import numpy as np
 import tensorflow as tf
 
 from nets.initial import he_normal, normal, ones, zeros
+from nets.widths import scaled
 
 BN_EPSILON = 1e-5
 BN_DECAY = 0.9  # moving = 0.9 moving + 0.1 batch
@@ -347,13 +348,8 @@ class Network(tf.Module):
         self.parts, self.gates, self.network_layers = [], [], []
 
     def scaled(self, filters):
-        """int: `filters` times the width multiplier, to the nearest multiple of 8 that loses no more than a tenth.
-
-        As MobileNets round (Sandler et al. 2018); at least 8.
-        """
-        wanted = filters * self.width_multiplier
-        width = max(8, int(wanted + 4) // 8 * 8)
-        return width + 8 if width < 0.9 * wanted else width
+        """int: `filters` times the width multiplier, rounded as MobileNets round."""
+        return scaled(filters, self.width_multiplier)
 
     def _settle(self, parts):
         """Called once by the subclass, with all parts in order."""
