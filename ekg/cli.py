@@ -158,7 +158,7 @@ def add_training_flags(parser, architectures, arch, fine_tuning, baseline, tempe
     group.add_argument(
         "--trained_param",
         metavar="FILE",
-        help="parameter file to start from, dense or pruned, ours or a PyTorch ResNet's (.safetensors, .pth) (default: "
+        help="parameter file to start from, dense or pruned, ours or PyTorch's (.safetensors, .pth) (default: "
         "pretrained/ARCH_DATASET.pkl, or ARCH-WIDTH_DATASET.pkl, beside this program if there is one, else a baseline is trained "
         "first)",
     )

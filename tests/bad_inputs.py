@@ -269,6 +269,11 @@ RESNET_101 = {
     for block in range(count)
     for n in (1, 2, 3)
 }
+MOBILENET_110D = {
+    f"blocks.{stage}.{block}.conv_dw.weight": Tensor(np.zeros((1, 1, 1, 1), np.float32))
+    for stage, count in enumerate((1, 3, 4, 5, 4, 4, 1))
+    for block in range(count)
+}
 WIDE = Tensor(np.zeros(4, np.float32), size=(10**6, 10**6), stride=(0, 0))  # 10^12 times the same number
 
 
@@ -323,6 +328,7 @@ FILES = [
     both("a `.pth` cut short", lambda f, m: half(write_zip(f / "param.pth", STATE_DICT)), "param.pth"),
     both("a `.pth` of another network", pth(STATE_DICT), "param.pth"),
     both("a `.pth` of a ResNet-101", pth({"state_dict": {**STATE_DICT, **RESNET_101}}), "param.pth"),
+    both("a `.pth` of timm's mobilenetv2_110d", pth({"state_dict": MOBILENET_110D}), "param.pth"),
     both("a `.safetensors` of a ResNet-18 with squeeze and excitation", squeezed, "param.safetensors"),
     both("a `.pth` of a ResNet-18 for a ResNet-20", resnet_18, "param.pth"),
     both("a `.safetensors` of something else than numbers", claiming(dtype="C64", shape=[216]), "param.safetensors"),

@@ -1,4 +1,4 @@
-"""MobileNet-v2 as torchvision and timm save it, in our names; what is none is refused by name."""
+"""MobileNet-v2 as torchvision and timm save it: our logits are PyTorch's, at any width; what is none is refused by name."""
 
 import functools
 import re
@@ -7,9 +7,11 @@ import numpy as np
 import pytest
 import torch_networks
 from torch_file_writer import Tensor, write_zip
-from torch_networks import WIDTHS, state_dict
+from torch_networks import CLASSES, RECORDED, WIDTHS, state_dict
 
 from foreign_names import translated
+from nets import build_network
+from nets.tcl import Pass
 from utils import UserError, read_parameters
 
 ARCH = "MobileNet-v2-ImageNet"
@@ -37,6 +39,37 @@ def timm(state):
 FORMS = {"torchvision": lambda state: state, "timm": timm}
 
 
+def built(arrays, meta, size):
+    variant = {"width_multiplier": meta.get("width_multiplier", 1.0), "padding": meta["padding"]}
+    return build_network(meta["arch"], CLASSES, size, arrays, **variant)
+
+
+def answers(arrays, meta, size):
+    return built(arrays, meta, size)(torch_networks.images(size), Pass("moving")).numpy()
+
+
+@pytest.mark.parametrize("name, size", [place for place in RECORDED if place[0] in WIDTHS])
+def test_logits_are_those_recorded_of_torchvision(name, size):
+    arrays, meta = translated(whole(name))
+    recorded = np.load(torch_networks.RECORD)[f"{name} {size}"]
+    assert np.abs(answers(arrays, meta, size) - recorded).max() <= 1e-4 * np.abs(recorded).max()
+    assert np.abs(recorded[0] - recorded[1]).max() > 0.01  # the images tell
+    if size % 2 == 0:
+        assert np.abs(answers(arrays, meta | {"padding": "SAME"}, size) - recorded).max() > 0.01
+
+
+def test_logits_are_those_of_torchvision():
+    """The same, with whatever torchvision is installed."""
+    try:
+        import record_torch_networks
+
+        torchvision = record_torch_networks.import_torchvision()
+    except Exception as error:  # an installation may be broken in any way
+        pytest.skip(f"no PyTorch with torchvision: {error}")
+    theirs = record_torch_networks.logits(torchvision, "MobileNet-v2 0.35", 64)
+    assert np.abs(answers(*translated(whole("MobileNet-v2 0.35")), 64) - theirs).max() <= 1e-4
+
+
 # ------------------------------------------------------------------------------------------------------- names and widths
 
 
@@ -48,6 +81,13 @@ def empty(name, form):
 @pytest.mark.parametrize("name", WIDTHS)
 def test_the_width_multiplier_is_told_by_the_widths(name, form):
     assert translated(empty(name, form))[1] == {"arch": ARCH, "padding": "symmetric", "width_multiplier": float(name.split()[1])}
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_arrays_are_those_of_our_network(form):
+    arrays = translated(empty("MobileNet-v2 0.35", form))[0]
+    ours = build_network(ARCH, CLASSES, 32, width_multiplier=0.35).parameters()
+    assert {name: array.shape for name, array in arrays.items()} == {name: array.shape for name, array in ours.items()}
 
 
 @pytest.mark.parametrize("form", FORMS)
@@ -84,6 +124,36 @@ def test_prefixes_are_seen_through(form, prefix):
     plain = translated(state)
     assert meta == plain[1] and arrays.keys() == plain[0].keys()
     assert all(np.shares_memory(array, plain[0][name]) for name, array in arrays.items())
+
+
+# ---------------------------------------------------------------------------------------------------------- pruned ones
+
+
+def cut(state, keep, *, filters, reads=(), follows=()):
+    """`state` with the filters `keep` alone: of the weights `filters`, of what `reads` them, and of batch norms that `follow`."""
+    state = state | {f"{name}.weight": state[f"{name}.weight"][keep] for name in filters}
+    state |= {f"{name}.weight": state[f"{name}.weight"][:, keep] for name in reads}
+    parts = ("weight", "bias", "running_mean", "running_var")
+    return state | {f"{name}.{part}": state[f"{name}.{part}"][keep] for name in follows for part in parts}
+
+
+def test_a_pruned_state_dict_builds_the_pruned_network_whose_width_its_user_says():
+    """Filters that batch norms make 0 may as well not be there."""
+    keep, name = np.r_[0:20, 31:48], "features.3.conv"
+    muted = small()
+    for bn in (f"{name}.0.1", f"{name}.1.1"):
+        for part in ("weight", "bias"):
+            muted[f"{bn}.{part}"] = muted[f"{bn}.{part}"].copy()
+            muted[f"{bn}.{part}"][20:31] = 0
+    convs = dict(filters=(f"{name}.0.0", f"{name}.1.0"), reads=(f"{name}.2",), follows=(f"{name}.0.1", f"{name}.1.1"))
+    pruned = cut(muted, keep, **convs)
+    arrays, meta = translated(pruned)
+    assert meta == {"arch": ARCH, "padding": "symmetric"}
+    meta["width_multiplier"] = 0.25
+    assert {gate.name: gate.size for gate in built(arrays, meta, 64).gates}["InvertedResidual1.1/conv0"] == 37
+    np.testing.assert_allclose(answers(arrays, meta, 64), answers(*translated(muted), 64), atol=1e-4)
+    other = answers(arrays, meta | {"width_multiplier": 1.0}, 64)  # at 0.25 the first block has a shortcut
+    assert np.abs(other - answers(arrays, meta, 64)).max() > 0.01
 
 
 # -------------------------------------------------------------------------------------------------------------- refusals
@@ -147,3 +217,10 @@ def test_two_networks_in_one_dict_are_refused():
         student = {f"student.{name}": array for name, array in other.items()}
         with pytest.raises(ValueError, match=f"it has several {what}, under '(teacher|student).' and '(teacher|student).'"):
             translated(teacher | student)
+
+
+def test_what_is_wider_than_the_width_its_user_says_does_not_fit():
+    arrays, meta = translated(changed("features.0.0.weight", 40, 3, 3, 3)(small()))
+    assert "width_multiplier" not in meta
+    with pytest.raises(UserError, match=rf"{ARCH}: conv/kernel:0 is \[3, 3, 3, 40\], expected \[3, 3, 3, up to 32\]"):
+        built(arrays, meta, 32)
