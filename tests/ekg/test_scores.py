@@ -38,12 +38,12 @@ class Case:
 
     def __init__(self):
         rng = np.random.default_rng(0)
-        build = lambda arrays: CifarResNet("ResNet-20", CLASSES, SIZE, arrays, blocks=1, widths=(4, 6, 8))
-        self.parameters = build(Arrays()).parameters()
-        for name, array in self.parameters.items():
-            self.parameters[name] = (
-                np.abs(rng.normal(1, 0.3, array.shape)) if "variance" in name else rng.normal(0.1, 0.5, array.shape)
-            )
+        build = lambda arrays: CifarResNet("ResNet-20", CLASSES, SIZE, arrays, blocks=1)
+        layers, widths = build(Arrays()).network_layers, [4, 4, 6, 6, 8, 8]
+        self.parameters = {}
+        for layer, name in ((one, name) for one in layers for name in one.arrays):
+            array = rng.standard_normal(layer.shape(name, widths))
+            self.parameters[f"{layer.path}/{name}:0"] = np.abs(1 + 0.3 * array) if "variance" in name else 0.1 + 0.5 * array
         self.parameters = {name: array.astype(np.float32) for name, array in self.parameters.items()}
         self.network = build(Arrays(self.parameters))
         self.images = rng.standard_normal((IMAGES, SIZE, SIZE, 3)).astype(np.float32)
