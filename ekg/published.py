@@ -44,7 +44,7 @@ FIGURES = {
 
 
 def published(options, table, row):
-    """The Published of a row; None where the paper has none for the network, the data or the target of `options`."""
-    if options.search.target_rate != TARGET_RATE:
+    """The Published of a row; None where the paper has none for the network, its width, the data or the target of `options`."""
+    if options.search.target_rate != TARGET_RATE or options.width_multiplier not in (None, 1):
         return None
     return FIGURES.get((options.arch, options.dataset), {}).get(table, {}).get(row)
