@@ -7,6 +7,7 @@ fine-tuning alone share a search, which is a run of its own with --train_epoch 0
 import dataclasses
 import gc
 import os
+import re
 from collections.abc import Callable
 
 from ekg.adoption import LATER
@@ -139,12 +140,23 @@ def is_done(task):
     if config is None:
         return False
     differ = differences(config["options"], described(task.options, None, None), ignored=UNKNOWN)
+    differ = differ or _other_width(task, str(config["options"].get("start")))
     if differ:
         instead = "choose another --train_path, or --overwrite"
         raise UserError(f"{task.label}: {task.folder} holds a run with other options ({differ}); {instead}")
     if task.kind == BASELINE:
         return os.path.exists(task.file(STAGES["baseline"]))
     return is_finished(read_object(task.folder, "result.json", RESULT))
+
+
+def _other_width(task, start):
+    """What is different of the width multiplier asked for, "" if nothing. start: what a former start said of its network."""
+    asked = task.options.width_multiplier
+    if asked is None and task.kind != BASELINE:
+        return ""  # that of the file it starts from
+    former = re.search(r"width multiplier ([^,]+)", start)
+    former, asked = float(former[1]) if former else 1.0, float(asked or 1)
+    return "" if former == asked else f"width_multiplier: {former} there, {asked} asked for"
 
 
 def clear(tasks):

@@ -178,6 +178,20 @@ def test_other_flags_than_those_of_the_runs_there_are_refused(study):
         is_done(planned(study("--table", "filters", "--train_epoch", "7")).rows["filters", "slice"][0])
 
 
+@pytest.mark.parametrize(
+    "there, asked, differ", [("0.5", "0.5", False), ("0.5", None, False), ("0.5", "1", True), (None, "2", True)]
+)
+def test_another_width_than_that_of_finished_runs_is_refused(study, there, asked, differ):
+    start = START + (f", width multiplier {float(there)}" if there else "")
+    carried_out(study("--table", "searches"), dict.fromkeys(WORKS, lambda options: pretend(options, start)))
+    row = planned(study("--table", "searches", *(["--width_multiplier", asked] if asked else []))).rows["searches", "uniform"][0]
+    if differ:
+        with pytest.raises(UserError, match=r"other options \(width_multiplier"):
+            is_done(row)
+    else:
+        assert is_done(row)
+
+
 def test_overwrite_forgets_all_runs_of_the_tables(study):
     carried_out(study("--table", "filters", "scores"))
     tasks = planned(study("--table", "filters", "--overwrite", "--train_epoch", "7")).tasks
