@@ -13,7 +13,7 @@ import sys
 
 import train_cifar
 import train_imagenet
-from ekg.ablation import FLAGS, TABLES, Study, baseline_seed, carry_out, clear, plan
+from ekg.ablation_plan import FLAGS, TABLES, Study, baseline_seed, carry_out, clear, plan
 from ekg.cli import Parser, count_or_none, options_from
 from ekg.program import run_program
 from machines import cluster_from
@@ -77,9 +77,7 @@ def main():
     study = parse()
     asked = study.options({})  # what a run of no row is told
     import_tensorflow()
-    from devices import hardware
     from ekg.ablation_report import write_tables
-    from ekg.configuration import versions
     from ekg.pipeline import check, pretrained, prune, train_baseline
     from ekg.progress import Console
 
@@ -91,7 +89,7 @@ def main():
 
     def after(done):
         if done:
-            write_tables(study, planned, done, asked, hardware(), versions())
+            write_tables(study, planned, done, asked)
 
     carry_out(planned.tasks, {"baseline": train_baseline, "search": prune, "row": prune}, say, after)
     say(f"\n{study.file('ablation.md')} has the tables; ablation.csv and runs.csv beside it have all digits")

@@ -24,7 +24,8 @@ from ekg.cli import Parser, count, share
 from ekg.importance import masks, ranks
 from ekg.options import DeviceOptions, SearchOptions
 from ekg.program import run_program
-from nets import build_network
+from ekg.scores import scorer
+from nets import build_network, variant_of
 from utils import UserError, import_tensorflow, read_parameters
 
 
@@ -40,6 +41,11 @@ class Searched:
         except (OSError, ValueError, KeyError) as error:
             raise UserError(f"{folder} holds no search of train_cifar.py: {error}") from error
         self.folder, self.name = folder, self.options["search"]["candidate_filter"]
+        strategy, teacher = (self.options["search"].get(key) for key in ("strategy", "teacher"))
+        if (strategy, teacher) != ("greedy", "ensemble"):
+            raise UserError(
+                f"{folder} holds a search of another kind ({strategy}, teacher {teacher}): it has no candidates to look at"
+            )
 
 
 def trajectories(runs, rates):
@@ -54,9 +60,9 @@ def trajectories(runs, rates):
 
 
 def kind(gate):
-    """The kind of a gate, in words: where it is and whether several convolutions write through it."""
-    stage = re.match(r"[A-Za-z]+(\d+)\.", gate.name)
-    return f"{f'stage {stage[1]}' if stage else gate.name}, {'stream' if gate.uses > 1 else 'inner'}"
+    """The kind of a gate, in words: where it is, and whether it is within a block or of a stage's stream."""
+    place = re.fullmatch(r"[A-Za-z]+(\d+)\.\d+/(conv\d)", gate.name)
+    return f"stage {place[1]}, {'stream' if place[2] in ('conv2', 'conv3') else 'inner'}" if place else gate.name
 
 
 def look(run, data_path, every):
@@ -73,12 +79,14 @@ def look(run, data_path, every):
     data = load_dataset(options["dataset"], data_path or options["data_path"])
     sizes = subsets["val_per_class"], subsets["subset_per_class"]
     val, _ = select_subsets(data.y_train, data.classes, *sizes, subsets["seed"], data.class_names)
-    parameters, _ = read_parameters(os.path.join(run.folder, "checkpoints", "warm_param.pkl"))
-    network = build_network(options["arch"], data.classes, data.input_size, parameters)
+    path = os.path.join(run.folder, "checkpoints", "warm_param.pkl")
+    parameters, meta = read_parameters(path)
+    network = build_network(options["arch"], data.classes, data.input_size, parameters, **variant_of(meta, path))
     runtime, _ = make_runtime(DeviceOptions(None, None, None, 1, "float32", False), Alone())
     prepare = lambda batch: normalise(batch["images"], AUGMENTATIONS[options["dataset"]])
     on_val = Validation(network, runtime, prepare, data.x_train[val], data.y_train[val], subsets["batch_size"])
-    search = Greedy(network, data.y_train[val], on_val.score, on_val.predict, SearchOptions(**options["search"]))
+    score = scorer(options["search"]["score"], network, on_val.score, subsets["seed"])
+    search = Greedy(network, data.y_train[val], score, on_val.predict, SearchOptions(**options["search"]))
     shape = len(network.gates), int(network.gate_sizes.sum()), len(val), data.classes
     state = SearchState.load(os.path.join(run.folder, "search_state.npz"), *shape)
 

@@ -5,7 +5,7 @@ import math
 import statistics
 
 from array_files import load_npz
-from ekg.ablation import BASELINE
+from ekg.ablation_plan import BASELINE, COMPARED, width_of
 from ekg.adoption import TAKEN
 from ekg.progress import duration
 from ekg.published import published
@@ -18,7 +18,7 @@ PAPER = ("top1", "deviation", "loss")  # of ekg.published.Published
 
 
 def figures_of(task):
-    """dict of FIGURES of the finished run `task` (ekg.ablation.Task); None for what its folder no longer tells.
+    """dict of FIGURES of the finished run `task` (ekg.ablation_plan.Task); None for what its folder no longer tells.
 
     Raises UserError for files that are damaged.
     """
@@ -42,6 +42,10 @@ def figures_of(task):
     }
 
 
+def _config(task):
+    return read_object(task.folder, "config.json", CONFIG)
+
+
 def _result(folder):
     return read_object(folder, "result.json", RESULT) or {"seconds": {}}
 
@@ -49,17 +53,17 @@ def _result(folder):
 def collected(plan, done):
     """dict (table, row) -> list of (Task, dict of FIGURES), of those of the plan's rows whose runs are among the tasks `done`.
 
-    The row of the baseline has what any of the runs says of the network it started from. Raises UserError where two runs have
-    started from different networks.
+    The row of the baseline has what any of the runs says of the network it started from. Raises UserError where two runs cannot
+    be compared: they started from different networks, or took their batches in other parts.
     """
     runs = {key: [(task, figures_of(task)) for task in tasks if task in done] for key, tasks in plan.rows.items()}
     finished = [task for tasks in runs.values() for task, _ in tasks]
-    starts = {}
-    for task in finished:
-        starts.setdefault(read_object(task.folder, "config.json", CONFIG)["options"].get("start"), task)
-    if len(starts) > 1:
-        one, other, *_ = starts.values()
-        raise UserError(f"{one.folder} and {other.folder} started from different networks; --overwrite does all runs anew")
+    known = [_config(task)["options"] for task in finished]
+    for task, options in zip(finished, known):
+        differ = [f"{key}: {known[0].get(key)}, {options.get(key)}" for key in COMPARED if known[0].get(key) != options.get(key)]
+        if differ:
+            pair = f"{finished[0].folder} and {task.folder}"
+            raise UserError(f"{pair} cannot be compared ({'; '.join(differ)}); --overwrite does all runs anew")
     for (table, row), tasks in plan.rows.items():
         if not tasks and row == BASELINE and finished:
             start = _result(finished[0].folder)["baseline"]
@@ -67,11 +71,11 @@ def collected(plan, done):
     return runs
 
 
-def summary(runs, options):
+def summary(runs, options, width=1.0):
     """Rows of the table, a list of dicts: table, row, runs (their number), the mean of each of FIGURES and its sample standard
     deviation, NAME_deviation, and what the paper says, published_NAME. None where there is no such figure.
 
-    runs: as from `collected`; options: Options of any of them.
+    runs: as from `collected`; options: Options of any of them; width: width multiplier of the network they started from.
     """
     lines = []
     for (table, row), of_row in runs.items():
@@ -80,7 +84,7 @@ def summary(runs, options):
             values = [figures[name] for _, figures in of_row if figures[name] is not None]
             line[name] = statistics.fmean(values) if values else None
             line[f"{name}_deviation"] = statistics.stdev(values) if len(values) > 1 else None
-        paper = published(options, table, row)
+        paper = published(options, width, table, row)
         line |= {f"published_{name}": getattr(paper, name) if paper else None for name in PAPER}
         lines.append(line)
     return lines
@@ -125,16 +129,17 @@ def markdown(lines, head):
     return "\n".join([*page, ""])
 
 
-def head(study, plan, done, options, hardware, versions):
-    """The lines above the tables. hardware: in words; versions: dict of configuration.versions."""
+def head(study, plan, done, options):
+    """The lines above the tables, with the hardware and the versions that the runs were made with."""
     seeds = ", ".join(map(str, study.seeds))
-    what = ", ".join(f"{name} {version}" for name, version in versions.items())
+    made = [", ".join(f"{name} {what}" for name, what in _config(task).get("versions", {}).items()) for task in done]
+    made = list(dict.fromkeys(made))
     few = "one run a row: no deviations" if len(study.seeds) == 1 else "± is the sample standard deviation over them"
     far = f"{len(done)} of {len(plan.tasks)} runs are done; their stages took {duration(_seconds(done))} in all"
     lines = [
         f"# Ablations: {options.arch} on {options.dataset}, {options.search.target_rate:.0%} of the FLOPs",
         f"`{study.command}`",
-        f"{hardware}; {what}.",
+        "; others: ".join(made) + ".",
         f"Seeds {seeds}; {few}. {far}.",
         "Top-1 of moving averages. Seconds are means; those of the fine-tuning include the memory bank. Published: of the paper.",
     ]
@@ -148,12 +153,13 @@ def _seconds(tasks):
     return math.fsum(value for task, stage, value in seconds if stage in own[task.kind])
 
 
-def write_tables(study, plan, done, options, hardware, versions):
+def write_tables(study, plan, done, options):
     """Writes ablation.md and ablation.csv, a line a row, and runs.csv, a line a row and seed, of the tasks `done` so far."""
     runs = collected(plan, done)
-    lines = summary(runs, options)
+    width = width_of(str(_config(done[-1])["options"].get("start")))
+    lines = summary(runs, options, width)
     with whole_file(study.file("ablation.md"), "w") as file:
-        file.write(markdown(lines, head(study, plan, done, options, hardware, versions)))
+        file.write(markdown(lines, head(study, plan, done, options)))
     _write_csv(study.file("ablation.csv"), lines)
     each = [
         {"table": table, "row": row, "seed": task and task.options.seed, **figures, "folder": task and task.folder}

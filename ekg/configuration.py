@@ -9,7 +9,7 @@ from utils import UserError
 # What may differ when a run goes on, and between machines: it changes where and how fast, not what is computed. In how many
 # parts a batch is taken does, replicas or not, since each has its own batch statistics. Which width a run has the start tells.
 FREE = {"train_path", "overwrite", "log_every", "gpu_id", "cpu_replicas", "compile", "accum", "steps_per_call", "resident_mib"}
-FREE |= {"search_from", "width_multiplier"}  # of the former ADOPTED tells which search it is, wherever it lies
+FREE |= {"trained_param", "search_from", "width_multiplier"}  # what start and ADOPTED tell, wherever files lie
 PARTS = "replicas x accum"
 ADOPTED = "adopted"  # the search that --search_from took over
 PATHS = ("data_path", "trained_param", "files.val_labels")  # may differ between machines: what they hold is compared

@@ -9,7 +9,7 @@ import os
 from array_files import LARGEST
 from dataloader import load_dataset
 from dataloader.sampling import select_subsets
-from devices import make_runtime
+from devices import hardware, make_runtime
 from ekg import stages
 from ekg.adoption import find_search
 from ekg.configuration import ADOPTED, check_agreement, described, versions
@@ -90,7 +90,8 @@ def _prepare(options, machines, console):
         adopted = find_search(options, described_run) if options.search_from and machines.chief else None
     if options.search_from:
         described_run |= {ADOPTED: machines.exchange(adopted and adopted.told)[0]}
-    run.folder = folder = RunFolder(options.train_path, described_run, versions(), machines, options.overwrite, adopted)
+    made_with = versions() | {"hardware": hardware()}
+    run.folder = folder = RunFolder(options.train_path, described_run, made_with, machines, options.overwrite, adopted)
     if folder.writes and not folder.locked and not folder.finished:
         console.say(f"{options.train_path}: this file system has no locks, so see that no other process works there")
     if source:

@@ -23,8 +23,8 @@ def _scores(**rows):
     return {row: Published(top1, loss=loss) for row, (loss, top1) in rows.items()}
 
 
-# dict (arch, dataset) -> table -> row -> Published; tables and rows are those of ekg.ablation.TABLES. teachers: search teacher
-# and fine-tuning teacher; scores: importance scores in the same search.
+# dict (arch, dataset) -> table -> row -> Published; tables and rows are those of ekg.ablation_plan.TABLES. teachers: search
+# teacher and fine-tuning teacher; scores: importance scores in the same search.
 FIGURES = {
     ("ResNet-56", "CIFAR10"): {
         "teachers": _teachers(93.84, (93.78, 0.07), (93.54, 0.09), (93.85, 0.10), (94.02, 0.08), (94.09, 0.07)),
@@ -43,8 +43,8 @@ FIGURES = {
 }
 
 
-def published(options, table, row):
+def published(options, width, table, row):
     """The Published of a row; None where the paper has none for the network, its width, the data or the target of `options`."""
-    if options.search.target_rate != TARGET_RATE or options.width_multiplier not in (None, 1):
+    if options.search.target_rate != TARGET_RATE or width != 1:
         return None
     return FIGURES.get((options.arch, options.dataset), {}).get(table, {}).get(row)

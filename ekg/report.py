@@ -20,6 +20,7 @@ def search_line(record, gates):
         size = gates[index].size
         where = f"{record['gate']} to {filters_kept([size], [record['widths'][index]])[0]}/{size}"
     evaluated = f", {len(record['candidates'])} candidates" if record["candidates"] else ""
+    evaluated += ", the best so far" if record.get("best") else ""
     return (
         f"  step {record['step']:3d}  {where:32s} FLOPs {record['flops_rate']:6.2%}  loss {record['loss']:.4f}"
         f"  accuracy {record['accuracy']:.2%}{evaluated}, {duration(record['seconds'])}"
@@ -80,14 +81,15 @@ def write_figures(folder, search, training, filters, kept, taught=True):
 
 
 def _trajectory(plt, search):
-    """FLOPs left against loss and accuracy on D_val."""
+    """FLOPs left against loss and accuracy on D_val; a line where a step goes on from the last."""
     figure, axes = plt.subplots(1, 2, figsize=(10, 3.8))
     left = [100 * record["flops_rate"] for record in search]
     for ax, values, label, colour in (
         (axes[0], [record["loss"] for record in search], "loss on D_val", BLUE),
         (axes[1], [100 * record["accuracy"] for record in search], "accuracy on D_val, %", ORANGE),
     ):
-        ax.plot(left, values, "o-", color=colour, markersize=3, linewidth=1.2)
+        draws = any("best" in record for record in search)  # of a random search
+        ax.plot(left, values, "o" if draws else "o-", color=colour, markersize=3, linewidth=1.2)
         ax.set(xlabel="FLOPs left, %", ylabel=label)
         ax.invert_xaxis()
         ax.grid(color=LIGHT, linewidth=0.5)

@@ -1,8 +1,8 @@
 """What filters are worth: the scores that a search ranks them by.
 
-A score is a function of the sub-network under search, `At`, to float32 [F], flat over all gates, higher for what is worth more.
-A new one is a function in this file under `@score`: the flag --score, the checks and the tests of all scores then know its
-name. What it gives dropped filters does not count: they stay behind those that are kept.
+A score is a function of the sub-network under search, `At`, to float32 [F], flat over all gates, from 0 up and higher for what is
+worth more. A new one is a function in this file under `@score`: the flag --score, the table of scores in an ablation and the
+tests of all scores then know its name. What it gives dropped filters does not count: they score 0.
 """
 
 import dataclasses
@@ -65,9 +65,8 @@ def random(at):
 
 @dataclasses.dataclass(frozen=True)
 class At:
-    """The sub-network whose filters are scored. masks: float32 [F]; knowledge: T float32 [N, classes], None without a teacher.
-
-    importance(knowledge) -> float32 [F]: Eq. 9 on D_val, see ekg.validation; seed: of `rng`.
+    """The sub-network whose filters are scored. masks: float32 [F]; knowledge: T float32 [N, classes], None without a teacher;
+    gradients(masks, knowledge) -> float32 [F]: Validation.score of ekg.validation; seed: of `rng`.
     """
 
     network: object
@@ -77,6 +76,7 @@ class At:
     seed: int
 
     def importance(self, knowledge):
+        """float32 [F]: Eq. 9 on D_val, by the loss that `knowledge` is part of, or by that of the labels alone (None)."""
         return self.gradients(self.masks, knowledge)
 
     def of_filters(self, function):
@@ -101,10 +101,15 @@ class At:
 
 
 def scorer(name, network, importance, seed):
-    """score(masks, knowledge) -> float32 [F] as a Search takes it, by the score `name`. importance: that of a Validation."""
+    """score(masks, knowledge) -> float32 [F] as a Search takes it, by the score `name`. importance: that of a Validation.
+
+    It raises ValueError for a score below 0, which would come behind what is dropped.
+    """
 
     def scores(masks, knowledge):
-        values = SCORES[name](At(network, masks, knowledge, importance, seed))
-        return np.where(masks > 0, values, 0)
+        values = np.where(masks > 0, SCORES[name](At(network, masks, knowledge, importance, seed)), 0)
+        if values.min() < 0:
+            raise ValueError(f"the score {name} gives {values.min():g}; scores are 0 or more")
+        return values
 
     return scores

@@ -52,7 +52,7 @@ class RandomWidths(Search):
         return (len(state.history) - 1) / self.options.samples
 
     def advance(self, state, bar=Silent):
-        """One more width vector; gives its record, whether or not it is the best."""
+        """One more width vector; gives its record, which also says whether it is the best so far."""
         begin = time.perf_counter()
         count = len(state.history)
         first = count == 1
@@ -62,7 +62,7 @@ class RandomWidths(Search):
         drawn = self.judge(state.knowledge, rates, order, logits, f"step {count}: the sub-network's")
         better = first or drawn.score < state.history[-1].score
         state.history.insert(count if better else count - 1, drawn)
-        return self.record(state, drawn, logits, None, [], begin)
+        return self.record(state, drawn, logits, None, [], begin) | {"best": better}
 
     def drawn(self, number):
         """The rates of random width vector `number`, which depend on it and the seed alone."""

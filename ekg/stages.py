@@ -111,14 +111,15 @@ def _keep_step(run, search, state, record):
 def _agree(machines, state):
     """Makes the chief's last step that of all machines; raises FloatingPointError where they have taken different ways.
 
-    They decide from the same logits, but another kind of CPU may round a loss in float64 otherwise.
+    They decide from the same logits, but another kind of CPU may round a loss in float64 otherwise. What a step adds is one of
+    the last two: the best so far stays last.
     """
-    last = state.history[-1]
-    said = machines.exchange([list(last.rates), last.loss, last.score])
-    if any(rates != said[0][0] for rates, *_ in said):
+    last = state.history[-2:]
+    said = machines.exchange([[list(member.rates), member.loss, member.score] for member in last])
+    if any([rates for rates, *_ in one] != [rates for rates, *_ in said[0]] for one in said):
         raise FloatingPointError("the machines' roundings have led the search different ways; use machines of one kind")
-    _, loss, score = said[0]
-    state.history[-1] = dataclasses.replace(last, loss=loss, score=score)
+    agreed = zip(last, said[0])
+    state.history[-2:] = [dataclasses.replace(member, loss=loss, score=score) for member, (_, loss, score) in agreed]
 
 
 def build_bank(run, supernet, search, state):

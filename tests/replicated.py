@@ -18,7 +18,7 @@ import_tensorflow()
 import tensorflow as tf  # noqa: E402
 
 from devices import make_runtime  # noqa: E402
-from ekg.contrastive import contrastive_loss  # noqa: E402
+from ekg.contrastive import contrastive_loss, taught_loss  # noqa: E402
 from ekg.importance import importance, ranks  # noqa: E402
 from ekg.knowledge import reward_loss  # noqa: E402
 from ekg.options import DeviceOptions, SearchOptions  # noqa: E402
@@ -109,6 +109,17 @@ def trained(runtime):
     return {"losses": np.array(losses), **network.parameters()}
 
 
+def taught(runtime):
+    """Loss and parameters after a step with a live teacher, which every replica asks about its own views."""
+    network = network_on(runtime)
+    with runtime.strategy.scope():
+        teacher = small_network({name: array[..., ::-1] for name, array in network.parameters().items()})
+    step = training_step(network, Optimizer(network.trainable, runtime), runtime, both_ways, taught_loss, teacher=teacher)
+    loss = step({"images": PIXELS[::-1], "labels": LABELS}, learning_rate=0.01, weight_decay=5e-4)[0]["loss"]
+    after = {f"taught {name}": value for name, value in network.parameters().items() if name.endswith("kernel:0")}
+    return {"taught loss": np.asarray(loss), **after}
+
+
 def searched(runtime, target_rate=0.75):
     """FLOPs, widths and taken gates of a short search."""
     network = network_on(runtime)
@@ -128,7 +139,7 @@ def searched(runtime, target_rate=0.75):
 
 
 def all_results(runtime):
-    return scores_and_logits(runtime) | trained(runtime) | searched(runtime)
+    return scores_and_logits(runtime) | trained(runtime) | taught(runtime) | searched(runtime)
 
 
 if __name__ == "__main__":

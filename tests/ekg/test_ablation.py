@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from ablation import main, parse
-from ekg.ablation import FLAGS, TABLES, baseline_seed, carry_out, clear, is_done, plan
+from ekg.ablation_plan import FLAGS, TABLES, baseline_seed, carry_out, clear, is_done, plan
 from ekg.ablation_report import FIGURES, markdown, summary, write_tables
 from ekg.adoption import LATER
 from ekg.configuration import described
@@ -19,6 +19,7 @@ from machines import Alone
 from utils import UserError
 
 START = "parameters 0123456789abcdef"
+MADE = {"python": "3.12", "hardware": "2 cores"}
 
 
 @pytest.fixture(autouse=True)
@@ -41,7 +42,7 @@ def planned(asked, seed=0):
 
 def pretend(options, start=START):
     """Leaves what a run of `options` would; its figures follow from the options."""
-    folder = RunFolder(options.train_path, described(options, start, 1), {}, Alone(), options.overwrite)
+    folder = RunFolder(options.train_path, described(options, start, 1), MADE, Alone(), options.overwrite)
     if options.train_path.endswith("baseline"):
         folder.result["seconds"] = {"baseline": 100.0}
         pathlib.Path(folder.file(STAGES["baseline"])).touch()
@@ -116,7 +117,7 @@ def test_every_row_sets_flags_that_name_folders(study):
 
 def test_flags_that_no_table_varies_hold_for_all_runs(study):
     tasks = planned(study("--table", "filters", "--score", "l1", "--train_epoch", "7", "--seeds", "5"), seed=5).tasks
-    assert {task.options.search.score for task in tasks} == {"l1"}
+    assert {task.options.search.score for task in tasks if task.kind != "baseline"} == {"l1"}
     assert {task.options.fine_tuning.epochs for task in tasks if task.kind == "row"} == {7}
     assert all("score-l1" in task.folder for task in tasks if task.kind != "baseline")
 
@@ -161,13 +162,34 @@ def test_a_run_that_was_cut_off_is_done_by_the_next_start(study):
     assert labels == [task.label for task in the_plan.tasks[4:]]
 
 
-@pytest.mark.parametrize("kind", [UserError, FloatingPointError])
-def test_a_run_that_fails_is_named(study, kind):
+def test_a_mistake_of_a_run_ends_all_and_is_told_with_its_name(study):
     def fails(options):
-        raise kind("something is wrong")
+        raise UserError("something is wrong")
 
-    with pytest.raises(kind, match=r"^scores: l1, seed 0: something is wrong$"):
-        carried_out(study("--table", "scores"), WORKS | {"row": fails})
+    with pytest.raises(UserError, match=r"^scores: l1, seed 0: something is wrong$"):
+        carried_out(study("--table", "scores"), WORKS | {"row": lambda o: fails(o) if o.search.score == "l1" else pretend(o)})
+
+
+def test_a_run_that_diverges_does_not_stop_the_others(study):
+    """But for those that need its search."""
+
+    def diverges(options):
+        if options.search.score in ("l1", "random"):
+            raise FloatingPointError("the loss is nan")
+        pretend(options)
+
+    asked, done = study("--table", "scores"), []
+    the_plan = planned(asked)
+    with pytest.raises(FloatingPointError, match=r"scores: l1, seed 0, search: the loss is nan; scores: random, .* is nan"):
+        carry_out(the_plan.tasks, WORKS | {"search": diverges}, str, lambda tasks: done.append(len(tasks)))
+    assert done[-1] == len(the_plan.tasks) - 4
+    assert is_done(the_plan.rows["scores", "fpgm"][0]) and not is_done(the_plan.rows["scores", "l1"][0])
+
+
+def test_a_baseline_serves_tables_that_vary_other_flags(study):
+    carried_out(study("--table", "filters", "--score", "l1"))
+    labels, _ = carried_out(study("--table", "scores"))
+    assert "baseline, seed 0" not in labels and len(labels) == 2 * len(TABLES["scores"]) - 1  # l1's search is there
 
 
 def test_other_flags_than_those_of_the_runs_there_are_refused(study):
@@ -245,13 +267,14 @@ def test_tables_of_the_runs_that_are_done_so_far(study, tmp_path):
     done += [task for task in the_plan.tasks if task.folder in {row.search for row in done}]
     for task in done:
         pretend(task.options)
-    write_tables(asked, the_plan, done, asked.options({}), "2 cores", {"python": "3"})
+    write_tables(asked, the_plan, done, asked.options({}))
     page = (tmp_path / "runs" / "ablation.md").read_text()
     assert page.partition("\n## ")[2] == PAGE.partition("\n## ")[2]
     assert page.startswith("# Ablations: ResNet-56 on CIFAR10, 45% of the FLOPs\n")
     # 100 s of the baseline; 12 s of each of 3 searches; 25, 27 and 25 s of fine-tunings
     assert "Seeds 0, 2; ± is the sample standard deviation" in page
     assert "7 of 17 runs are done; their stages took 3 min 33 s in all" in page
+    assert "\npython 3.12, hardware 2 cores.\n" in page
     with open(tmp_path / "runs" / "ablation.csv", newline="") as file:
         lines = {line["row"]: line for line in csv.DictReader(file)}
     assert len(lines) == 6 and lines["ensemble / none"]["top1"] == ""
@@ -264,15 +287,17 @@ def test_tables_of_the_runs_that_are_done_so_far(study, tmp_path):
     ]  # fmt: skip
 
 
-def test_runs_of_two_baselines_are_not_put_into_one_table(study):
+@pytest.mark.parametrize("key, value", [("start", "parameters 0"), ("replicas x accum", 2), ("data", "0")])
+def test_runs_that_cannot_be_compared_are_not_put_into_one_table(study, key, value):
+    """Of another baseline, with batch statistics of other parts, on other images."""
     asked = study("--table", "filters")
     _, the_plan = carried_out(asked)
     other = the_plan.rows["filters", "slice"][0]
     config = json.loads(pathlib.Path(other.file("config.json")).read_text())
-    config["options"]["start"] = "parameters 0"
+    config["options"][key] = value
     pathlib.Path(other.file("config.json")).write_text(json.dumps(config))
-    with pytest.raises(UserError, match="started from different networks"):
-        write_tables(asked, the_plan, the_plan.tasks, asked.options({}), "", {})
+    with pytest.raises(UserError, match=rf"cannot be compared \({key}: .*, {value}\)"):
+        write_tables(asked, the_plan, the_plan.tasks, asked.options({}))
 
 
 def test_what_a_folder_no_longer_tells_is_left_out(study):
@@ -283,7 +308,7 @@ def test_what_a_folder_no_longer_tells_is_left_out(study):
         kept = json.loads(path.read_text()) | {"seconds": {}}
         path.write_text(json.dumps(kept))
         assert task.kind == "baseline" or is_finished(kept)
-    write_tables(asked, the_plan, the_plan.tasks, asked.options({}), "", {})
+    write_tables(asked, the_plan, the_plan.tasks, asked.options({}))
     page = pathlib.Path(asked.file("ablation.md")).read_text()
     assert "search, s" not in page and "top-1" in page
 
@@ -292,8 +317,8 @@ def test_published_figures_are_of_rows_that_there_are(study):
     for tables in PAPER.values():
         for table, rows in tables.items():
             assert rows.keys() <= TABLES[table].keys()
-    for flags in (("--search_target_rate", "0.5"), ("--width_multiplier", "0.5"), ("--dataset", "DIGITS")):
-        (line,) = summary({("teachers", "baseline"): []}, study("--table", "teachers", *flags).options({}))
+    for width, flags in ((1, ("--search_target_rate", "0.5")), (0.5, ()), (1, ("--dataset", "DIGITS"))):
+        (line,) = summary({("teachers", "baseline"): []}, study("--table", "teachers", *flags).options({}), width)
         assert line["published_top1"] is None, "it is of something else"
     assert all(line[name] is None for name in FIGURES)
     assert "| baseline | 0 |" in markdown([line], ["# head"])

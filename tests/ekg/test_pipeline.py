@@ -16,7 +16,7 @@ from array_files import load_npz
 from dataloader import AUGMENTATIONS
 from dataloader.augment import normalise
 from ekg.memory_bank import choose_teachers
-from ekg.pipeline import _pretrained, prune
+from ekg.pipeline import pretrained, prune
 from ekg.program import run_program
 from ekg.search import SearchState
 from nets import build_network
@@ -73,7 +73,7 @@ def test_the_folder_holds_what_the_readme_says(finished):
     assert [path.name for path in (finished / "checkpoints").iterdir()] == ["warm_param.pkl"]
     config = json.loads((finished / "config.json").read_text())
     assert config["options"]["search"]["target_rate"] == TARGET
-    assert config["versions"].keys() == {"ekg", "python", "tensorflow", "numpy"}
+    assert config["versions"].keys() == {"ekg", "python", "tensorflow", "numpy", "hardware"}
 
 
 def test_result(finished):
@@ -109,17 +109,28 @@ def test_training_lines_and_tensorboard(finished):
     assert {"baseline/loss", "baseline/step/loss", "search/flops_rate", "search/accuracy", "fine_tuning/test_top1"} <= tags
 
 
-@pytest.mark.parametrize("teacher", ["none", "single"])
+OTHER_WAYS = {  # fine-tuning's teacher -> a search that is not the default one
+    "none": "--search uniform --search_teacher none --score l1",
+    "single": "--search random --search_samples 2 --search_teacher single --score random",
+}
+
+
+@pytest.mark.parametrize("teacher", OTHER_WAYS)
 def test_a_run_without_the_ensemble_builds_no_bank(finished, data_path, tmp_path, teacher):
     """One view and no knowledge, or the unpruned network's word on two."""
     flags = ["--trained_param", str(finished / "baseline_param.pkl"), "--finetune_teacher", teacher, "--train_epoch", "1"]
-    flags += ["--search_target_rate", "1", "--search_warmup_epoch", "0"]
+    flags += ["--search_warmup_epoch", "0", *OTHER_WAYS[teacher].split()]
     folder = start(data_path, tmp_path / "run", *flags)
     assert not (folder / "memory_bank.npy").exists()
     assert result(folder)["seconds"].keys() == {"warm_up", "search", "extraction", "fine_tuning"}
     (line,) = records(folder, "training.jsonl")
     first = records(finished, "training.jsonl")[2]  # two views, labels and knowledge of a search
     assert np.isfinite(line["loss"]) and (line["loss"] < 0.75 * first["loss"]) == (teacher == "none")
+    searched = records(folder, "search.jsonl")
+    uniform = [len(set(line["widths"])) == 1 for line in searched[1:]]
+    assert uniform and all(wide == (teacher == "none") for wide in uniform) and not any(line["candidates"] for line in searched)
+    assert all((line["score"] == line["loss"]) == (teacher == "none") for line in searched[1:])
+    assert 0.85 < result(folder)["flops_rate"] <= TARGET
     start(data_path, folder, *flags)  # finished: nothing is left to do
 
 
@@ -363,14 +374,14 @@ def test_a_run_keeps_the_variant_it_starts_with(data_path, tmp_path, monkeypatch
 
 
 @pytest.mark.parametrize("flags, width", [([], ""), (["--width_multiplier", "1"], ""), (["--width_multiplier", "0.5"], "-0.5")])
-def test_a_pretrained_network_is_found_by_its_width(tmp_path, monkeypatch, flags, width):
+def test_apretrained_network_is_found_by_its_width(tmp_path, monkeypatch, flags, width):
     name = f"ResNet-20{width}_CIFAR10.npz"
     monkeypatch.setattr("ekg.pipeline.__file__", str(tmp_path / "ekg" / "pipeline.py"))
     (tmp_path / "pretrained").mkdir()
     (tmp_path / "pretrained" / "ResNet-20-2_CIFAR10.pkl").touch()
-    assert _pretrained(parse([*COMMAND, *flags])) is None
+    assert pretrained(parse([*COMMAND, *flags])) is None
     (tmp_path / "pretrained" / name).touch()
-    assert _pretrained(parse([*COMMAND, *flags])) == str(tmp_path / "pretrained" / name)
+    assert pretrained(parse([*COMMAND, *flags])) == str(tmp_path / "pretrained" / name)
 
 
 @pytest.mark.slow

@@ -7,6 +7,7 @@ from plain_network import cross_entropy, forward, softmax
 from ekg.importance import split
 from ekg.scores import SCORES, At, scorer
 from ekg.validation import Validation
+from nets import build_network
 from nets.initial import Arrays
 from nets.resnet import CifarResNet
 from train_cifar import parse
@@ -161,3 +162,24 @@ def test_a_score_is_added_by_one_function(monkeypatch, case):
     assert parse(["--score", "first_come"]).search.score == "first_come"
     scores = scorer("first_come", case.network, None, 0)(case.masks, None)
     np.testing.assert_array_equal(scores, np.arange(len(case.masks), 0, -1) * case.masks)
+    monkeypatch.setitem(SCORES, "first_come", lambda at: -np.arange(len(at.masks)))
+    with pytest.raises(ValueError, match=r"first_come gives -.*; scores are 0 or more"):
+        scorer("first_come", case.network, None, 0)(case.masks, None)
+
+
+def test_depthwise_filters_count_for_the_gate_they_follow():
+    """MobileNet-v2: an expansion's filter has the weights of its own convolution and of the depthwise one behind it."""
+    network = build_network("MobileNet-v2", 4, 32, width_multiplier=0.1)
+    rng, name = np.random.default_rng(1), "InvertedResidual1.0"
+    kept = np.concatenate([rng.permutation(n) < n - 2 for n in network.gate_sizes])
+    mask = dict(zip([gate.name for gate in network.gates], np.split(kept, np.cumsum(network.gate_sizes)[:-1])))
+    scores = split(scorer("l1", network, None, 0)(kept.astype(np.float32), None), network.gate_sizes)
+    index = [gate.name for gate in network.gates].index(f"{name}/conv0")
+    own = mask[f"{name}/conv0"]
+    kernels = network.parameters()
+    expected = np.zeros(len(own))
+    reads = network.parts[2].inner[0][0].in_gate.name
+    for kernel, into in ((kernels[f"{name}/conv0/kernel:0"], mask[reads]), (kernels[f"{name}/conv1/kernel:0"][..., 0], None)):
+        left = kernel[..., own] if into is None else kernel[:, :, into][..., own]
+        expected[own] += np.abs(left).sum(tuple(range(left.ndim - 1))) * np.linalg.norm(kernel) / np.linalg.norm(left)
+    np.testing.assert_allclose(scores[index], expected, rtol=1e-5)

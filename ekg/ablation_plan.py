@@ -15,6 +15,7 @@ from ekg.candidates import FILTERS
 from ekg.configuration import ADOPTED, PARTS, described, differences
 from ekg.options import Options
 from ekg.run_folder import CONFIG, RESULT, STAGES, RunFolder, is_finished, own_files, read_object
+from ekg.scores import SCORES
 from ekg.search_strategies import STRATEGIES
 from machines import Alone
 from utils import UserError
@@ -31,16 +32,15 @@ TABLES = {
         "ensemble / ensemble": {"search_teacher": "ensemble", "finetune_teacher": "ensemble"},
     },
     # Importance scores, as the paper compares them: without a teacher in the fine-tuning.
-    "scores": {
-        name: {"score": name, "search_teacher": "ensemble", "finetune_teacher": "none"}
-        for name in ("l1", "fpgm", "gbn", "ekg", "random")
-    },
+    "scores": {name: {"score": name, "search_teacher": "ensemble", "finetune_teacher": "none"} for name in SCORES},
     "filters": {name: {"candidate_filter": name} for name in FILTERS},
     "searches": {name: {"search": name} for name in STRATEGIES},
 }
 # All flags that rows may set, in the order in which folders are named by them.
 FLAGS = ("search", "search_teacher", "score", "candidate_filter", "finetune_teacher")
-UNKNOWN = ("start", PARTS, "machines", "data", ADOPTED)  # of what a run computes, what its options alone do not tell
+# Of what a run computes, what its options alone do not tell; all but the search has to be the same in all runs of a table.
+COMPARED = ("start", PARTS, "machines", "data")
+UNKNOWN = (*COMPARED, ADOPTED)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -98,8 +98,9 @@ def plan(study, baseline_seed=None):
         return tasks[folder]
 
     if baseline_seed is not None:
-        seeds = {"seed": baseline_seed, "search_seed": baseline_seed}
-        first = add(BASELINE, f"baseline, seed {baseline_seed}", study.file("baseline"), seeds)
+        # No flag of a row: a baseline does not depend on them, and serves other tables too.
+        alone = {"seed": baseline_seed, "search_seed": baseline_seed} | study.defaults
+        first = add(BASELINE, f"baseline, seed {baseline_seed}", study.file("baseline"), alone)
         common = {"trained_param": first.file(STAGES["baseline"])}
     for seed in study.seeds:
         seeds = {"seed": seed, "search_seed": seed}
@@ -154,9 +155,14 @@ def _other_width(task, start):
     asked = task.options.width_multiplier
     if asked is None and task.kind != BASELINE:
         return ""  # that of the file it starts from
-    former = re.search(r"width multiplier ([^,]+)", start)
-    former, asked = float(former[1]) if former else 1.0, float(asked or 1)
+    former, asked = width_of(start), float(asked or 1)
     return "" if former == asked else f"width_multiplier: {former} there, {asked} asked for"
+
+
+def width_of(start):
+    """The width multiplier of the network that a run started from, from what its config.json says of that."""
+    said = re.search(r"width multiplier ([^,]+)", start)
+    return float(said[1]) if said else 1.0
 
 
 def clear(tasks):
@@ -181,21 +187,31 @@ def clear(tasks):
 
 
 def carry_out(tasks, works, say, after):
-    """Does the runs of `tasks` that are not done. Raises what they raise, a UserError or FloatingPointError with their label.
+    """Does the runs of `tasks` that are not done. Raises what they raise, a UserError with their label; a FloatingPointError, of
+    a row that diverges say, at the end, when all that do not need the run's search are done too.
 
     works: dict kind -> function of Options that does such a run; say: takes a line; after(tasks done so far) is called once
     before and after every run.
     """
     done = [task for task in tasks if is_done(task)]
     after(done)
+    failed = {}
     for number, task in enumerate(tasks, 1):
-        if task in done:
+        if task in done or task.search in failed:
             continue
         say(f"\nrun {number}/{len(tasks)}: {task.label} ({task.folder})")
         try:
             works[task.kind](task.options)
-        except (UserError, FloatingPointError) as error:
-            raise type(error)(f"{task.label}: {error}") from error
+        except UserError as error:
+            raise UserError(f"{task.label}: {error}") from error
+        except FloatingPointError as error:
+            failed[task.folder] = f"{task.label}: {error}"
+            say(f"not done: {failed[task.folder]}")
+            if task.kind == BASELINE:
+                break
+            continue
         gc.collect()  # steps refer to themselves, and to their variables
         done.append(task)
         after(done)
+    if failed:
+        raise FloatingPointError("; ".join(failed.values()))
