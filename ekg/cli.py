@@ -145,6 +145,17 @@ def add_training_flags(parser, architectures, arch, fine_tuning, baseline, tempe
 
     arch: the default of architectures; fine_tuning, baseline: TrainOptions, their defaults; temperature: that of --temperature.
     """
+    _add_run_flags(parser, architectures, arch)
+    _add_search_flags(parser)
+    group = _add_teaching_flags(parser, temperature)
+    scaled = fine_tuning.batch_size if temperature else None
+    _add_schedule(group, "", fine_tuning, "; 0 ends the run after extraction", scaled)
+    group = parser.add_argument_group("baseline (only where no trained network is given)")
+    _add_schedule(group, "baseline_", baseline, "", scaled)
+    parser.set_defaults(rates_for=scaled)
+
+
+def _add_run_flags(parser, architectures, arch):
     group = parser.add_argument_group("run")
     group.add_argument(
         "--train_path",
@@ -194,6 +205,8 @@ def add_training_flags(parser, architectures, arch, fine_tuning, baseline, tempe
     )
     group.add_argument("--no-do_log", dest="do_log", action="store_const", const=0, help=argparse.SUPPRESS)
 
+
+def _add_search_flags(parser):
     group = parser.add_argument_group("search")
     group.add_argument("--search_target_rate", type=share, default=0.45, help="share of the FLOPs that remains")
     group.add_argument("--search_step", type=share, default=0.2, help="share of a gate's filters that goes at once")
@@ -236,6 +249,9 @@ def add_training_flags(parser, architectures, arch, fine_tuning, baseline, tempe
         help="which gates are evaluated: by the importance of a whole gate, of the slice that would go, of that a MAC, or all",
     )
 
+
+def _add_teaching_flags(parser, temperature):
+    """The flags of fine-tuning but for its schedule; returns their group."""
     group = parser.add_argument_group("fine-tuning")
     group.add_argument(
         "--finetune_teacher",
@@ -252,11 +268,7 @@ def add_training_flags(parser, architectures, arch, fine_tuning, baseline, tempe
     )
     note = "" if temperature else " (default: 4 under 1,000 classes, else 10)"
     group.add_argument("--temperature", type=positive, default=temperature, help=f"of the distillation{note}")
-    scaled = fine_tuning.batch_size if temperature else None
-    _add_schedule(group, "", fine_tuning, "; 0 ends the run after extraction", scaled)
-    group = parser.add_argument_group("baseline (only where no trained network is given)")
-    _add_schedule(group, "baseline_", baseline, "", scaled)
-    parser.set_defaults(rates_for=scaled)
+    return group
 
 
 def _add_schedule(group, prefix, default, note, scaled):
