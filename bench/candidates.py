@@ -108,7 +108,7 @@ def one_step(search, state, member):
     rates = [search.fine(member.rates, gate) for gate in gates]
     found = search.predict(np.stack([masks(search.sizes, one, order) for one in rates]))
     values = [search.judge(state.knowledge, one, order, logits, "a candidate's").score for one, logits in zip(rates, found)]
-    given = scores, search.sizes, member.rates, search.steps, search.saved
+    given = scores, search.sizes, member.rates, search.steps, search.saved, search.uses
     return {
         "left": search.left(state),
         "gates": np.array(gates),

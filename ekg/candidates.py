@@ -6,7 +6,7 @@ import numpy as np
 
 from ekg.importance import filters_kept, split
 
-FILTERS = ("published", "slice", "per_mac", "none")
+FILTERS = ("published", "slice", "per_mac", "per_use", "none")
 
 
 def slice_steps(sizes, uses, search_step):
@@ -37,12 +37,13 @@ def trimmed_otsu(numbers):
     return (rest[t - 1] + rest[t]) / 2
 
 
-def filter_numbers(candidate_filter, scores, sizes, rates, steps, saved=None):
+def filter_numbers(candidate_filter, scores, sizes, rates, steps, saved=None, uses=None):
     """float64 [G]: the importance at stake at each gate, what the threshold is taken of.
 
     published: the sum of all scores of a gate that is still whole, 0 for one that is already reduced.
     slice: the sum of the scores that would go: sorted ascending, positions round((1 - rate) C) to round((1 - rate + step) C).
     per_mac: that of slice, for every MAC that goes with it: saved(rates, gate) -> MACs; 0 where none would, as nothing is lost.
+    per_use: that of slice, for every use of the gate, uses int [G]: a score is a sum over uses, each without its sign.
     """
     by_gate = split(scores, sizes)
     if candidate_filter == "published":
@@ -55,20 +56,22 @@ def filter_numbers(candidate_filter, scores, sizes, rates, steps, saved=None):
     sums = np.array([sum_of_slice(*at) for at in zip(by_gate, rates, steps)])
     if candidate_filter == "slice":
         return sums
+    if candidate_filter == "per_use":
+        return sums / uses
     macs = np.array([saved(rates, gate) for gate in range(len(sizes))], np.float64)
     return np.divide(sums, macs, out=np.zeros_like(macs), where=macs > 0)
 
 
-def worth_evaluating(candidate_filter, scores, sizes, rates, steps, saved=None):
+def worth_evaluating(candidate_filter, scores, sizes, rates, steps, saved=None, uses=None):
     """The gates (ascending indices) whose candidates are evaluated: at or under the trimmed Otsu threshold.
 
-    scores: float32 [F]; candidate_filter: one of FILTERS, saved: see filter_numbers. A gate at rate 0 is no candidate and no
-    part of the threshold.
+    scores: float32 [F]; candidate_filter: one of FILTERS; saved, uses: see filter_numbers. A gate at rate 0 is no candidate and
+    no part of the threshold.
     """
     open_gates = [i for i, rate in enumerate(rates) if rate > 0]
     if candidate_filter == "none":
         return open_gates
-    numbers = filter_numbers(candidate_filter, scores, sizes, rates, steps, saved)
+    numbers = filter_numbers(candidate_filter, scores, sizes, rates, steps, saved, uses)
     threshold = trimmed_otsu(numbers[open_gates])
     return [i for i in open_gates if threshold is None or numbers[i] <= threshold]
 

@@ -246,7 +246,8 @@ def _add_search_flags(parser):
         "--candidate_filter",
         choices=FILTERS,
         default="published",
-        help="which gates are evaluated: by the importance of a whole gate, of the slice that would go, of that a MAC, or all",
+        help="which gates are evaluated: by the importance of a whole gate, of the slice that would go, of that for every MAC or "
+        "every use of the gate, or all",
     )
 
 

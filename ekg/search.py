@@ -172,7 +172,8 @@ class Greedy(Search):
 
     def __init__(self, *parts, **settings):
         super().__init__(*parts, **settings)
-        self.steps = slice_steps(self.sizes, [gate.uses for gate in self.network.gates], self.options.step)
+        self.uses = np.array([gate.uses for gate in self.network.gates])
+        self.steps = slice_steps(self.sizes, self.uses, self.options.step)
 
     def advance(self, state, bar=Silent):
         """One step: score, evaluate candidates, take the one with the lowest score, let it join T. Gives its record.
@@ -200,7 +201,8 @@ class Greedy(Search):
 
     def candidates_of(self, current, scores):
         """The gates (ascending indices) whose slices are evaluated, by the scores float32 [F] of the current sub-network."""
-        return worth_evaluating(self.options.candidate_filter, scores, self.sizes, current.rates, self.steps, self.saved)
+        rule = self.options.candidate_filter
+        return worth_evaluating(rule, scores, self.sizes, current.rates, self.steps, self.saved, self.uses)
 
     def saved(self, rates, gate):
         """MACs that go with the next slice of `gate`."""

@@ -95,7 +95,7 @@ def test_a_row_of_two_tables_is_run_once(study):
     default = [("filters", "published"), ("searches", "greedy"), ("teachers", "ensemble / ensemble")]
     assert len({id(the_plan.rows[row][0]) for row in default}) == 1
     folders = [task.folder for task in the_plan.tasks]
-    assert len(set(folders)) == len(folders) == 1 + (2 + 5 + 3 + 2) + (5 + 4 + 3 + 2)
+    assert len(set(folders)) == len(folders) == 1 + (2 + 5 + 4 + 2) + (5 + 4 + 4 + 2)
 
 
 def test_a_search_comes_before_its_rows_and_agrees_with_them(study):

@@ -72,9 +72,14 @@ def test_per_mac_divides_by_what_goes_with_the_slice():
     np.testing.assert_allclose(numbers, [1 / 10, 0, 4 / 1])  # nothing goes with the second: nothing is lost
 
 
+def test_per_use_divides_by_the_places_that_a_score_is_summed_over():
+    numbers = filter_numbers("per_use", SCORES, SIZES, [1.0, 0.75, 0.5], [0.25, 0.25, 0.25], uses=np.array([1, 3, 4]))
+    np.testing.assert_allclose(numbers, [1, 6 / 3, 4 / 4])
+
+
 def test_a_gate_at_rate_zero_is_no_candidate_under_any_filter():
     for candidate_filter in FILTERS:
-        chosen = worth_evaluating(candidate_filter, SCORES, SIZES, [0.0, 0.5, 0.5], [0.25] * 3, lambda rates, gate: 1)
+        chosen = worth_evaluating(candidate_filter, SCORES, SIZES, [0.0, 0.5, 0.5], [0.25] * 3, lambda rates, gate: 1, np.ones(3))
         assert 0 not in chosen and 1 in chosen
 
 
