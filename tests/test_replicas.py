@@ -159,7 +159,7 @@ def test_the_loop_over_parts_works_inside_the_compiled_function(mirrored):
 
 
 @pytest.mark.parametrize("precision, tolerance", [("bfloat16", 0.05), ("float16", 0.01)])
-@pytest.mark.parametrize("compile", [False, True])
+@pytest.mark.parametrize("compile", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_half_precision_computes_the_same_within_its_digits(one, precision, tolerance, compile):
     runtime = Runtime(tf.distribute.get_strategy(), compile, precision=precision)
     half = replicated.scores_and_logits(runtime) | replicated.trained(runtime)
