@@ -94,8 +94,8 @@ def summary(runs, options, width=1.0):
 
 # Heading, and the cell of a summary's line; a column without any figure is left out.
 COLUMNS = {
-    "top-1, %": lambda line: _with_deviation(line["top1"], line["top1_deviation"], line["runs"]),
-    "published": lambda line: _with_deviation(line["published_top1"], line["published_deviation"], 1, unknown=""),
+    "top-1, %": lambda line: _with_deviation(line["top1"], line["top1_deviation"]),
+    "published": lambda line: _with_deviation(line["published_top1"], line["published_deviation"], unknown=""),
     "before fine-tuning, %": lambda line: _number(line["before_fine_tuning"], 2),
     "loss on D_val": lambda line: _number(line["loss"], 4),
     "published loss": lambda line: _number(line["published_loss"], 4),
@@ -111,7 +111,7 @@ def _number(value, digits):
     return "-" if value is None else f"{value:.{digits}f}"
 
 
-def _with_deviation(mean, deviation, runs, unknown=" ± -"):
+def _with_deviation(mean, deviation, unknown=" ± -"):
     if mean is None:
         return "-"
     return f"{mean:.2f}" + (unknown if deviation is None else f" ± {deviation:.2f}")

@@ -12,6 +12,7 @@ import zlib
 import numpy as np
 
 from ekg.extraction import extract
+from ekg.importance import split
 
 SCORES = {}
 
@@ -85,7 +86,7 @@ class At:
         """
         least = np.finfo(np.float32).tiny  # what is kept, be it zeros, stays ahead of what is gone
         total = [np.full(size, least) for size in self.network.gate_sizes]
-        kept = np.split(self.masks > 0, np.cumsum(self.network.gate_sizes)[:-1])
+        kept = split(self.masks > 0, self.network.gate_sizes)
         arrays = extract(self.network, self.masks)
         for layer in self.network.network_layers:
             if layer.out_gate is not None:

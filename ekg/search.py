@@ -101,12 +101,15 @@ class Search:
     def masks_of(self, sub):
         return masks(self.sizes, sub.rates, sub.order)
 
+    def current_flops(self, state):
+        return self.flops_of(self.filters_of(state.history[-1]))
+
     def left(self, state):
         """The share of FLOPs that the current sub-network leaves."""
-        return self.flops_of(self.filters_of(state.history[-1])) / self.all_flops
+        return self.current_flops(state) / self.all_flops
 
     def done(self, state):
-        return self.flops_of(self.filters_of(state.history[-1])) <= self.target_flops
+        return self.current_flops(state) <= self.target_flops
 
     def progress(self, state):
         """How far a search that is not done is, 0 to 1."""

@@ -16,6 +16,7 @@ from utils import import_tensorflow  # noqa: E402
 import_tensorflow()
 
 import tensorflow as tf  # noqa: E402
+from networks import randomised  # noqa: E402
 
 from devices import make_runtime  # noqa: E402
 from ekg.contrastive import contrastive_loss, taught_loss  # noqa: E402
@@ -44,12 +45,7 @@ BANK = np.stack([TOP, TOP + 1e-3 * rng.standard_normal(TOP.shape), -30 * TOP], -
 def small_network(parameters=None):
     """A ResNet of one block a stage with random arrays everywhere, so that no BN hides a filter."""
     if parameters is None:
-        rng, parameters = np.random.default_rng(1), small_network({}).parameters()
-        for name, array in parameters.items():
-            if name.endswith(("gamma:0", "moving_variance:0")):
-                parameters[name] = rng.uniform(0.5, 1.5, array.shape).astype(np.float32)
-            elif "/kernel" not in name:
-                parameters[name] = rng.normal(0, 0.1, array.shape).astype(np.float32)
+        parameters = randomised(small_network({}).parameters(), 1)
     return CifarResNet("ResNet-8", 10, SIZE, Arrays(parameters or None, origin="test", arch="ResNet-8", seed=0), blocks=1)
 
 
