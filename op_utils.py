@@ -8,7 +8,7 @@ What changes from call to call - images, random draws, learning rate, masks - co
 import numpy as np
 import tensorflow as tf
 
-from nets.tcl import Pass
+from nets.gates import Pass
 from utils import accumulator
 
 MOMENTUM = 0.9

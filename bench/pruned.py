@@ -113,7 +113,7 @@ def predicting(network, batch, precision="float32", compile=False):
     """A function that takes `batch` images through the network, until the logits are on the host."""
     import tensorflow as tf
 
-    from nets.tcl import Pass
+    from nets.gates import Pass
 
     run, images = Pass("moving", dtype=tf.as_dtype(precision)), normals([batch, network.input_size, network.input_size, 3])
     predict = tf.function(lambda x: network(x, run), jit_compile=compile, autograph=False)

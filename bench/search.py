@@ -49,7 +49,7 @@ def masked_pass(masks, tape=None):
     """
     import tensorflow as tf
 
-    from nets.tcl import Pass
+    from nets.gates import Pass
 
     class ScoringPass(Pass):
         def vector(self, vector, gate):
@@ -127,7 +127,7 @@ def fairness(plain):
     """(masked, unmasked): median seconds of the reference's forward pass of a batch, and of the ordinary network's."""
     import tensorflow as tf
 
-    from nets.tcl import Pass
+    from nets.gates import Pass
 
     network, images = plain.network, tf.constant(plain.images[plain.batches[0][0]])
     masks = tf.ones([network.gate_sizes.sum()])

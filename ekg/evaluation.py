@@ -11,7 +11,7 @@ from dataloader.images import in_batches
 from dataloader.sampling import padded_batches
 from ekg.knowledge import check_finite, log_softmax
 from ekg.progress import Silent
-from nets.tcl import Pass
+from nets.gates import Pass
 from op_utils import predicting_step
 
 

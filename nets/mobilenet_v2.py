@@ -7,9 +7,11 @@ share the gate of the block in which it begins; a block without a shortcut begin
 
 import tensorflow as tf
 
+from nets.gates import Gate
 from nets.initial import ones, zeros
+from nets.network import Network
 from nets.parts import ConvPart, Head
-from nets.tcl import BatchNorm, Conv2d, DepthwiseConv2d, Gate, Network
+from nets.tcl import BatchNorm, Conv2d, DepthwiseConv2d
 from nets.widths import MOBILENET_LAST, MOBILENET_STAGES, MOBILENET_STEM
 
 

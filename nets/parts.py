@@ -2,7 +2,8 @@
 
 import tensorflow as tf
 
-from nets.tcl import FC, BatchNorm, Conv2d, Gate
+from nets.gates import Gate
+from nets.tcl import FC, BatchNorm, Conv2d
 
 
 class ConvPart:

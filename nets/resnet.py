@@ -7,9 +7,11 @@ through it.
 
 import tensorflow as tf
 
+from nets.gates import Gate
 from nets.initial import zeros
+from nets.network import Network
 from nets.parts import ConvPart, Head
-from nets.tcl import BatchNorm, Conv2d, Gate, Network, max_pool, same_size
+from nets.tcl import BatchNorm, Conv2d, max_pool, same_size
 
 
 class PooledStem(ConvPart):

@@ -11,7 +11,7 @@ from torch_networks import CLASSES, RECORDED, WIDTHS, state_dict
 
 from foreign_names import translated
 from nets import build_network
-from nets.tcl import Pass
+from nets.gates import Pass
 from utils import UserError, read_parameters
 
 ARCH = "MobileNet-v2-ImageNet"

@@ -12,7 +12,7 @@ from torch_networks import BLOCKS, CLASSES, SIZES, state_dict
 
 from foreign_names import translated
 from nets import build_network
-from nets.tcl import Pass
+from nets.gates import Pass
 from utils import UserError, read_parameters
 
 whole = functools.cache(state_dict)

@@ -14,7 +14,7 @@ from ekg.contrastive import contrastive_loss, plain_loss
 from ekg.knowledge import reward_loss
 from ekg.sub_networks import SubNetworks
 from nets import build_network
-from nets.tcl import Pass
+from nets.gates import Pass
 from op_utils import Optimizer, nesterov, predicting_step, scoring_step, statistics_step, training_step
 from utils import accumulator
 

@@ -16,7 +16,7 @@ from ekg.options import SearchOptions
 from ekg.search import Greedy
 from ekg.validation import Validation
 from nets import build_network
-from nets.tcl import Pass
+from nets.gates import Pass
 from op_utils import training_step
 
 GATES = 12

@@ -21,7 +21,7 @@ from ekg.options import TrainOptions
 from ekg.progress import Bar
 from ekg.training import train
 from nets import build_network
-from nets.tcl import Pass
+from nets.gates import Pass
 from op_utils import LossScale, Optimizer, Step, scoring_step, training_step
 
 PROGRAM = pathlib.Path(replicated.__file__)

@@ -7,7 +7,7 @@ from dataloader import AUGMENTATIONS
 from dataloader.augment import normalise
 from ekg.evaluation import Evaluator, latencies_ms, measure
 from ekg.knowledge import cross_entropy
-from nets.tcl import Pass
+from nets.gates import Pass
 
 
 def test_measure():

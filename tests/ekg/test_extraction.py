@@ -6,7 +6,7 @@ import pytest
 from ekg.extraction import extract, reestimate
 from ekg.importance import filters_kept, masks
 from nets import build_network
-from nets.tcl import Pass
+from nets.gates import Pass
 from op_utils import statistics_step
 
 

@@ -20,7 +20,7 @@ from ekg.pipeline import pretrained, prune
 from ekg.program import run_program
 from ekg.search import SearchState
 from nets import build_network
-from nets.tcl import Pass
+from nets.gates import Pass
 from train_cifar import parse
 from utils import UserError, read_parameters, write_parameters
 

@@ -7,7 +7,7 @@ import pytest
 import tensorflow as tf
 
 from ekg.sub_networks import SubNetworks, common_bytes
-from nets.tcl import Pass
+from nets.gates import Pass
 
 
 def given(batch):

@@ -8,7 +8,8 @@ from networks import flat_masks, randomised
 from ekg.extraction import extract
 from ekg.importance import filters_kept, masks
 from nets import build_network
-from nets.tcl import Conv2d, Pass, conv_padding, max_pool
+from nets.gates import Pass
+from nets.tcl import Conv2d, conv_padding, max_pool
 from utils import UserError
 
 ARCHITECTURES = ("ResNet-18", "ResNet-34", "ResNet-50")

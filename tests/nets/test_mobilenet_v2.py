@@ -9,7 +9,8 @@ from ekg.extraction import extract
 from ekg.importance import filters_kept, importance, masks
 from ekg.sub_networks import SubNetworks
 from nets import build_network
-from nets.tcl import BN_EPSILON, BatchNorm, Conv2d, DepthwiseConv2d, Pass, conv_padding
+from nets.gates import Pass
+from nets.tcl import BN_EPSILON, BatchNorm, Conv2d, DepthwiseConv2d, conv_padding
 
 SMALL_IMAGES, IMAGENET = "MobileNet-v2", "MobileNet-v2-ImageNet"
 COSTS = {  # MACs with 2 a value of batch norm, parameters, moving averages

@@ -9,9 +9,11 @@ import tensorflow as tf
 
 from ekg.extraction import extract
 from ekg.importance import split
+from nets.gates import GRAIN, Gate, Pass, filters_left, masked_kernel
 from nets.initial import Arrays
+from nets.network import Network
 from nets.parts import Head
-from nets.tcl import GRAIN, BatchNorm, Conv2d, DepthwiseConv2d, Gate, Network, Pass, filters_left, masked_kernel
+from nets.tcl import BatchNorm, Conv2d, DepthwiseConv2d
 
 
 class First:
