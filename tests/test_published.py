@@ -91,25 +91,54 @@ def test_scores(judge, scores):
         close(ours, judge.record[f"score/{name}"], 1e-2 if name in FIRST_STAGE else 1e-4)
 
 
-def test_scores_of_the_first_stage_differ_by_one_rounding(judge):
-    """One of the ReLU inputs at the first stage's end is above 0 by a rounding, 1.6e-7, and was not in the record.
+class SidesOfZero:
+    """ReLU for a forward pass in which inputs within a rounding of 0 fall on the side of it that is asked for.
 
-    With that one switched off, all scores are the recorded ones. Scores are sums that nearly cancel, so that a single
-    element in a million moves them by 0.7 %.
+    sides: bools, in the order in which such inputs are met; those of a computed pass, `met`, where it says nothing.
     """
 
-    class SwitchedOff(Pass):
-        def gate(self, y, gate):
-            last_use = len(self.probes[0]) == 3 and gate.index == 0  # stem and two blocks before it
-            return super().gate(tf.where(y < 3e-7, 0.0, y) if last_use else y, gate)
+    NEAR, TINY = 1.5e-6, 1e-7  # in the record's arithmetic and ours, inputs differ by less
 
+    def __init__(self, sides=()):
+        self.sides, self.met, self.relu = iter(sides), [], tf.nn.relu
+
+    def __call__(self, x):
+        array = x.numpy()
+        for place in zip(*np.nonzero(np.abs(array) < self.NEAR)):
+            self.met.append(next(self.sides, bool(array[place] > 0)))
+            array[place] = self.TINY if self.met[-1] else -self.TINY
+        return self.relu(x + (array - x.numpy()))
+
+
+def test_scores_of_the_first_stage_differ_by_roundings_alone(judge, monkeypatch):
+    """With some choice of sides for ReLU inputs that are nearly 0, all scores are the recorded ones.
+
+    Scores are sums that nearly cancel, so that a single element in a million moves them by 0.7 %; on which side of 0 it falls
+    is the processor's affair.
+    """
     batch = {"labels": judge.labels, "knowledge": judge.knowledge, "weights": np.full(64, 1 / 64, np.float32)}
-    with tf.GradientTape(watch_accessed_variables=False) as tape:
-        run = SwitchedOff("batch", judge.network.split_masks(tf.ones([judge.sizes.sum()])), tape)
-        loss = tf.reduce_sum(reward_loss(batch, judge.network(judge.images, run)))
-    scores = importance([tf.nest.map_structure(np.asarray, tape.gradient(loss, run.probes))])
-    for name, ours in zip(judge.names, split(scores, judge.sizes)):
-        close(ours, judge.record[f"score/{name}"])
+    ones = judge.network.split_masks(tf.ones([judge.sizes.sum()]))
+
+    def distance(sides):
+        """(the largest distance of a gate's scores from the record, the sides taken)"""
+        relu = SidesOfZero(sides)
+        with monkeypatch.context() as patched, tf.GradientTape(watch_accessed_variables=False) as tape:
+            patched.setattr(tf.nn, "relu", relu)
+            patched.setattr(judge.network.parts[0], "activation", relu)
+            run = Pass("batch", ones, tape)
+            loss = tf.reduce_sum(reward_loss(batch, judge.network(judge.images, run)))
+        scores = importance([tf.nest.map_structure(np.asarray, tape.gradient(loss, run.probes))])
+        ours = dict(zip(judge.names, split(scores, judge.sizes)))
+        recorded = {name: judge.record[f"score/{name}"].reshape(-1) for name in judge.names}
+        return max(np.abs(ours[name] - recorded[name]).max() / np.abs(recorded[name]).max() for name in judge.names), relu.met
+
+    best, sides = distance(())
+    assert len(sides) < 20
+    for _ in range(3):
+        for i in range(len(sides)):
+            if best > 1e-4:
+                best, sides = min((best, sides), distance([side ^ (k == i) for k, side in enumerate(sides)]))
+    assert best <= 1e-4
 
 
 def test_orders(judge, scores):
