@@ -14,6 +14,12 @@ from utils import UserError, cores, cpu_info, without_greetings
 
 START_SECONDS = 180  # in which TensorFlow's servers have to find each other, once all machines have met
 
+# Gates are filled up to multiples of so many channels on CPUs, where oneDNN's kernels are faster then: what bench/channels.py
+# measured (docs/performance.md).
+MULTIPLES = {"float32": 4, "bfloat16": 16, "float16": 1}
+# Rounding decides in a search: with a multiple of 8, sums in float32 are those of the network with all filters there.
+MASKED_MULTIPLES = {"float32": 8, "bfloat16": 16, "float16": 8}
+
 
 @dataclasses.dataclass(frozen=True)
 class Runtime:
@@ -21,7 +27,8 @@ class Runtime:
 
     strategy: tf.distribute.Strategy; compile: whether XLA compiles them; accum: in how many parts a replica takes its batch;
     precision: float32, bfloat16 or float16, what layers compute in; sync_bn: whether batch norm's statistics span all
-    replicas; gpu: whether they are GPUs; machines: machines.Alone or a machines.Meeting.
+    replicas; gpu: whether they are GPUs; machines: machines.Alone or a machines.Meeting; precision_flag: the option that
+    `precision` comes from, for advice; multiple: what `channel_multiple` gives, None for what suits device and precision.
     """
 
     strategy: tf.distribute.Strategy
@@ -31,6 +38,8 @@ class Runtime:
     sync_bn: bool = False
     gpu: bool = False
     machines: Alone = dataclasses.field(default_factory=Alone)
+    precision_flag: str = "--precision"
+    multiple: int | None = None
 
     @property
     def replicas(self):
@@ -49,6 +58,14 @@ class Runtime:
     @property
     def dtype(self):
         return tf.as_dtype(self.precision)
+
+    def channel_multiple(self, masked):
+        """Gates have a multiple of so many channels in a forward pass (nets.gates.Pass), of a masked network or another."""
+        if self.multiple is not None:
+            return self.multiple
+        if self.gpu or self.compile:
+            return 1
+        return (MASKED_MULTIPLES if masked else MULTIPLES)[self.precision]
 
     def check_batch(self, flag, size):
         """Raises UserError unless a batch of `size` images, which option `flag` asks for, divides into equal parts."""

@@ -193,8 +193,9 @@ class Optimizer:
 
 def forward_pass(runtime, statistics, masks=None, tape=None):
     """A forward pass of one part of the batch, as `runtime` computes."""
-    merge = _merged if runtime.synchronises else None
-    return Pass(statistics, masks, tape, drop=masks is not None and not runtime.compile, dtype=runtime.dtype, merge=merge)
+    settings = dict(multiple=runtime.channel_multiple(masks is not None), dtype=runtime.dtype)
+    settings |= dict(drop=masks is not None and not runtime.compile, merge=_merged if runtime.synchronises else None)
+    return Pass(statistics, masks, tape, **settings)
 
 
 def _merged(mean, variance):
@@ -283,7 +284,7 @@ def scoring_step(network, runtime, prepare, loss):
             total = tf.reduce_sum(loss(batch, logits))
             total = total * shared["scale"] if half else total
         signed = tape.gradient(total, run.probes)
-        signed = [[run.spread(sums, gate) for sums in uses] for uses, gate in zip(signed, network.gates)]
+        signed = [[run.of_filters(sums, gate) for sums in uses] for uses, gate in zip(signed, network.gates)]
         return {"signed": tf.nest.map_structure(lambda sums: sums / shared["scale"], signed) if half else signed}, {
             "logits": logits
         }
@@ -307,7 +308,8 @@ class _Scaled:
             if all(np.isfinite(value).all() for value in tf.nest.flatten(sums)):
                 return sums, rows
             if self.scale <= LossScale.LEAST:
-                raise FloatingPointError("the scores are not finite in float16; try --precision bfloat16")
+                flag = self.step.runtime.precision_flag
+                raise FloatingPointError(f"the scores are not finite in float16; try {flag} bfloat16")
             self.scale /= 2
 
 

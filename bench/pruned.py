@@ -109,14 +109,14 @@ def make_networks(args, files):
     return networks
 
 
-def predicting(network, batch, precision="float32", compile=False):
-    """A function that takes `batch` images through the network, until the logits are on the host."""
+def predicting(network, runtime, batch):
+    """A function that takes `batch` images through the network as `runtime` computes, until the logits are on the host."""
     import tensorflow as tf
 
-    from nets.gates import Pass
+    from op_utils import forward_pass
 
-    run, images = Pass("moving", dtype=tf.as_dtype(precision)), normals([batch, network.input_size, network.input_size, 3])
-    predict = tf.function(lambda x: network(x, run), jit_compile=compile, autograph=False)
+    images, run = normals([batch, network.input_size, network.input_size, 3]), forward_pass(runtime, "moving")
+    predict = tf.function(lambda x: network(x, run), jit_compile=runtime.compile, autograph=False)
     return lambda: predict(images).numpy()
 
 
@@ -204,14 +204,14 @@ def gflops(convs, batch, ms):
 # --------------------------------------------------------------------------------------------------------------- tables
 
 
-def speed_table(args, networks, precision, compile):
+def speed_table(args, networks, runtime):
     """Prints milliseconds a call, images a second, and how often as fast as the dense network, for every batch size."""
-    combination = f"{precision}, XLA {compile}"
+    combination = f"{runtime.precision}, XLA {'on' if runtime.compile else 'off'}"
     costs = [network.cost() for network in networks.values()]
     rows = [[name, *(f"{mine / whole:.1%}" for mine, whole in zip(cost, costs[0]))] for name, cost in zip(networks, costs)]
     for batch in args.batch_sizes:
         say(f"{combination}, batch {batch}: {len(networks)} networks in turn")
-        calls = [predicting(network, batch, precision, compile == "on") for network in networks.values()]
+        calls = [predicting(network, runtime, batch) for network in networks.values()]
         times = medians_ms(calls, args.seconds)
         for row, ms in zip(rows, times):
             row += [f"{ms:.2f}", f"{1e3 * batch / ms:.0f}", f"{times[0] / ms:.2f}"]
@@ -221,12 +221,13 @@ def speed_table(args, networks, precision, compile):
         print_row(row)
 
 
-def why_table(args, networks):
+def why_table(args, networks, runtime):
     """Prints the milliseconds of convolutions and of all the rest, beside what the dense ones take times the ratio of MACs."""
     batch = max(args.batch_sizes)
     say(f"convolutions and the rest, batch {batch}: {len(networks)} networks in turn")
     convs = [convolutions(network) for network in networks.values()]
-    pairs = [(predicting(network, batch), chained(own, batch)) for network, own in zip(networks.values(), convs)]
+    whole = lambda network: predicting(network, runtime, batch)
+    pairs = [(whole(network), chained(own, batch)) for network, own in zip(networks.values(), convs)]
     times = medians_ms([call for pair in pairs for call in pair], args.seconds)
     wholes, alone = times[::2], times[1::2]
     figures = ["whole network", "convolutions", "rest", "convolutions' MACs", "convolutions, ideal", "convolutions, GFLOP/s"]
@@ -279,12 +280,13 @@ def report(args):
     from devices import make_runtime
     from machines import Alone
 
-    make_runtime(DeviceOptions(None, None, None, 1, "float32", False), Alone())  # the first GPU if there is one, else the CPU
+    # The first GPU if there is one, else the CPU.
+    runtime, _ = make_runtime(DeviceOptions(None, None, False, 1, "float32", False), Alone())
     networks = make_networks(args, files)
     print(f"{args.arch}, {args.size}x{args.size}; {gpu_name()}{machine()}", flush=True)
     for precision, compile in itertools.product(args.precision, args.compile):
-        speed_table(args, networks, precision, compile)
-    why_table(args, networks)
+        speed_table(args, networks, dataclasses.replace(runtime, precision=precision, compile=compile == "on"))
+    why_table(args, networks, runtime)
     if args.layers:
         layers_table(args, networks)
 

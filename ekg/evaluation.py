@@ -11,8 +11,7 @@ from dataloader.images import in_batches
 from dataloader.sampling import padded_batches
 from ekg.knowledge import check_finite, log_softmax
 from ekg.progress import Silent
-from nets.gates import Pass
-from op_utils import predicting_step
+from op_utils import forward_pass, predicting_step
 
 
 def measure(labels, logits):
@@ -59,7 +58,7 @@ class Evaluator:
 
 def latencies_ms(networks, runtime, repeats=100):
     """Median milliseconds of one image through each of `networks`, taken in turn so that they meet the same machine."""
-    run = Pass("moving", dtype=runtime.dtype)
+    run = forward_pass(runtime, "moving")
     runs = []
     for network in networks:
         image = tf.zeros([1, network.input_size, network.input_size, 3])

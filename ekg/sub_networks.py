@@ -7,6 +7,7 @@ first part which that gate changes. One graph serves any set of sub-networks: wh
 import numpy as np
 import tensorflow as tf
 
+from nets.gates import round_up
 from op_utils import Step, forward_pass
 
 
@@ -34,8 +35,13 @@ class SubNetworks:
 
 def common_bytes(network, runtime, batch_size):
     """Memory that sub-networks in one call share on a replica: what comes out of every part but the last."""
-    values = sum(part.out_size**2 * part.out_gate.size for part in network.parts[:-1])
+    values = sum(part.out_size**2 * _channels(part, runtime) for part in network.parts[:-1])
     return batch_size // runtime.parts * values * runtime.dtype.size
+
+
+def _channels(part, runtime):
+    """What comes out of a part of a masked network where no filter is left out."""
+    return round_up(part.out_gate.size, runtime.channel_multiple(True))
 
 
 def _one(network, runtime, prepare):
@@ -71,7 +77,7 @@ def _several(network, runtime, prepare):
 
         rows = tf.TensorArray(tf.float32, masks.shape[0], element_shape=[images.shape[0], network.classes])
         # Where filters are left out, the number of those that stay is data.
-        specs = [[images.shape[0], part.out_size, part.out_size, part.out_gate.size] for part in parts]
+        specs = [[images.shape[0], part.out_size, part.out_size, _channels(part, runtime)] for part in parts]
         invariants = specs if runtime.compile else [[*spec[:3], None] for spec in specs]
         common = [tf.zeros(spec if runtime.compile else [*spec[:3], 0], runtime.dtype) for spec in specs]
         _, _, rows = tf.while_loop(

@@ -29,74 +29,94 @@ class Pass:
         statistics.
     tape: a tf.GradientTape, given when scores are wanted. Then every place where a gate masks leaves a probe, float32 [C],
         whose gradient is the sum over B, H, W of dy * y for the masked activation y there, the inner sum of Eq. 9.
-    drop: whether masked filters are left out of every array, as far as GRAIN allows, instead of being there as zeros: the same
-        logits from a physically smaller network. Shapes then depend on data, in one trace, so XLA cannot compile it.
+    drop: whether masked filters are left out of every array, as far as `multiple` allows, instead of being there as zeros: the
+        same logits from a physically smaller network. Shapes then depend on data, in one trace, so XLA cannot compile it.
+    multiple: every gate has a multiple of so many channels in this pass; filters of zeros, whose gamma and beta are 0 too, fill
+        up those that are missing. They give 0, get no gradient and change no logits; kernels of some devices are faster.
     dtype: what layers compute in. Variables, batch statistics, sums of scores and the head stay float32.
     merge: None, or a function from the (mean, biased variance) of this replica's batch to those of all replicas' batches.
     """
 
-    def __init__(self, statistics, masks=None, tape=None, *, drop=False, dtype=tf.float32, merge=None):
+    def __init__(self, statistics, masks=None, tape=None, *, drop=False, multiple=1, dtype=tf.float32, merge=None):
         if statistics not in ("batch", "moving"):
             raise ValueError(f"statistics must be 'batch' or 'moving', not {statistics!r}")
         self.statistics, self.masks, self.tape = statistics, masks, tape
-        self.dtype, self.merge = dtype, merge
-        self.left = [filters_left(mask) for mask in masks] if drop else None  # int32 [filters left] of each gate
-        self.batch_statistics = []  # (mean, biased variance), float32 [filters left], of each batch norm in network order
+        self.multiple, self.dtype, self.merge = multiple, dtype, merge
+        # int32 [channels] of each gate: which of its channels, filled up, are there
+        self.left = [filters_left(filled(mask, 0, multiple), multiple) for mask in masks] if drop else None
+        self.batch_statistics = []  # (mean, biased variance), float32 [C], of each batch norm in network order
         self.probes = [[] for _ in masks or ()]  # probes of each gate, in network order
 
     def kernel(self, kernel, gated):
         """A layer's kernel in this pass; gated: dict axis -> Gate or None."""
-        return self._without_dropped(masked_kernel(kernel, self._masks(gated)), gated)
+        return self._sized(masked_kernel(kernel, self._masks(gated)), gated)
 
     def vector(self, vector, gate):
         """A batch norm's float32 [C] in this pass: 0 for dropped filters."""
         for mask in self._masks({0: gate}).values():
             vector *= mask
-        return self._without_dropped(vector, {0: gate})
+        return self._sized(vector, {0: gate})
 
     def _masks(self, gated):
         if self.masks is None:
             return {}
         return {axis: self.masks[gate.index] for axis, gate in gated.items() if gate is not None}
 
-    def _without_dropped(self, array, gated):
-        if self.left is not None:
-            for axis, gate in gated.items():
-                array = array if gate is None else tf.gather(array, self.left[gate.index], axis=axis)
+    def _sized(self, array, gated):
+        """`array` with as many channels along the `gated` axes as this pass has."""
+        for axis, gate in gated.items():
+            if gate is not None:
+                array = filled(array, axis, self.multiple)
+                array = array if self.left is None else tf.gather(array, self.left[gate.index], axis=axis)
         return array
 
+    def channels(self, gate):
+        """How many channels a gate has in this pass: int, or int32 [] where filters are left out."""
+        return round_up(gate.size, self.multiple) if self.left is None else tf.size(self.left[gate.index])
+
     def gate(self, y, gate):
-        """A gate's output: the activation y [B, H, W, C], behind a probe where scores are wanted.
+        """A gate's output: the activation y [B, H, W, channels], behind a probe where scores are wanted.
 
         Its dropped filters are 0 already: their gamma and beta are, in every batch norm before, and what lies between, ReLU
         and add, keeps 0. This is the masked activation bit for bit, at the price of C products instead of B * H * W * C.
         """
         if self.masks is None or self.tape is None:
             return y
-        probe = tf.zeros([gate.size if self.left is None else tf.size(self.left[gate.index])])
+        probe = tf.zeros([self.channels(gate)])
         self.tape.watch(probe)
         self.probes[gate.index].append(probe)
         return probed(y, probe)
 
-    def spread(self, values, gate):
-        """float32 [C] from the `values` of the filters that are left of a gate: 0 for the others."""
-        if self.left is None:
+    def of_filters(self, values, gate):
+        """float32 [C], the `values` float32 [channels] of this pass for each filter of a gate: 0 for those left out."""
+        if gate is None:
             return values
-        return tf.scatter_nd(self.left[gate.index][:, None], values, [gate.size])
+        size = gate.size
+        if self.left is not None:
+            values = tf.scatter_nd(self.left[gate.index][:, None], values, [round_up(size, self.multiple)])
+        return values if size % self.multiple == 0 else values[:size]
 
 
-GRAIN = 8
+def round_up(count, multiple):
+    """The least multiple of `multiple` that is at least `count`: ints, or an int32 tensor and an int."""
+    return (count + multiple - 1) // multiple * multiple
 
 
-def filters_left(mask):
-    """int32, ascending: the filters that a mask keeps, and enough others to make their number a multiple of GRAIN.
+def filled(array, axis, multiple):
+    """`array` with zeros behind the others along `axis`, until there is a multiple of `multiple`."""
+    missing = -array.shape[axis] % multiple
+    if not missing:
+        return array
+    return tf.pad(array, [[0, missing if i == axis else 0] for i in range(len(array.shape))])
 
-    On CPUs sums over B, H, W run over GRAIN channels at a time and in another order over the rest. So where a gate's size is a
-    multiple of GRAIN rounding stays what it is with all filters there, and a search takes the same way.
+
+def filters_left(mask, multiple):
+    """int32, ascending: the filters that a mask keeps, and enough others to make their number a multiple of `multiple`.
+
+    mask: float32 [C], C a multiple of `multiple`. On CPUs sums over B, H, W run over 8 channels at a time and in another order
+    over the rest. So with multiples of 8 rounding is what it is with all filters there, and a search takes the same way.
     """
-    size = mask.shape[0]
-    count = tf.cast(tf.reduce_sum(mask), tf.int32)
-    count = tf.minimum((count + GRAIN - 1) // GRAIN * GRAIN, size)
+    count = round_up(tf.cast(tf.reduce_sum(mask), tf.int32), multiple)
     return tf.sort(tf.math.top_k(mask, count).indices)  # of equal values the lower index comes first
 
 

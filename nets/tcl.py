@@ -164,7 +164,7 @@ class BatchNorm(Layer):
             fused = self._fused(x, gamma, beta)
             n = tf.cast(tf.size(x) / tf.shape(x)[3], tf.float32)
             y, mean, variance = fused.y, fused.batch_mean, fused.batch_variance * (n - 1) / n  # the kernel's is unbiased
-        run.batch_statistics.append((mean, variance))
+        run.batch_statistics.append((run.of_filters(mean, self.in_gate), run.of_filters(variance, self.in_gate)))
         return y
 
     @staticmethod

@@ -9,7 +9,8 @@ import tensorflow as tf
 
 from ekg.extraction import extract
 from ekg.importance import split
-from nets.gates import GRAIN, Gate, Pass, filters_left, masked_kernel
+from nets import build_network
+from nets.gates import Gate, Pass, filters_left, masked_kernel
 from nets.initial import Arrays
 from nets.network import Network
 from nets.parts import Head
@@ -118,49 +119,83 @@ def test_masked_equals_extracted(small, x):
     assert np.abs(masked - extracted).max() <= 1e-5 * np.abs(masked).max()
 
 
-def test_left_are_the_kept_filters_and_fillers_up_to_the_grain():
-    mask = np.zeros(20, np.float32)
+def test_left_are_the_kept_filters_and_others_up_to_a_multiple():
+    mask = np.zeros(24, np.float32)
     mask[[3, 17, 5]] = 1
-    assert GRAIN == 8 and list(filters_left(tf.constant(mask))) == [0, 1, 2, 3, 4, 5, 6, 17]
+    assert list(filters_left(tf.constant(mask), 8)) == [0, 1, 2, 3, 4, 5, 6, 17]
+    assert list(filters_left(tf.constant(mask), 1)) == [3, 5, 17]
     mask[:13] = 1
-    left = filters_left(tf.constant(mask)).numpy().tolist()
+    left = filters_left(tf.constant(mask), 8).numpy().tolist()
     assert left == sorted(left) and len(left) == 16 and {*range(13), 17} < set(left)
-    assert list(filters_left(tf.ones([20]))) == list(range(20))  # no more than there are
+    assert list(filters_left(tf.ones([32]), 16)) == list(range(32))  # no more than there are
 
 
-def scored(network, x, flat, drop):
-    """(logits, inner sums of Eq. 9 [F], statistics of each batch norm) of a sub-network."""
+def scored(network, x, flat, **settings):
+    """(logits, inner sums of Eq. 9 [F], channels of all gates, statistics) of a sub-network in a Pass of these settings."""
     with tf.GradientTape(watch_accessed_variables=False) as tape:
-        run = Pass("batch", network.split_masks(flat), tape, drop=drop)
+        run = Pass("batch", network.split_masks(flat), tape, **settings)
         loss = tf.reduce_sum(network(x, run) ** 2)
     sums = tape.gradient(loss, run.probes)
-    sums = [np.sum([run.spread(use, gate) for use in uses], 0) for uses, gate in zip(sums, network.gates)]
-    logits = network(x, Pass("batch", network.split_masks(flat), drop=drop)).numpy()
-    return logits, np.concatenate(sums), run.batch_statistics
+    sums = [np.sum([run.of_filters(use, gate) for use in uses], 0) for uses, gate in zip(sums, network.gates)]
+    logits = network(x, Pass("batch", network.split_masks(flat), **settings)).numpy()
+    statistics = np.concatenate([value for pair in run.batch_statistics for value in pair])
+    return logits, np.concatenate(sums), [int(run.channels(gate)) for gate in network.gates], statistics
 
 
+@pytest.mark.parametrize("multiple", [8, 16])
 @pytest.mark.parametrize("which", ["ResNet-20", "a depthwise convolution, a gate used twice, one of 6 filters"])
-def test_dropping_filters_changes_neither_logits_nor_scores(network, small, images, x, which):
+def test_dropping_filters_changes_neither_logits_nor_scores(network, small, images, x, which, multiple):
     """A physically smaller network: 0 for dropped filters, as the masked one has it."""
     network, x = (network, images) if which == "ResNet-20" else (small, x)
     flat = (np.random.default_rng(2).random(network.gate_sizes.sum()) < 0.4).astype(np.float32)
-    (logits, sums, statistics), masked = (scored(network, x, flat, drop) for drop in (True, False))
+    logits, sums, channels, statistics = scored(network, x, flat, drop=True, multiple=multiple)
+    masked = scored(network, x, flat)
     assert np.abs(logits - masked[0]).max() <= 1e-5 * np.abs(masked[0]).max()
     assert np.abs(sums - masked[1]).max() <= 1e-4 * np.abs(masked[1]).max()
-    assert not sums[flat == 0].any()
-    if which == "ResNet-20":  # it really is smaller
-        assert sum(len(mean) for mean, _ in statistics) < 0.8 * sum(len(mean) for mean, _ in masked[2])
+    assert not sums[flat == 0].any() and not any(count % multiple for count in channels)
+    assert statistics.shape == masked[3].shape
+    if which == "ResNet-20" and multiple < 16:  # it really is smaller
+        assert sum(channels) < 0.8 * sum(masked[2])
+
+
+def gradients(network, x, **settings):
+    """(logits, gradients of a loss, batch statistics) of the network as it is, in a Pass of these settings."""
+    with tf.GradientTape() as tape:
+        run = Pass("batch", **settings)
+        logits = network(x, run)
+        loss = tf.reduce_sum(logits**2)
+    return logits, tape.gradient(loss, network.trainable), [value for pair in run.batch_statistics for value in pair]
+
+
+@pytest.mark.parametrize("which", ["ResNet-20", "a depthwise convolution, a gate used twice"])
+def test_filling_up_channels_changes_nothing(network, small, images, x, which):
+    """Of an extracted network: its logits in both kinds of statistics, every gradient, what moves the averages."""
+    network, x = (network, images) if which == "ResNet-20" else (small, x)
+    sizes = network.gate_sizes
+    flat = np.concatenate([np.arange(size) < max(1, size // 3) for size in sizes]).astype(np.float32)
+    arrays = extract(network, flat)
+    pruned = Small(arrays) if network is small else build_network("ResNet-20", 10, 32, arrays)
+    plain, filled = (gradients(pruned, x, multiple=multiple) for multiple in (1, 16))
+    for ours, theirs in zip(tf.nest.flatten(filled), tf.nest.flatten(plain)):
+        assert ours.shape == theirs.shape
+        assert np.abs(ours - theirs).max() <= 1e-4 * np.abs(theirs).max() + 1e-6
+    for bn in pruned.batch_norms:
+        bn.arrays["moving_variance"].assign(np.abs(bn.arrays["moving_variance"]))
+    moving = [pruned(x, Pass("moving", multiple=multiple)).numpy() for multiple in (1, 16)]
+    assert np.abs(moving[1] - moving[0]).max() <= 1e-5 * np.abs(moving[0]).max()
+    gate = pruned.gates[-1]
+    assert gate.size % 16 and Pass("moving", multiple=16).channels(gate) == 16 * -(-gate.size // 16)
 
 
 @pytest.mark.skipif(platform.machine() not in ("x86_64", "AMD64"), reason="how sums are taken is another CPU's")
 def test_dropping_filters_keeps_the_rounding(network, images):
-    """To the bit, where gates are multiples of GRAIN: so a search takes the way of the masked network."""
+    """To the bit, in multiples of 8: so a search takes the way of the masked network."""
     flat = (np.random.default_rng(3).random(network.gate_sizes.sum()) < 0.4).astype(np.float32)
     for scoring in (False, True):
         tapes = [tf.GradientTape() if scoring else None for _ in range(2)]
         with tapes[0] or contextlib.nullcontext(), tapes[1] or contextlib.nullcontext():
             dropped, masked = (
-                network(images, Pass("batch", network.split_masks(flat), tape, drop=drop))
+                network(images, Pass("batch", network.split_masks(flat), tape, drop=drop, multiple=8))
                 for tape, drop in zip(tapes, (True, False))
             )
         np.testing.assert_array_equal(dropped, masked)
