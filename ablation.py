@@ -13,7 +13,7 @@ import sys
 
 import train_cifar
 import train_imagenet
-from ekg.ablation_plan import FLAGS, TABLES, Study, baseline_seed, carry_out, clear, plan
+from ekg.ablation_plan import BASELINE, FLAGS, TABLES, Study, baseline_seed, carry_out, clear, plan
 from ekg.cli import Parser, count_or_none, options_from
 from ekg.program import run_program
 from machines import cluster_from
@@ -39,7 +39,8 @@ def parse(argv=None):
 
     of_flags = ({flag: ask(flag) for flag in FLAGS} for ask in (lambda flag: getattr(args, flag), parser.get_default))
     command = shlex.join(["python", os.path.basename(sys.argv[0]), *argv])
-    return Study(tuple(dict.fromkeys(args.table)), tuple(args.seeds), args.train_path, options, *of_flags, command)
+    tables, rows = tuple(dict.fromkeys(args.table)), args.rows and _rows(args)
+    return Study(tables, tuple(args.seeds), args.train_path, options, *of_flags, command, rows)
 
 
 def _parser(name):
@@ -51,11 +52,30 @@ def _parser(name):
     group = parser.add_argument_group("ablation")
     group.add_argument("--table", choices=TABLES, nargs="+", required=True, help="tables to make; what they share is run once")
     group.add_argument(
+        "--rows", nargs="+", metavar="ROW", help="rows to make, as none/none ensemble/ensemble (default: all of each table)"
+    )
+    group.add_argument(
         "--seeds", type=count_or_none, nargs="+", default=[0], help="for each every row is run, as --seed and --search_seed"
     )
     PROGRAMS[name].add_flags(parser)
     parser.set_defaults(train_path="../ablation")
     return parser
+
+
+def _rows(args):
+    """The names in TABLES of the rows asked for. Raises UserError for one that no table has, or a table without any."""
+    written = lambda row: row.replace(" ", "")
+    known = {table: {written(row): row for row in TABLES[table]} for table in args.table}
+    for table, rows in known.items():
+        if not any(written(row) in rows and written(row) != BASELINE for row in args.rows):
+            raise UserError(
+                f"--rows: none of these is a row of --table {table}; it has {', '.join(row for row in rows if row != BASELINE)}"
+            )
+    every = {name: row for rows in known.values() for name, row in rows.items()}
+    missing = [row for row in args.rows if written(row) not in every]
+    if missing:
+        raise UserError(f"--rows {missing[0]}: --table {' '.join(args.table)} has no such row; there are {', '.join(every)}")
+    return tuple(dict.fromkeys(every[written(row)] for row in args.rows))
 
 
 def _check(flags, args):

@@ -47,7 +47,7 @@ UNKNOWN = (*COMPARED, ADOPTED)
 class Study:
     """What is asked for. tables: names of TABLES; seeds: ints; path: folder of all runs; options: makes the Options of a run
     from dict flag -> value, on top of the flags that are the same for all; flags, defaults: dict, what FLAGS are where no row
-    sets them, and by default; command: as it was typed.
+    sets them, and by default; command: as it was typed; rows: names of rows, of those tables, None for all.
     """
 
     tables: tuple
@@ -57,6 +57,12 @@ class Study:
     flags: dict
     defaults: dict
     command: str = ""
+    rows: tuple | None = None
+
+    def rows_of(self, table):
+        """dict row -> flags or None, as TABLES has it: the rows asked for, and the baseline, which needs no run of its own."""
+        wanted = lambda row: self.rows is None or row in self.rows or row == BASELINE
+        return {row: flags for row, flags in TABLES[table].items() if wanted(row)}
 
     def file(self, name):
         return os.path.join(self.path, name)
@@ -105,7 +111,7 @@ def plan(study, baseline_seed=None):
     for seed in study.seeds:
         seeds = {"seed": seed, "search_seed": seed}
         for table in study.tables:
-            for row, varied in TABLES[table].items():
+            for row, varied in study.rows_of(table).items():
                 of_row = rows.setdefault((table, row), [])
                 if varied is None:
                     continue
