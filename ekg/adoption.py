@@ -11,7 +11,7 @@ from utils import UserError, digest, read_parameters, whole_file, write_json
 
 TAKEN = ("baseline", "warm_up", "search", "extraction")  # the last one's file says that all of it has been taken over
 NEEDED = (*(STAGES[stage] for stage in TAKEN[1:]), "search.jsonl", "config.json")
-# Of what a run is told, all that these stages know nothing of.
+# Options that do not affect the stages taken over. --precision affects the baseline alone, which is taken over with its search.
 LATER = {"fine_tuning", "finetune_teacher", "num_teacher", "bank_top", "temperature", ADOPTED}
 FLAG = "--search_from"
 
@@ -65,7 +65,7 @@ def find_search(options, described_run):
             return Adopted(former)
         raise UserError(f"{FLAG} {path} holds no run whose search is over ({missing[0]} is missing); run it to its end first")
     earlier = lambda run: {key: value for key, value in run.items() if key not in LATER}
-    differ = differences(earlier(config["options"]), earlier(described_run))
+    differ = differences(earlier(config["options"]), earlier(described_run), ignored=("device.precision",))
     if differ:
         raise UserError(f"{FLAG} {path} holds a search with other options ({differ}); search anew, or choose another folder")
     told = _told(os.path.join(path, STAGES["search"]))

@@ -4,6 +4,7 @@ Nothing here imports TensorFlow, so that --help and a wrong flag are answered at
 """
 
 import argparse
+import dataclasses
 import math
 
 from dataloader import FileOptions
@@ -96,7 +97,7 @@ def add_device_flags(parser):
         "--precision",
         choices=PRECISIONS,
         default="float32",
-        help="what layers compute in; variables, statistics, losses and knowledge are float32",
+        help="what layers compute in, in trainings and evaluations; variables, statistics, losses and knowledge are float32",
     )
     group.add_argument(
         "--sync_bn",
@@ -229,6 +230,12 @@ def _add_search_flags(parser):
         default="greedy",
         help="the paper's search, or what it is compared with: the same rate at every gate, or the best of random widths",
     )
+    group.add_argument(
+        "--search_precision",
+        choices=PRECISIONS,
+        default="float32",
+        help="what layers compute in from the warm-up to the memory bank; half precision chooses other filters",
+    )
     group.add_argument("--search_samples", type=count, default=50, help="width vectors that --search random draws")
     group.add_argument(
         "--search_teacher",
@@ -292,7 +299,9 @@ def _add_schedule(group, prefix, default, note, scaled):
 
 def device_options(args, accum=1):
     """The DeviceOptions of a parsed command line."""
-    return DeviceOptions(args.gpu_id, args.cpu_replicas, args.compile, accum, args.precision, args.sync_bn)
+    found = DeviceOptions(args.gpu_id, args.cpu_replicas, args.compile, accum, args.precision, args.sync_bn)
+    searches = getattr(args, "search_precision", None)  # not every program does
+    return dataclasses.replace(found, search_precision=searches) if searches else found
 
 
 def options_from(args):

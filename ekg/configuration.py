@@ -32,6 +32,8 @@ def _flat(options, prefix=""):
 def differences(former, new, ignored=(), words=("there", "asked for")):
     """In what two descriptions of runs differ, in words; "" if in nothing that counts."""
     former, new = dict(_flat(former)), dict(_flat(new))
+    for options in (former, new):  # before --search_precision there was one for all
+        options.setdefault("device.search_precision", options.get("device.precision"))
     keys = sorted(k for k in former.keys() | new.keys() if former.get(k) != new.get(k) and k not in ignored)
     return ", ".join(f"{k}: {former.get(k)} {words[0]}, {new.get(k)} {words[1]}" for k in keys)
 

@@ -15,22 +15,22 @@ from ekg.training import Progress, train
 from op_utils import Optimizer, training_step
 
 
-def fit(run, name, network, options, *, indices=None, augmented=True, bank=None, teacher=None, evaluate=True):
-    """Trains `network` as stage `name`: the one loop of baseline, warm-up and fine-tuning.
+def fit(run, name, network, options, *, runtime=None, indices=None, augmented=True, bank=None, teacher=None, evaluate=True):
+    """Trains `network` as stage `name`, on `runtime` (None: the run's): the one loop of baseline, warm-up and fine-tuning.
 
     Two views of every image where there is a `bank` or another network as `teacher`, else one and its label.
     """
-    data = run.data
+    data, runtime = run.data, runtime or run.runtime
     smoothing = {"label_smoothing": options.label_smoothing}
     loss, views = functools.partial(plain_loss, **smoothing), 1
     if bank is not None or teacher is not None:
         taught = contrastive_loss if teacher is None else taught_loss
         loss, views = functools.partial(taught, t=run.options.temperature, **smoothing), 2
     prepare = lambda batch: augment(batch["images"], batch["draws"], data.augmentation, colour=views > 1)
-    optimizer = Optimizer(network.trainable, run.runtime)
+    optimizer = Optimizer(network.trainable, runtime)
     arrays = {"images": data.x_train, "labels": data.y_train} | ({} if bank is None else {"bank": bank})
-    feed = Feed(arrays, run.runtime, run.options.feed.resident_mib, indices)
-    step = training_step(network, optimizer, run.runtime, prepare, loss, feed.tables, teacher)
+    feed = Feed(arrays, runtime, run.options.feed.resident_mib, indices)
+    step = training_step(network, optimizer, runtime, prepare, loss, feed.tables, teacher)
     checkpoint = Checkpoint(run.folder.unfinished, network, optimizer)
     hooks = _Hooks(run, name, options.epochs, feed.steps(options.batch_size), checkpoint, evaluate, bank)
     progress = hooks.begin()

@@ -59,7 +59,7 @@ def reward_loss(batch, logits):
     return batch["weights"] * loss
 
 
-def check_finite(logits, whose):
+def check_finite(logits, whose, flag="--precision"):
     """Raises FloatingPointError for logits that are not finite: compared with NaN, every other class would be behind."""
     if not np.isfinite(logits).all():
-        raise FloatingPointError(f"{whose} logits are not finite; in float16 or bfloat16, try --precision float32")
+        raise FloatingPointError(f"{whose} logits are not finite; in float16 or bfloat16, try {flag} float32")

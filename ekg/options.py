@@ -54,7 +54,8 @@ class SearchOptions:
 @dataclasses.dataclass(frozen=True)
 class DeviceOptions:
     """gpu_id: list of ids or None; cpu_replicas: int or None; compile: True, False or None for on with GPUs only; accum: parts
-    a replica's batch; precision: what layers compute in; sync_bn: batch norm's statistics span all replicas.
+    a replica's batch; precision: what layers compute in, when networks are trained and evaluated; sync_bn: batch norm's
+    statistics span all replicas; search_precision: what layers compute in from the warm-up to the extraction.
     """
 
     gpu_id: list
@@ -63,6 +64,7 @@ class DeviceOptions:
     accum: int
     precision: str
     sync_bn: bool
+    search_precision: str = "float32"
 
 
 @dataclasses.dataclass(frozen=True)

@@ -43,6 +43,12 @@ class Run:
     variant: dict = dataclasses.field(default_factory=dict)  # of the starting network, see nets.variant_of
     kept: int = 0  # broken images that broken.json names
 
+    @functools.cached_property
+    def search_runtime(self):
+        """Where the stages from the warm-up to the memory bank run: the same devices, in --search_precision."""
+        precision = self.options.device.search_precision
+        return dataclasses.replace(self.runtime, precision=precision, precision_flag="--search_precision")
+
     def network(self, parameters=None):
         """A network on the run's devices, from an array dict or from the seed."""
         with self.runtime.strategy.scope():

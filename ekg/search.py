@@ -126,7 +126,7 @@ class Search:
 
     def judge(self, knowledge, rates, order, logits, whose):
         """The SubNetwork of these logits, judged against T, `knowledge`. Raises FloatingPointError where they are not finite."""
-        check_finite(logits, whose)
+        check_finite(logits, whose, "--search_precision")
         loss = cross_entropy(self.labels, logits)
         taught = 0.0 if self.options.teacher == "none" else knowledge_loss(knowledge, logits)
         return SubNetwork(tuple(rates), order, loss, loss + taught)  # -R of Eq. 7
@@ -139,7 +139,7 @@ class Search:
             gate = self.network.gates[np.searchsorted(np.cumsum(self.sizes), bad[0], "right")]
             raise FloatingPointError(
                 f"step {len(state.history)}: the scores at gate {gate.name} are not finite; in float16 or bfloat16, try "
-                f"--precision float32"
+                f"--search_precision float32"
             )
         return scores
 

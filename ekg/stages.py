@@ -47,7 +47,8 @@ def warm_up(run, start):
         return run.load("warm_up")
     supernet = run.network(start.parameters())
     if run.options.warm_up.epochs:
-        fit(run, "warm_up", supernet, run.options.warm_up, indices=run.subset, augmented=False, evaluate=False)
+        on_subset = dict(runtime=run.search_runtime, indices=run.subset, augmented=False, evaluate=False)
+        fit(run, "warm_up", supernet, run.options.warm_up, **on_subset)
     run.save(supernet)
     return supernet
 
@@ -64,7 +65,7 @@ def search(run, supernet):
         return strategy(supernet, None, None, None, options.search), SearchState.load(folder.file(STAGES["search"]), *shape)
     images, labels = run.in_memory(run.val)
     run.keep_broken()
-    on_val = Validation(supernet, run.runtime, run.normalised, images, labels, options.subsets.batch_size)
+    on_val = Validation(supernet, run.search_runtime, run.normalised, images, labels, options.subsets.batch_size)
     score = scorer(options.search.score, supernet, on_val.score, options.subsets.seed)
     search = strategy(supernet, labels, score, on_val.predict, options.search)
     console.say(f"search to {options.search.target_rate:.0%} of {search.all_flops:,} FLOPs, {len(supernet.gates)} gates")
@@ -132,7 +133,7 @@ def build_bank(run, supernet, search, state):
     if folder.done("memory_bank"):
         return open_bank(path, shape, codec)
     # Teachers share little: each is a call of its own.
-    predict = SubNetworks(supernet, run.runtime, run.normalised, 1)
+    predict = SubNetworks(supernet, run.search_runtime, run.normalised, 1)
     masks = np.stack([search.masks_of(teacher) for teacher in teachers])
     order = memory_bank.build_order(data.y_train, [options.seed, STREAM["memory_bank"]])
     count = len(machines.addresses)
@@ -177,7 +178,7 @@ def extract(run, supernet, masks):
     if run.folder.done("extraction"):
         return run.load("extraction")
     pruned = run.network(extraction.extract(supernet, masks))
-    step = statistics_step(pruned, run.runtime, run.normalised)
+    step = statistics_step(pruned, run.search_runtime, run.normalised)
     size = min(run.options.val_batch_size, len(run.subset))
     whole = len(run.subset) // size  # whole batches only: a small one would weigh as much as the others
     found = in_batches(run.data.x_train, run.subset[: whole * size].reshape(whole, size))

@@ -82,7 +82,8 @@ def train(
                 learning_rate = _filled([np.float32(rates[k]) for k in steps], together)
                 results = _call(step, batch, len(steps), together, learning_rate, options.weight_decay)
                 for k, figures in zip(steps, results):
-                    _check(figures, f"epoch {progress.epoch + 1}, step {progress.step + 1}", why, order[k])
+                    where = f"epoch {progress.epoch + 1}, step {progress.step + 1}"
+                    _check(figures, where, why, order[k], f"try {step.runtime.precision_flag} bfloat16")
                     progress.add(figures)
                     on_step(progress.epoch * len(order) + progress.step, figures)
                 progress.seconds = time.perf_counter() - began
@@ -118,13 +119,14 @@ def _call(step, batch, count, together, learning_rate, weight_decay):
     return [dict(zip(series, values)) for values in zip(*series.values())]
 
 
-def _check(figures, where, why, images):
+def _check(figures, where, why, images, half):
+    """Raises FloatingPointError for a step that went wrong; half: what to do about it in float16."""
     wrong = f"the loss is {figures['loss']}" if not math.isfinite(figures["loss"]) else None
     if not math.isfinite(figures.pop("sum_of_statistics", 0)):
         wrong = wrong or "activations are not finite"
     if wrong:
         reason, advice = why(images)
-        hint = " or --precision bfloat16" if "loss_scale" in figures else ""
+        hint = f", or {half}" if "loss_scale" in figures else ""
         raise FloatingPointError(f"{wrong} in {where}{reason}; {advice or f'try a lower learning rate{hint}'}")
     if figures.get("loss_scale", 1) < 1:
-        raise FloatingPointError(f"the gradients overflow float16 at any loss scale, {where}; try --precision bfloat16")
+        raise FloatingPointError(f"the gradients overflow float16 at any loss scale, {where}; {half}")

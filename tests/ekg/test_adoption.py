@@ -131,7 +131,7 @@ def test_another_search_in_the_other_folder_is_noticed(tmp_path, searched):
         (("--subset_per_class", 64), "subsets.subset_per_class"),
         (("--baseline_epoch", 7), "baseline.epochs"),
         (("--arch", "ResNet-20"), "arch"),
-        (("--precision", "bfloat16"), "device.precision"),
+        (("--search_precision", "bfloat16"), "device.search_precision: float32 there, bfloat16 asked for"),
     ],
 )
 def test_another_search_than_the_runs_own_is_refused(tmp_path, searched, flags, named):
@@ -168,3 +168,7 @@ def test_what_was_taken_over_is_told_in_the_configuration(tmp_path, searched):
     opened(tmp_path / "run", searched).close()
     told = json.loads((tmp_path / "run" / "config.json").read_text())["options"]
     assert told["search_from"] == str(searched) and told[ADOPTED].startswith("search ")
+
+
+def test_a_run_of_another_precision_may_take_a_search_over(tmp_path, searched):
+    check_adopted(opened(tmp_path / "run", searched, "--precision", "bfloat16"), tmp_path / "run", searched)

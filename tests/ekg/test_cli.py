@@ -139,7 +139,7 @@ def test_published_defaults():
     assert options.baseline == TrainOptions(100, 5e-2, (0.3, 0.6, 0.9), 0.1, 1e-4, 128)
     assert options.warm_up.epochs == 1 and options.warm_up.batch_size == 256
     assert (options.warm_up.learning_rate, options.warm_up.weight_decay) == (2e-3, 2.5e-4)
-    assert dataclasses.astuple(options.device) == (None, None, None, 1, "float32", False)
+    assert dataclasses.astuple(options.device) == (None, None, None, 1, "float32", False, "float32")
 
 
 def test_defaults_on_imagenet():
@@ -191,7 +191,7 @@ def test_every_flag_arrives_where_it_belongs():
         --search_warmup_batch_size 38 --precision float16 --sync_bn --schedule cosine --warmup_epoch 3.9 --label_smoothing 0.41
         --baseline_schedule cosine --baseline_warmup_epoch 4.2 --baseline_label_smoothing 0.43 --bank_top 44
         --temperature 4.5 --score l1 --search_teacher single --search random --search_samples 46
-        --finetune_teacher none --search_from d --width_multiplier 0.46""".split()
+        --finetune_teacher none --search_from d --width_multiplier 0.46 --search_precision bfloat16""".split()
     )
     assert (options.train_path, options.data_path, options.arch, options.dataset) == ("a", "b", "ResNet-20", "CIFAR100")
     assert options.width_multiplier == 0.46
@@ -199,7 +199,7 @@ def test_every_flag_arrives_where_it_belongs():
     assert (options.num_teacher, options.val_batch_size) == (3, 17)
     assert (options.bank_top, options.temperature, options.files) == (44, 4.5, None)
     assert (options.seed, options.log_every) == (24, 26)
-    assert dataclasses.astuple(options.device) == ([1, 2], 37, True, 25, "float16", True)
+    assert dataclasses.astuple(options.device) == ([1, 2], 37, True, 25, "float16", True, "bfloat16")
     assert dataclasses.astuple(options.subsets) == (29, 28, 23, 22)
     assert dataclasses.astuple(options.search) == (0.19, 0.21, "slice", "l1", "single", "random", 46)
     assert options.finetune_teacher == "none"

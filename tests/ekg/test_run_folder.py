@@ -62,6 +62,15 @@ def test_a_folder_is_free_again_when_it_is_closed_or_could_not_be_opened(tmp_pat
     opened(tmp_path).close()
 
 
+def test_a_folder_from_before_a_search_had_a_precision_of_its_own(tmp_path):
+    """There was one precision for all: a run in float32 goes on, one in bfloat16 is told to say so."""
+    former = OPTIONS | {"device": {"precision": "bfloat16"}}
+    opened(tmp_path, former).close()
+    opened(tmp_path, OPTIONS | {"device": {"precision": "bfloat16", "search_precision": "bfloat16"}}).close()
+    with pytest.raises(UserError, match=r"device.search_precision: bfloat16 there, float32 asked for"):
+        opened(tmp_path, OPTIONS | {"device": {"precision": "bfloat16", "search_precision": "float32"}})
+
+
 def test_a_file_system_without_locks_is_no_reason_to_fail(tmp_path, monkeypatch):
     def flock(*_):
         raise OSError(38, "Function not implemented")

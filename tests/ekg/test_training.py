@@ -85,6 +85,9 @@ def test_a_loss_that_is_not_finite_stops_at_its_step(runtime):
     steps = []
 
     class Breaks:
+        def __init__(self):
+            self.runtime = runtime
+
         def several(self, batch, count, each, **shared):
             losses = np.where(np.arange(count) + len(steps) == 2, np.nan, 1.0)
             return {"loss": losses, "accuracy": np.zeros(count)}
