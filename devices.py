@@ -14,11 +14,11 @@ from utils import UserError, cores, cpu_info, without_greetings
 
 START_SECONDS = 180  # in which TensorFlow's servers have to find each other, once all machines have met
 
-# Gates are filled up to multiples of so many channels on CPUs, where oneDNN's kernels are faster then: what bench/channels.py
-# measured (docs/performance.md).
-MULTIPLES = {"float32": 4, "bfloat16": 16, "float16": 1}
-# Rounding decides in a search: with a multiple of 8, sums in float32 are those of the network with all filters there.
-MASKED_MULTIPLES = {"float32": 8, "bfloat16": 16, "float16": 8}
+# Gates are filled up to a multiple of so many channels on CPUs, where oneDNN's kernels are faster then: bench/channels.py
+# measured it (docs/performance.md). In float32 it is 8 for two more reasons: sums are then to the bit those of the network
+# with all filters there, so that a search takes the same way; and with fewer channels than 8, oneDNN's kernel for AVX2 gets the
+# gradient of a 1x1 convolution with strides wrong (uxlfoundation/oneDNN#6035).
+MULTIPLES = {"float32": 8, "bfloat16": 16, "float16": 1}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,9 +63,11 @@ class Runtime:
         """Gates have a multiple of so many channels in a forward pass (nets.gates.Pass), of a masked network or another."""
         if self.multiple is not None:
             return self.multiple
-        if self.gpu or self.compile:
+        if self.compile:
             return 1
-        return (MASKED_MULTIPLES if masked else MULTIPLES)[self.precision]
+        if self.gpu:
+            return 8 if masked else 1
+        return MULTIPLES[self.precision]
 
     def check_batch(self, flag, size):
         """Raises UserError unless a batch of `size` images, which option `flag` asks for, divides into equal parts."""

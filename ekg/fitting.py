@@ -48,6 +48,7 @@ def fit(run, name, network, options, *, runtime=None, indices=None, augmented=Tr
         after_call=hooks.after_call,
         on_epoch=hooks.on_epoch,
         why=hooks.why,
+        precision_flag=runtime.precision_flag,
     )
     feed.tables.clear()  # the step, which refers to itself, would keep them on the device until it is collected
 

@@ -52,6 +52,7 @@ def train(
     after_call=_nothing,
     on_epoch=_nothing,
     why=lambda images: ("", ""),
+    precision_flag="--precision",
 ):
     """Trains with `step` (op_utils.training_step) on `feed` (ekg.feed.Feed) for options.epochs epochs.
 
@@ -61,6 +62,7 @@ def train(
     seconds. after_call(progress) is called where the training may end, to go on another time: started with that Progress, or
     with `next`, it ends as if it had never been interrupted. Raises FloatingPointError when the loss or an activation is not
     finite; why(images) -> (reason, advice) says in words what is known of it, from the indices of that step's images.
+    precision_flag: the option that says what the step computes in, for advice.
     """
     progress = progress or Progress()
     while progress.epoch < options.epochs:
@@ -83,7 +85,7 @@ def train(
                 results = _call(step, batch, len(steps), together, learning_rate, options.weight_decay)
                 for k, figures in zip(steps, results):
                     where = f"epoch {progress.epoch + 1}, step {progress.step + 1}"
-                    _check(figures, where, why, order[k], f"try {step.runtime.precision_flag} bfloat16")
+                    _check(figures, where, why, order[k], f"try {precision_flag} bfloat16")
                     progress.add(figures)
                     on_step(progress.epoch * len(order) + progress.step, figures)
                 progress.seconds = time.perf_counter() - began
