@@ -4,8 +4,13 @@ import pathlib
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 from imagenet_files import pictures, write_folders
+
+from ekg.extraction import extract
+from nets import build_network
+from utils import write_parameters
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 
@@ -75,6 +80,19 @@ def test_data_measures_views_between_floor_and_ceiling(tmp_path):
 def test_bank_measures_memory_by_place_and_mapped():
     rows = rows_of("bench/bank.py --images 100 1000 --classes 10 --teachers 2 --batch_size 4 --batches 3", "")
     assert [row[0] for row in rows if row[0] in ("written", "read")] == ["written", "read", "read"] * 2
+
+
+@pytest.mark.slow
+def test_channels_times_a_pruned_network_filled_up(tmp_path):
+    dense = build_network("ResNet-20", 10, 32)
+    pruned = extract(dense, np.concatenate([np.arange(size) < size // 3 for size in dense.gate_sizes]).astype(np.float32))
+    files = [str(tmp_path / name) for name in ("dense.pkl", "pruned.pkl")]
+    for path, arrays in zip(files, (dense.parameters(), pruned)):
+        write_parameters(path, arrays, {"arch": "ResNet-20"})
+    flags = f"--arch ResNet-20 --trained_param {files[0]} --pruned_param {files[1]} --multiples 8 --precision float32"
+    rows = rows_of(f"bench/channels.py {flags} --batch_size 4 --val_batch_size 4 --seconds 0.01", "")
+    figures = [float(cell.split()[0]) for row in rows if row[0] != "" for cell in row[1:] if cell[:1].isdigit()]
+    assert len(figures) >= 3 * 3 and all(figure > 0 for figure in figures)
 
 
 def test_scaling_prints_what_a_hand_computes():

@@ -135,6 +135,29 @@ def test_the_baseline_is_trained_once_with_the_first_seed(study, tmp_path):
     assert labels and all(label.endswith(("seed 6", "seed 6, search")) for label in labels)
 
 
+def test_some_rows_of_a_table_are_made_on_request(study):
+    """In the table's order, beside the baseline; only their runs; a space in a name is not needed."""
+    asked = study("--table", "teachers", "--rows", "ensemble/ensemble", "none / none", "--seeds", "0", "1")
+    the_plan = planned(asked)
+    assert [row for _, row in the_plan.rows] == ["baseline", "none / none", "ensemble / ensemble"]
+    kinds = [task.kind for task in the_plan.tasks]
+    assert (kinds.count("baseline"), kinds.count("search"), kinds.count("row")) == (1, 2 * 2, 2 * 2)
+    seeds = [task.options.seed for task in the_plan.tasks if task.kind == "row"]
+    assert seeds == sorted(seeds), "a seed's runs come before those of the next"
+    both = planned(study("--table", "teachers", "scores", "--rows", "none/none", "l1"))
+    assert list(both.rows) == [("teachers", "baseline"), ("teachers", "none / none"), ("scores", "l1")]
+
+
+def test_rows_and_seeds_may_be_added_later(study):
+    first, _ = carried_out(study("--table", "teachers", "--rows", "none/none", "ensemble/ensemble"))
+    assert len(first) == 1 + 2 + 2 and all("seed 0" in label for label in first)
+    more = study("--table", "teachers", "--rows", "none/none", "ensemble/none", "ensemble/ensemble", "--seeds", "0", "1", "2")
+    later, the_plan = carried_out(more)
+    assert len(later) == 1 + 2 * (2 + 3) and not set(later) & set(first)
+    assert [label for label in later if "seed 0" in label] == ["teachers: ensemble / none, seed 0"], "its search was there"
+    assert all(is_done(task) for tasks in the_plan.rows.values() for task in tasks)
+
+
 # ----------------------------------------------------------------------------------------------------------- runs, one by one
 
 

@@ -244,6 +244,22 @@ def test_a_search_taken_over_ends_as_the_run_that_did_it_itself(finished, data_p
     assert "nothing is left to do" in capsys.readouterr().out
 
 
+def test_search_and_bank_have_a_precision_of_their_own(finished, data_path, tmp_path):
+    """Float32 where trainings compute in bfloat16, and the other way round."""
+    begun = ("--trained_param", str(finished / "baseline_param.pkl"), "--train_epoch", "1")
+    in_half = start(data_path, tmp_path / "trainings", *begun, "--precision", "bfloat16")
+    ours, theirs = (read_parameters(str(folder / "checkpoints" / "warm_param.pkl"))[0] for folder in (in_half, finished))
+    assert all((array == theirs[key]).all() for key, array in ours.items())
+    steps = [[line | {"seconds": 0} for line in records(folder, "search.jsonl")] for folder in (in_half, finished)]
+    assert steps[0] == steps[1]
+    assert (in_half / "memory_bank.npy").read_bytes() == (finished / "memory_bank.npy").read_bytes()
+    in_float = start(data_path, tmp_path / "both", *begun, "--precision", "float32")
+    losses = [records(folder, "training.jsonl")[-1]["loss"] for folder in (in_half, in_float)]
+    assert losses[0] != losses[1]
+    searched_in_half = start(data_path, tmp_path / "searches", *begun, "--search_precision", "bfloat16", "--train_epoch", "0")
+    assert records(searched_in_half, "search.jsonl")[0]["loss"] != steps[0][0]["loss"]
+
+
 def test_no_fine_tuning_and_no_search(finished, data_path, tmp_path):
     """--train_epoch 0 ends after extraction; a target of 1 keeps every filter; a pruned file is a start like any other."""
     pruned = str(finished / "trained_param.pkl")
