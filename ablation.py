@@ -13,11 +13,12 @@ import sys
 
 import train_cifar
 import train_imagenet
-from ekg.ablation_plan import BASELINE, FLAGS, TABLES, Study, baseline_seed, carry_out, clear, plan
-from ekg.cli import Parser, count_or_none, options_from
-from ekg.program import run_program
-from machines import cluster_from
-from utils import UserError, import_tensorflow
+from ablations.plan import BASELINE, FLAGS, TABLES, Study, baseline_seed, carry_out, clear, plan
+from cli.flags import Parser, count_or_none, options_from
+from cli.program import run_program
+from distribution.machines import cluster_from
+from distribution.startup import import_tensorflow
+from utils import UserError
 
 PROGRAMS = {"cifar": train_cifar, "imagenet": train_imagenet}
 PER_RUN = {"--seed": "--seeds is there for it", "--search_seed": "--seeds is there for it"}
@@ -97,9 +98,9 @@ def main():
     study = parse()
     asked = study.options({})  # what a run of no row is told
     import_tensorflow()
-    from ekg.ablation_report import write_tables
+    from ablations.report import write_tables
     from ekg.pipeline import check, pretrained, prune, train_baseline
-    from ekg.progress import Console
+    from engine.console import Console
 
     planned = plan(study, baseline_seed(study, asked, pretrained(asked)))
     if asked.overwrite:

@@ -9,8 +9,7 @@ import contextlib
 import json
 import sys
 
-from dataloader import DATASETS, IN_FILES, FileOptions
-from ekg.cli import (
+from cli.flags import (
     CIFAR_PATH,
     IMAGENET_PATH,
     Parser,
@@ -20,9 +19,12 @@ from ekg.cli import (
     add_width_flag,
     device_options,
 )
-from ekg.program import run_program
-from nets import BUILDERS, IMAGENET, variant_of
-from utils import UserError, check_saved_for
+from cli.program import run_program
+from dataloader import DATASETS, IN_FILES, FileOptions
+from nets import variant_of
+from nets.catalogue import BUILDERS, IMAGENET
+from nets.parameters import check_saved_for
+from utils import UserError
 
 
 def parse(argv=None):
@@ -74,7 +76,7 @@ def classes_of(parameters):
 
 def main():
     args = parse()
-    from machines import meet
+    from distribution.machines import meet
 
     with contextlib.closing(meet(say=lambda line: print(line, file=sys.stderr))) as machines:
         evaluate(args, machines)
@@ -82,7 +84,9 @@ def main():
 
 
 def evaluate(args, machines):
-    from utils import digest, import_tensorflow, read_parameters  # after the options, so that these are answered at once
+    from distribution.startup import import_tensorflow  # after the options, so that these are answered at once
+    from nets.parameters import read_parameters  # after the options, so that these are answered at once
+    from utils import digest  # after the options, so that these are answered at once
 
     with machines.together():
         if args.sync_bn and not args.batch_stats:
@@ -95,10 +99,10 @@ def evaluate(args, machines):
         variant = variant_of(meta, args.trained_param, args.width_multiplier)
     import_tensorflow()
     from dataloader import load_test_set
-    from devices import make_runtime
-    from ekg.configuration import check_agreement
-    from ekg.evaluation import Evaluator
-    from ekg.progress import Console
+    from distribution.runtime import make_runtime
+    from engine.configuration import check_agreement
+    from engine.console import Console
+    from engine.evaluation import Evaluator
     from nets import build_network
 
     with machines.together():
@@ -122,7 +126,7 @@ def evaluate(args, machines):
 
 
 def report(args, network, what, figures):
-    """Prints the figures of an evaluation (ekg.evaluation.Evaluator) beside the network's costs."""
+    """Prints the figures of an evaluation (engine.evaluation.Evaluator) beside the network's costs."""
     from nets import unpruned_cost
 
     flops, params = network.cost()

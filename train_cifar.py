@@ -7,11 +7,11 @@ Search, memory bank, extraction and fine-tuning; the result is TRAIN_PATH/traine
 
 import sys
 
+from cli.flags import Parser, add_data_flags, add_device_flags, add_training_flags, options_from
+from cli.program import prune_as_told, run_program
 from dataloader import CLASSES
-from ekg.cli import Parser, add_data_flags, add_device_flags, add_training_flags, options_from
-from ekg.options import TrainOptions
-from ekg.program import prune_as_told, run_program
-from nets import CIFAR
+from engine.options import TrainOptions
+from nets.catalogue import CIFAR
 
 FINE_TUNING = TrainOptions(100, 1e-2, (0.3, 0.6, 0.8), 0.2, weight_decay=5e-4, batch_size=128)
 BASELINE = TrainOptions(100, 5e-2, (0.3, 0.6, 0.9), 0.1, weight_decay=1e-4, batch_size=128)

@@ -8,11 +8,11 @@ The result is TRAIN_PATH/trained_param.pkl; docs/scaling.md says what it takes. 
 
 import sys
 
+from cli import flags
+from cli.program import prune_as_told, run_program
 from dataloader import IN_FILES, FileOptions
-from ekg import cli
-from ekg.options import TrainOptions
-from ekg.program import prune_as_told, run_program
-from nets import IMAGENET
+from engine.options import TrainOptions
+from nets.catalogue import IMAGENET
 
 # What the method leaves open is as the networks it starts from were trained (He et al. 2016; Goyal et al. 2017): weight decay
 # 1e-4, 90 epochs with a tenth after each third, no label smoothing. Fine-tuning keeps the method's own points and rate.
@@ -23,18 +23,18 @@ TEMPERATURE = 10.0
 
 def add_flags(parser):
     """The flags of a run on images in files."""
-    cli.add_training_flags(parser, list(IMAGENET), "ResNet-50", FINE_TUNING, BASELINE, TEMPERATURE)
-    group = cli.add_data_flags(parser, list(IN_FILES), IN_FILES[0], cli.IMAGENET_PATH)
-    cli.add_file_flags(group, FileOptions.input_size)
+    flags.add_training_flags(parser, list(IMAGENET), "ResNet-50", FINE_TUNING, BASELINE, TEMPERATURE)
+    group = flags.add_data_flags(parser, list(IN_FILES), IN_FILES[0], flags.IMAGENET_PATH)
+    flags.add_file_flags(group, FileOptions.input_size)
     buffer = "images of shards that are shuffled among each other; those in files of their own all are"
-    group.add_argument("--shuffle_buffer", type=cli.count, default=FileOptions.shuffle_buffer, help=buffer)
-    cli.add_device_flags(parser)
+    group.add_argument("--shuffle_buffer", type=flags.count, default=FileOptions.shuffle_buffer, help=buffer)
+    flags.add_device_flags(parser)
 
 
 def parse(argv=None):
-    parser = cli.Parser(description=__doc__.splitlines()[0], epilog="The run folder and the method are described in README.md.")
+    parser = flags.Parser(description=__doc__.splitlines()[0], epilog="The run folder and the method are described in README.md.")
     add_flags(parser)
-    return cli.options_from(parser.parse_args(argv))
+    return flags.options_from(parser.parse_args(argv))
 
 
 def main():

@@ -1,4 +1,4 @@
-"""What stays on the host: errors for users, whole-or-absent files, parameter files, the schedule, accumulation."""
+"""What every room may use: errors for users, whole-or-absent files, the schedule, accumulation."""
 
 import contextlib
 import errno
@@ -6,16 +6,10 @@ import hashlib
 import json
 import math
 import os
-import pickle
 import re
 import tempfile
 
 import numpy as np
-
-import array_files
-import foreign_names
-import safetensors_files
-import torch_files
 
 
 class UserError(Exception):
@@ -82,76 +76,6 @@ def write_json(path, value):
         file.write("\n")
 
 
-# ------------------------------------------------------------------------------------------------------ parameter files
-
-META = "__meta__"
-
-
-def write_parameters(path, arrays, meta):
-    """Writes a parameter file in the published format, a pickled dict name -> float32 array, plus `meta` as JSON.
-
-    A path that ends in .npz gets the same arrays as .npz.
-    """
-    arrays = {name: np.ascontiguousarray(array, np.float32) for name, array in arrays.items()}
-    with whole_file(path) as file:
-        if path.endswith(".npz"):
-            np.savez(file, **arrays, **{META: np.array(json.dumps(meta))})
-        else:
-            pickle.dump({**arrays, META: json.dumps(meta)}, file, protocol=4)
-
-
-def read_parameters(path):
-    """(arrays, meta) of a parameter file: dict name -> float32 array, and what the file says of itself ({} if nothing).
-
-    Reads the published pickles, dense or pruned, through array_files, .npz files of the same arrays, PyTorch's .pth and
-    .safetensors. A state dict of one of PyTorch's networks that are known here comes back under our names, its meta saying which
-    it is and how that pads. Keys that hold no array of numbers are ignored. Raises UserError for a file that is missing, damaged,
-    not of numbers, or of a network of PyTorch that is nearly one of ours.
-    """
-    try:
-        content = _content(path)
-    except OSError as error:
-        raise UserError(f"cannot read the parameter file {path}: {error.strerror or error}") from error
-    except array_files.UnsafePickle as error:
-        raise UserError(f"{path} is refused: it names {error}; parameter files hold NumPy arrays only") from error
-    except ValueError as error:
-        raise UserError(f"{path} is no parameter file: {error}") from error
-    if not isinstance(content, dict):
-        raise UserError(f"{path} is no parameter file: it holds a {type(content).__name__}, not a dict of arrays")
-    try:
-        content, meta = foreign_names.translated(content) or (content, _meta(content.get(META)))
-    except ValueError as error:
-        raise UserError(f"{path} holds no network known here: {array_files.one_line(error)}") from error
-    arrays = {
-        name: value
-        for name, value in content.items()
-        if isinstance(name, str) and isinstance(value, np.ndarray) and value.dtype.kind in array_files.NUMBERS
-    }
-    if not arrays:
-        raise UserError(f"{path} is no parameter file: it holds no array")
-    if 4 * sum(array.size for array in arrays.values()) > array_files.LARGEST:  # many names may share one array
-        raise UserError(f"{path} is no parameter file: its arrays take more than {array_files.LARGEST} bytes")
-    return {name: _float32(path, name, array) for name, array in arrays.items()}, meta
-
-
-def _content(path):
-    if torch_files.is_pth(path):
-        return torch_files.load_pth(path)
-    if safetensors_files.is_safetensors(path):
-        return safetensors_files.load_safetensors(path)
-    with open(path, "rb") as file:
-        zipped = file.read(2) == b"PK"
-    return array_files.load_npz(path) if zipped else array_files.load_pickle(array_files.read_file(path))
-
-
-def _float32(path, name, array):
-    with np.errstate(over="ignore"):  # what is too large becomes infinite
-        array = array.astype(np.float32)
-    if not np.isfinite(array).all():
-        raise UserError(f"{path}: {array_files.one_line(name)} holds NaN or infinite values")
-    return array
-
-
 def digest(arrays):
     """A few characters that tell these arrays, a dict by name, from any others."""
     sha = hashlib.sha256()
@@ -161,43 +85,16 @@ def digest(arrays):
     return sha.hexdigest()[:16]
 
 
-def check_saved_for(path, meta, key, asked):
-    """Raises UserError if the file at `path` says in its `meta` that it is of another `key` (arch, dataset) than `asked`."""
-    if meta.get(key, asked) != asked:
-        raise UserError(f"{path} was saved for --{key} {meta[key]}, not {asked}")
-
-
-def _meta(value):
-    """The dict in a file's META entry; a strange entry counts as none, since it only ever adds to what the arrays say."""
-    if isinstance(value, np.ndarray) and value.ndim == 0:  # as .npz has it
-        value = value.item()
-    try:
-        meta = json.loads(value) if isinstance(value, str) else {}
-    except (ValueError, RecursionError):
-        return {}
-    if not isinstance(meta, dict):
-        return {}
-    return {key: value for key, value in meta.items() if key not in ("arch", "dataset") or isinstance(value, str)}
-
-
 def cores():
     """How many cores this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-
-
-def cpu_info():
-    """dict of what the system says of a processor: "model name", "flags" ...; empty where it says nothing."""
-    if not os.path.exists("/proc/cpuinfo"):
-        return {}
-    with open("/proc/cpuinfo") as file:
-        return dict(re.findall(r"^([\w ]+?)\s*: (.*)$", file.read(), re.MULTILINE))
 
 
 # ------------------------------------------------------------------------------------------------------------- training
 
 
 def learning_rate_at(at, options):
-    """The learning rate `at` so many epochs, a fraction within one, by the ekg.options.TrainOptions `options`.
+    """The learning rate `at` so many epochs, a fraction within one, by the engine.options.TrainOptions `options`.
 
     "steps": times decay_rate at each of decay_points, fractions of all epochs, where an epoch begins. "cosine": half a cosine
     down to 0. Before either it rises in proportion to the steps of the first warm_up epochs.
@@ -241,38 +138,3 @@ def accumulator(compute, parts):
         return sums, tf.nest.map_structure(lambda array: array.concat(), rows)
 
     return in_parts
-
-
-# ------------------------------------------------------------------------------------------------------------- start-up
-
-
-LOG_ASKED_FOR = "TF_CPP_MIN_LOG_LEVEL" in os.environ  # before import_tensorflow sets it
-
-
-@contextlib.contextmanager
-def without_greetings():
-    """stderr rests in this block, unless TF_CPP_MIN_LOG_LEVEL asks for TensorFlow's log. Gives the descriptor that still is it.
-
-    TensorFlow writes some of its greetings before it reads its own log level.
-    """
-    if LOG_ASKED_FOR:
-        yield 2
-        return
-    saved, null = os.dup(2), os.open(os.devnull, os.O_WRONLY)
-    try:
-        os.dup2(null, 2)
-        yield saved
-    finally:
-        os.dup2(saved, 2)
-        os.close(saved)
-        os.close(null)
-
-
-def import_tensorflow():
-    """Imports TensorFlow without its greetings, which would bury the one line a user's mistake is answered with."""
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    with without_greetings():
-        import tensorflow
-    if not LOG_ASKED_FOR:
-        # One class makes all steps, which TensorFlow takes for one function that is traced again and again.
-        tensorflow.get_logger().setLevel("ERROR")

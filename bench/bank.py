@@ -16,19 +16,20 @@ import time
 
 from harness import in_own_process, machine, parent_or_child, print_heading, print_row
 
-from ekg.cli import Parser, count
-from ekg.program import run_program
+from cli.flags import Parser, count
+from cli.program import run_program
+from distribution.machines import Alone
 
 
 def child(job):
     """Prints what one process measured as a JSON line."""
     import numpy as np
 
-    from ekg.bank_file import BankFile, open_bank
-    from ekg.bank_rows import row_codec
     from ekg.contrastive import temperature
     from ekg.memory_bank import SHARD
-    from ekg.run_folder import peak_rss_mib, reset_peak
+    from engine.run_folder import peak_rss_mib, reset_peak
+    from files.bank_file import BankFile, open_bank
+    from files.bank_rows import row_codec
 
     images, classes, teachers, size, batches = (job[name] for name in ("images", "classes", "teachers", "batch_size", "batches"))
     rng, path, shape = np.random.default_rng(0), job["path"], (images, classes, teachers)
@@ -39,7 +40,7 @@ def child(job):
     # A sample takes memory by its own size: the permutation of a run, 8 bytes an image, is not the file's.
     drawn = (rng.choice(images, size, replace=False, shuffle=False) for _ in range(batches))
     if job["how"] == "write":
-        bank = BankFile(f"{path}.part", f"{path}.json", shape, batches, codec=codec, reserve=False)
+        bank = BankFile(f"{path}.part", f"{path}.json", shape, batches, machines=Alone(), codec=codec, reserve=False)
         for rows in drawn:
             bank.add(rows, logits)
             if bank.batches % SHARD == 0:

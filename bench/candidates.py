@@ -17,16 +17,18 @@ import sys
 import numpy as np
 from harness import machine, print_heading, print_row
 
+from cli.flags import Parser, count, share
+from cli.program import run_program
 from dataloader import AUGMENTATIONS, load_dataset
 from dataloader.sampling import select_subsets
+from distribution.startup import import_tensorflow
 from ekg.candidates import FILTERS, worth_evaluating
-from ekg.cli import Parser, count, share
 from ekg.importance import masks, ranks
-from ekg.options import DeviceOptions, SearchOptions
-from ekg.program import run_program
 from ekg.scores import scorer
+from engine.options import DeviceOptions, SearchOptions
 from nets import build_network, variant_of
-from utils import UserError, import_tensorflow, read_parameters
+from nets.parameters import read_parameters
+from utils import UserError
 
 
 class Searched:
@@ -70,10 +72,10 @@ def look(run, data_path, every):
     score and saved [gates], -R of each candidate less the best one's, and its MACs; allowed, dict rule -> gates.
     """
     from dataloader.augment import normalise
-    from devices import make_runtime
+    from distribution.machines import Alone
+    from distribution.runtime import make_runtime
     from ekg.search import Greedy, SearchState
     from ekg.validation import Validation
-    from machines import Alone
 
     options, subsets = run.options, run.options["subsets"]
     data = load_dataset(options["dataset"], data_path or options["data_path"])

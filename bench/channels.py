@@ -3,8 +3,8 @@
     python bench/channels.py --trained_param FILE --pruned_param ../test/slimmed_param.pkl
 
 Kernels take channels in blocks, and a pruned network has gates of 1, 7 and 13. A pass may fill them up with filters of zeros
-(nets.gates.Pass), which changes no result; to which multiple it does, devices.MULTIPLES says, and this is what that is taken
-from. Random images; a training step is that of fine-tuning, two views and the bank. All rows take turns, call by call, so that
+(nets.gates.Pass), which changes no result. distribution.runtime.MULTIPLES has the multiples it uses, chosen from these tables.
+Random images; a training step is that of fine-tuning, two views and the bank. All rows take turns, call by call, so that
 they meet the same machine; a figure is the median.
 """
 
@@ -14,11 +14,13 @@ import sys
 from harness import machine, print_heading, print_row
 from pruned import medians_ms, predicting, say
 
-from ekg.cli import PRECISIONS, Parser, count, positive
-from ekg.options import DeviceOptions
-from ekg.program import run_program
-from nets import BUILDERS, build_network
-from utils import check_saved_for, import_tensorflow, read_parameters
+from cli.flags import PRECISIONS, Parser, count, positive
+from cli.program import run_program
+from distribution.startup import import_tensorflow
+from engine.options import DeviceOptions
+from nets import build_network
+from nets.catalogue import BUILDERS
+from nets.parameters import check_saved_for, read_parameters
 
 
 def training(network, runtime, batch):
@@ -68,8 +70,8 @@ def report(args):
         check_saved_for(path, meta, "arch", args.arch)
         files.append(arrays)
     import_tensorflow()
-    from devices import make_runtime
-    from machines import Alone
+    from distribution.machines import Alone
+    from distribution.runtime import make_runtime
 
     networks = [build_network(args.arch, 10, args.size, arrays) for arrays in files]
     runtime, _ = make_runtime(DeviceOptions(None, None, args.compile, 1, "float32", False), Alone())

@@ -17,9 +17,10 @@ import time
 
 from harness import machine, print_heading, print_row
 
-from ekg.cli import Parser, count, positive, side
-from ekg.program import run_program
-from utils import cores, import_tensorflow
+from cli.flags import Parser, count, positive, side
+from cli.program import run_program
+from distribution.startup import import_tensorflow
+from utils import cores
 
 IN_MEMORY = 512  # encoded images that ceiling and floor go through, again and again
 

@@ -14,7 +14,8 @@ sys.path.insert(0, ROOT)  # the programs lie beside this folder
 
 def machine():
     """The machine and the versions, in words."""
-    from utils import cores, cpu_info
+    from distribution.runtime import cpu_info
+    from utils import cores
 
     info = cpu_info()
     model = info.get("model name", platform.processor() or platform.machine())

@@ -19,12 +19,14 @@ import time
 
 from harness import machine, print_heading, print_row
 
-from ekg.cli import PRECISIONS, Parser, count, positive, share
+from cli.flags import PRECISIONS, Parser, count, positive, share
+from cli.program import run_program
+from distribution.startup import import_tensorflow
 from ekg.importance import filters_kept
-from ekg.options import DeviceOptions
-from ekg.program import run_program
-from nets import BUILDERS, build_network
-from utils import check_saved_for, import_tensorflow, read_parameters
+from engine.options import DeviceOptions
+from nets import build_network
+from nets.catalogue import BUILDERS
+from nets.parameters import check_saved_for, read_parameters
 
 LEAST_CALLS = 7  # timed calls of a cell, however long they take
 BISECTIONS = 30  # halvings of the share of filters: far finer than one filter of any gate
@@ -277,8 +279,8 @@ def report(args):
         files[path], meta = read_parameters(path)
         check_saved_for(path, meta, "arch", args.arch)
     import_tensorflow()
-    from devices import make_runtime
-    from machines import Alone
+    from distribution.machines import Alone
+    from distribution.runtime import make_runtime
 
     # The first GPU if there is one, else the CPU.
     runtime, _ = make_runtime(DeviceOptions(None, None, False, 1, "float32", False), Alone())

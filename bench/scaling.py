@@ -12,12 +12,13 @@ import sys
 import numpy as np
 from harness import print_heading, print_row
 
+from cli.flags import Parser, count, count_or_none, positive, share
+from cli.program import run_program
+from distribution.startup import import_tensorflow
 from ekg.candidates import fine_search, slice_steps
-from ekg.cli import Parser, count, count_or_none, positive, share
 from ekg.importance import filters_kept
-from ekg.program import run_program
-from nets import BUILDERS, CIFAR, build_network
-from utils import import_tensorflow
+from nets import build_network
+from nets.catalogue import BUILDERS, CIFAR
 
 FLAGS = {  # name: (type, default, help)
     "images": (count, 1_281_167, "training images"),

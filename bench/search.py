@@ -16,15 +16,18 @@ import time
 import numpy as np
 from harness import machine, print_heading, print_row
 
+from cli.flags import PRECISIONS, Parser, count, count_or_none, share
+from cli.program import run_program
 from dataloader import AUGMENTATIONS, CLASSES, load_dataset
 from dataloader.cifar import OFFICIAL
 from dataloader.sampling import padded_batches, select_subsets
+from distribution.startup import import_tensorflow
 from ekg.candidates import FILTERS
-from ekg.cli import PRECISIONS, Parser, count, count_or_none, share
-from ekg.options import DeviceOptions, SearchOptions
-from ekg.program import run_program
-from nets import BUILDERS, build_network
-from utils import UserError, check_saved_for, import_tensorflow, read_parameters
+from engine.options import DeviceOptions, SearchOptions
+from nets import build_network
+from nets.catalogue import BUILDERS
+from nets.parameters import check_saved_for, read_parameters
+from utils import UserError
 
 SIZE = 32
 ROUNDS = 9  # timed calls of each network when the reference's fairness is measured
@@ -314,9 +317,9 @@ def main():
     images, labels = validation_set(args)
     import_tensorflow()
     from dataloader.augment import normalise
-    from devices import make_runtime
+    from distribution.machines import Alone
+    from distribution.runtime import make_runtime
     from ekg.validation import Validation
-    from machines import Alone
 
     runtime, _ = make_runtime(DeviceOptions(None, None, args.compile, 1, args.precision, False), Alone())
     network = make_network(args)

@@ -16,26 +16,26 @@ import time
 
 from harness import ROOT, in_own_process, machine, parent_or_child, print_heading, print_row
 
-from ekg.cli import Parser, count
-from ekg.options import DeviceOptions, TrainOptions
-from ekg.program import run_program
-from nets import BUILDERS
+from cli.flags import Parser, count
+from cli.program import run_program
+from engine.options import DeviceOptions, TrainOptions
+from nets.catalogue import BUILDERS
 
 
 def child(job):
     """Ends with one JSON line once the first step is done."""
-    from utils import import_tensorflow
+    from distribution.startup import import_tensorflow
 
     import_tensorflow()
     import numpy as np
 
     from dataloader import AUGMENTATIONS
     from dataloader.augment import augment
-    from devices import make_runtime
+    from distribution.machines import Alone
+    from distribution.runtime import make_runtime
     from ekg.contrastive import plain_loss
-    from ekg.feed import Feed
-    from ekg.training import train
-    from machines import Alone
+    from engine.feed import Feed
+    from engine.training import train
     from nets import build_network
     from op_utils import Optimizer, training_step
 

@@ -23,13 +23,14 @@ import time
 
 from harness import brief, machine, parent_or_child, print_heading, print_row
 
+from cli.flags import PRECISIONS, Parser, count, positive
+from cli.program import run_program
 from dataloader import AUGMENTATIONS, CLASSES
-from ekg.cli import PRECISIONS, Parser, count, positive
-from ekg.options import DeviceOptions
-from ekg.program import run_program
-from ekg.run_folder import peak_rss_mib, reset_peak
-from nets import BUILDERS, build_network
-from utils import import_tensorflow
+from distribution.startup import import_tensorflow
+from engine.options import DeviceOptions
+from engine.run_folder import peak_rss_mib, reset_peak
+from nets import build_network
+from nets.catalogue import BUILDERS
 
 DATASET, SIZE, TEACHERS = "CIFAR10", 32, 5
 LEAST_CALLS = 3  # timed calls of a step, however long they take
@@ -62,8 +63,8 @@ class Steps:
 
     def __init__(self, job):
         import_tensorflow()
-        from devices import make_runtime
-        from machines import Alone
+        from distribution.machines import Alone
+        from distribution.runtime import make_runtime
 
         case = Case(**job["case"])
         options = DeviceOptions(None, case.replicas, case.compile, case.accum, case.precision, case.sync_bn)

@@ -3,7 +3,7 @@
     python bench/train.py
     python bench/train.py --arch ResNet-20 --precision float32 --compile off on --rounds 5 --torch none
 
-Random weights and random images, on the CPU. `Step alone`: the same batch over and over. `With its data`: ekg.training.train
+Random weights and random images, on the CPU. `Step alone`: the same batch over and over. `With its data`: engine.training.train
 on arrays in memory, which draws, gathers and hands over every batch. An image counts once, whatever the number of its views.
 Every cell is a process of its own, and all cells take turns in each of --rounds, so that they meet the same machine; a figure
 is the median over rounds. `-`: the cell failed, or was given up after --patience; it is not tried again.
@@ -25,12 +25,14 @@ import time
 
 from harness import brief, in_own_process, machine, parent_or_child, print_heading, print_row
 
+from cli.flags import Parser, count, positive
+from cli.program import run_program
 from dataloader import AUGMENTATIONS, CLASSES
-from ekg.cli import Parser, count, positive
-from ekg.options import DeviceOptions, TrainOptions
-from ekg.program import run_program
-from nets import BUILDERS, build_network
-from utils import UserError, import_tensorflow
+from distribution.startup import import_tensorflow
+from engine.options import DeviceOptions, TrainOptions
+from nets import build_network
+from nets.catalogue import BUILDERS
+from utils import UserError
 
 DATASET, SIZE, TEACHERS = "CIFAR10", 32, 5
 LEARNING_RATE, WEIGHT_DECAY = 0.01, 5e-4
@@ -104,10 +106,10 @@ def random_set(images, views):
 def make_step(job, arrays, resident_mib=0):
     """(step, feed): the training step of a job, of a baseline for one view or of fine-tuning for two, on a random_set."""
     from dataloader.augment import augment
-    from devices import make_runtime
+    from distribution.machines import Alone
+    from distribution.runtime import make_runtime
     from ekg.contrastive import contrastive_loss, plain_loss
-    from ekg.feed import Feed
-    from machines import Alone
+    from engine.feed import Feed
     from op_utils import Optimizer, training_step
 
     runtime, _ = make_runtime(DeviceOptions(None, 1, job["compile"], 1, job["precision"], False), Alone())
@@ -119,8 +121,8 @@ def make_step(job, arrays, resident_mib=0):
 
 
 def rate_with_data(job):
-    """Images a second of whole epochs of ekg.training.train; the first one traces and is left out."""
-    from ekg.training import train
+    """Images a second of whole epochs of engine.training.train; the first one traces and is left out."""
+    from engine.training import train
 
     steps, times = job["images"] // job["batch_size"], []
 

@@ -7,8 +7,8 @@ import pathlib
 
 import numpy as np
 
-import array_files
 from dataloader.archive import read_tar_gz
+from files import guards, npz, pickle_reader, pickles
 from utils import UserError
 
 # Official files: name of the python folder and of the binary one, training files, test file, key of the labels, and how many
@@ -79,7 +79,7 @@ def _checked(arrays, name, classes, source):
 
 def _from_npz(path):
     try:
-        arrays = array_files.load_npz(path, ("x_train", "y_train", "x_test", "y_test"))
+        arrays = npz.load_npz(path, ("x_train", "y_train", "x_test", "y_test"))
     except OSError as error:
         raise UserError(f"--data_path {path}: {error.strerror or error}") from error
     except ValueError as error:
@@ -102,7 +102,7 @@ def _from_keras(name):
         with contextlib.redirect_stdout(io.StringIO()):  # its progress bar is made for terminals
             path = tf.keras.utils.get_file(f"{official['python']}.tar.gz", official["origin"], file_hash=official["sha256"])
     except Exception as error:
-        reason = array_files.one_line(error)
+        reason = guards.one_line(error)
         raise UserError(f"{name} is not in Keras' cache and cannot be downloaded ({reason}); give --data_path") from error
     return _from_archive(name, path)
 
@@ -112,7 +112,7 @@ def _from_archive(name, path):
     try:
         files = read_tar_gz(path)
     except (OSError, ValueError) as error:
-        raise UserError(f"--data_path {path} is no .tar.gz or cut short: {array_files.one_line(error)}") from error
+        raise UserError(f"--data_path {path} is no .tar.gz or cut short: {guards.one_line(error)}") from error
     return _from_files(name, path, set(files), files.__getitem__)
 
 
@@ -122,7 +122,7 @@ def _from_folder(name, path):
     for folder in (path, path / official["python"], path / official["binary"]):
         files = {entry.name for entry in folder.iterdir() if entry.is_file()} if folder.is_dir() else set()
         if files & names:
-            return _from_files(name, folder, files, lambda file, folder=folder: array_files.read_file(folder / file))
+            return _from_files(name, folder, files, lambda file, folder=folder: guards.read_file(folder / file))
     raise UserError(f"--data_path {path}: neither {official['python']} nor {official['binary']} is in this folder")
 
 
@@ -139,7 +139,7 @@ def _from_files(name, source, files, read):
     def one(file):
         try:
             return _binary(read(file), official["label_bytes"]) if binary else _python(read(file), official["labels"])
-        except array_files.UnsafePickle as error:
+        except pickle_reader.UnsafePickle as error:
             raise UserError(f"{source}: {file} is refused: it names {error}") from error
         except OSError as error:
             raise UserError(f"{source}: {file} cannot be read: {error.strerror}") from error
@@ -158,7 +158,7 @@ def _from_files(name, source, files, read):
 
 
 def _python(data, labels_key):
-    content = array_files.load_pickle(data, encoding="bytes")
+    content = pickles.load_pickle(data, encoding="bytes")
     if not isinstance(content, dict) or b"data" not in content or labels_key not in content:
         raise ValueError(f"it has no {labels_key.decode()} and data")
     rows, labels = content[b"data"], content[labels_key]

@@ -8,7 +8,7 @@ import re
 
 import tensorflow as tf
 
-from array_files import refusals
+from files.guards import refusals
 
 MOST_PIXELS = 2**26  # 8192 x 8192, 200 MB as uint8 RGB; a JPEG may announce 65,500 x 65,500. A photograph has 2**18 to 2**25
 MOST_SCANNED = 2**30  # pixels times scans: a second or some. A progressive photograph has ten scans
@@ -23,7 +23,7 @@ def decode_image(encoded, scans=None, exact=True):
     encoded: scalar string; scans: what `count_scans` said of it, int64, None to count them here, which is slower; exact: a JPEG
     to the bit as the libraries decode it that networks were trained with; otherwise a tenth faster, off by 2 of 255 on average.
     Raises ValueError of one line for what is damaged, neither, or beyond the bounds above. In a graph TensorFlow raises its own
-    error, when the graph runs; `array_files.refusals` around that makes it a ValueError.
+    error, when the graph runs; `files.guards.refusals` around that makes it a ValueError.
     """
     return _decode(encoded, scans, None, exact)
 

@@ -13,10 +13,10 @@ import re
 
 import numpy as np
 
-from array_files import one_line
 from dataloader.places import Places
 from dataloader.shards import index_shard
 from dataloader.val_labels import read_val_labels
+from files.guards import one_line
 from utils import UserError
 
 IMAGE = re.compile(r".+\.(jpe?g|png)", re.IGNORECASE | re.DOTALL)

@@ -14,11 +14,11 @@ import weakref
 import numpy as np
 import tensorflow as tf
 
-from array_files import one_line
 from dataloader.augment import DRAWS
 from dataloader.encoded import JPEG, PNG, count_scans
 from dataloader.sampling import columns
 from dataloader.views import CROP_DRAWS, TRIES, centre_view, crop_factors, training_views
+from files.guards import one_line
 from utils import UserError, cores
 
 AHEAD = 4  # batches that are asked for before the first is taken

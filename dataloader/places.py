@@ -6,8 +6,8 @@ import stat
 
 import numpy as np
 
-from array_files import one_line
 from dataloader.encoded import LARGEST
+from files.guards import one_line
 
 
 @dataclasses.dataclass(frozen=True)

@@ -12,8 +12,8 @@ import struct
 
 import numpy as np
 
-from array_files import one_line
 from dataloader.encoded import LARGEST
+from files.guards import one_line
 
 HEAD, TAIL = struct.Struct("<QI"), 4  # length and its check sum, before a record; the check sum of its data, behind
 MOST_FIELDS = 1000  # of a record; the customary ones have about 15 features of 4 fields

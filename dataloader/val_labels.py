@@ -10,7 +10,7 @@ import os
 
 import numpy as np
 
-from array_files import one_line, refusals
+from files.guards import one_line, refusals
 from utils import UserError
 
 DEVKIT = "ILSVRC2012_validation_ground_truth.txt"  # its numbers are in no order of the names

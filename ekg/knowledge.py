@@ -8,16 +8,10 @@ import concurrent.futures
 
 import numpy as np
 
+from engine.logits import log_softmax
 from utils import cores
 
 BLOCK = 2**20  # logits that a core looks at at a time: 24 bytes each, and some milliseconds
-
-
-def log_softmax(logits):
-    """float64 [N, C]"""
-    x = np.asarray(logits, np.float64)
-    x = x - x.max(-1, keepdims=True)
-    return x - np.log(np.exp(x).sum(-1, keepdims=True))
 
 
 def cross_entropy(labels, logits):
@@ -57,9 +51,3 @@ def reward_loss(batch, logits):
     if "knowledge" in batch:
         loss += tf.nn.softmax_cross_entropy_with_logits(tf.nn.softmax(batch["knowledge"]), logits)
     return batch["weights"] * loss
-
-
-def check_finite(logits, whose, flag="--precision"):
-    """Raises FloatingPointError for logits that are not finite: compared with NaN, every other class would be behind."""
-    if not np.isfinite(logits).all():
-        raise FloatingPointError(f"{whose} logits are not finite; in float16 or bfloat16, try {flag} float32")

@@ -6,23 +6,24 @@
 import contextlib
 import os
 
-from array_files import LARGEST
 from dataloader import load_dataset
 from dataloader.sampling import select_subsets
-from devices import hardware, make_runtime
+from distribution.machines import meet
+from distribution.runtime import hardware, make_runtime
 from ekg import stages
-from ekg.adoption import find_search
-from ekg.configuration import ADOPTED, check_agreement, described, versions
-from ekg.evaluation import latencies_ms
-from ekg.progress import Console
-from ekg.report import closing_table, write_figures
-from ekg.run import Run
-from ekg.run_folder import SIDES, STAGES, UNFINISHED, RunFolder, own_files
 from ekg.search import check_reachable
-from ekg.stopping import patience
-from machines import meet
+from engine.adoption import find_search
+from engine.configuration import ADOPTED, check_agreement, described, versions
+from engine.console import Console
+from engine.evaluation import latencies_ms
+from engine.report import closing_table, write_figures
+from engine.run import Run
+from engine.run_folder import SIDES, STAGES, UNFINISHED, RunFolder, own_files
+from engine.signals import patience
+from files.guards import LARGEST
 from nets import build_network, variant_of
-from utils import UserError, check_saved_for, digest, read_parameters
+from nets.parameters import check_saved_for, read_parameters
+from utils import UserError, digest
 
 
 def prune(options):

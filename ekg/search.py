@@ -1,7 +1,7 @@
 """The search for a sub-network, guided by the ensemble of its own interim sub-networks (Algorithm 1, steps 3 and 4).
 
 A search sees the network through two functions, `score` and `predict`, and is otherwise arithmetic on rates and orders, so
-it can be read, tested and changed without a network. `Greedy` is the paper's; ekg.search_strategies has what it is compared with.
+it can be read, tested and changed without a network. `Greedy` is the paper's; ekg.strategies has what it is compared with.
 """
 
 import dataclasses
@@ -10,11 +10,12 @@ import time
 
 import numpy as np
 
-from array_files import load_npz
 from ekg.candidates import fine_search, reduced, slice_steps, worth_evaluating
 from ekg.importance import filters_kept, masks, ranks
-from ekg.knowledge import check_finite, cross_entropy, knowledge_loss, update_knowledge
-from ekg.progress import Silent
+from ekg.knowledge import cross_entropy, knowledge_loss, update_knowledge
+from engine.console import Silent, duration
+from engine.logits import check_finite
+from files.npz import load_npz
 from utils import UserError, whole_file
 
 
@@ -226,3 +227,18 @@ def check_reachable(network, target_rate):
             f"--search_target_rate {target_rate:g} is out of reach: one filter a gate leaves that much of the FLOPs of "
             f"{network.arch} that at least {enough} is needed"
         )
+
+
+def search_line(record, gates):
+    """One line a step: what was cut, what is left, how good it is."""
+    index = next((i for i, gate in enumerate(gates) if gate.name == record["gate"]), None)
+    where = "all gates" if record["step"] else "unpruned"
+    if index is not None:
+        size = gates[index].size
+        where = f"{record['gate']} to {filters_kept([size], [record['widths'][index]])[0]}/{size}"
+    evaluated = f", {len(record['candidates'])} candidates" if record["candidates"] else ""
+    evaluated += ", the best so far" if record.get("best") else ""
+    return (
+        f"  step {record['step']:3d}  {where:32s} FLOPs {record['flops_rate']:6.2%}  loss {record['loss']:.4f}"
+        f"  accuracy {record['accuracy']:.2%}{evaluated}, {duration(record['seconds'])}"
+    )

@@ -12,18 +12,17 @@ import numpy as np
 from dataloader.images import in_batches
 from dataloader.sampling import columns
 from ekg import extraction, memory_bank
-from ekg.bank_file import BankFile, open_bank
-from ekg.bank_rows import row_codec
-from ekg.contrastive import temperature
-from ekg.fitting import fit
-from ekg.report import search_line
-from ekg.run import STREAM
-from ekg.run_folder import BANK, STAGES
+from ekg.contrastive import contrastive_loss, plain_loss, taught_loss, temperature
 from ekg.scores import scorer
-from ekg.search import SearchState
-from ekg.search_strategies import STRATEGIES
+from ekg.search import SearchState, search_line
+from ekg.strategies import STRATEGIES
 from ekg.sub_networks import SubNetworks
 from ekg.validation import Validation
+from engine.fitting import fit
+from engine.run import STREAM
+from engine.run_folder import BANK, STAGES
+from files.bank_file import BankFile, open_bank
+from files.bank_rows import row_codec
 from op_utils import statistics_step
 
 
@@ -36,9 +35,13 @@ def baseline(run, parameters):
     network = run.network()
     options = run.options.baseline
     run.console.say(f"no trained {network.arch} is given: a baseline is trained first, {options.epochs} epochs")
-    fit(run, "baseline", network, options)
+    fit(run, "baseline", network, options, _cross_entropy(options))
     run.save(network)
     return network
+
+
+def _cross_entropy(options):
+    return functools.partial(plain_loss, label_smoothing=options.label_smoothing)
 
 
 def warm_up(run, start):
@@ -47,8 +50,9 @@ def warm_up(run, start):
         return run.load("warm_up")
     supernet = run.network(start.parameters())
     if run.options.warm_up.epochs:
+        options = run.options.warm_up
         on_subset = dict(runtime=run.search_runtime, indices=run.subset, augmented=False, evaluate=False)
-        fit(run, "warm_up", supernet, run.options.warm_up, **on_subset)
+        fit(run, "warm_up", supernet, options, _cross_entropy(options), **on_subset)
     run.save(supernet)
     return supernet
 
@@ -196,7 +200,13 @@ def fine_tune(run, pruned, supernet, bank):
     """The result. The bank teaches where there is one, else the unpruned network or nothing, as --finetune_teacher says."""
     if run.folder.done("fine_tuning"):
         return run.load("fine_tuning")
-    teacher = supernet if run.options.finetune_teacher == "single" else None
-    fit(run, "fine_tuning", pruned, run.options.fine_tuning, bank=bank, teacher=teacher)
+    options = run.options.fine_tuning
+    knows = dict(t=run.options.temperature, label_smoothing=options.label_smoothing)
+    if bank is not None:
+        fit(run, "fine_tuning", pruned, options, functools.partial(contrastive_loss, **knows), views=2, bank=bank)
+    elif run.options.finetune_teacher == "single":
+        fit(run, "fine_tuning", pruned, options, functools.partial(taught_loss, **knows), views=2, teacher=supernet)
+    else:
+        fit(run, "fine_tuning", pruned, options, _cross_entropy(options))
     run.save(pruned)
     return pruned

@@ -1,26 +1,9 @@
-"""The networks by name. Nothing here imports TensorFlow until a network is built.
-
-A name says all of a network but what the data say (classes, size of the images), and its variant: padding and width multiplier,
-which parameter files tell (`variant_of`). So MobileNet-v2 has two names. Its strides on small images are others, with the same
-arrays, and a file of the one is none of the other.
-"""
+"""The networks by name. Nothing here imports TensorFlow until a network is built."""
 
 import functools
 import importlib
 
-BUILDERS = {
-    "ResNet-20": ("nets.resnet", "CifarResNet", {"blocks": 3}),
-    "ResNet-56": ("nets.resnet", "CifarResNet", {"blocks": 9}),
-    "ResNet-18": ("nets.resnet", "ImageNetResNet", {"blocks": (2, 2, 2, 2)}),
-    "ResNet-34": ("nets.resnet", "ImageNetResNet", {"blocks": (3, 4, 6, 3)}),
-    "ResNet-50": ("nets.resnet", "ImageNetResNet", {"blocks": (3, 4, 6, 3), "bottlenecks": True}),
-    "MobileNet-v2": ("nets.mobilenet_v2", "MobileNetV2", {"strides": (1, 1, 1, 2, 2, 1, 2, 1)}),
-    "MobileNet-v2-ImageNet": ("nets.mobilenet_v2", "MobileNetV2", {"strides": (2, 1, 2, 2, 2, 1, 2, 1)}),
-}
-CIFAR = ("ResNet-20", "ResNet-56", "MobileNet-v2")  # what they are for
-IMAGENET = ("ResNet-18", "ResNet-34", "ResNet-50", "MobileNet-v2-ImageNet")
-PADDINGS = ("SAME", "symmetric")  # of what has a stride: TensorFlow's, bottom and right first; PyTorch's, all sides alike
-WIDEST = 16  # of width multipliers
+from nets.catalogue import BUILDERS, PADDINGS, WIDEST
 
 
 def build_network(
@@ -28,11 +11,19 @@ def build_network(
 ):
     """The network `arch` for images [B, input_size, input_size, 3], logits float32 [B, classes].
 
-    `parameters` (dict name -> float32 array, see utils.read_parameters) gives values and shapes, so that a pruned file builds
-    the pruned network; without it the network has its full width and is initialised from `seed`. `padding`, of PADDINGS, is
-    what the file was trained with, and says so in its meta, as of `width_multiplier`, which scales all widths (Network.scaled):
-    no file is wider than that, and where a MobileNet has shortcuts depends on it. Raises UserError naming the first array in
-    which `parameters` and `arch` differ, or an unknown padding; `origin` is what the message calls the file.
+    Args:
+        arch: a key of BUILDERS.
+        classes: C, the number of classes.
+        input_size: height and width of an image.
+        parameters: dict name -> float32 array (nets.parameters.read_parameters). It gives values and shapes, so a pruned file
+            builds the pruned network. None: full width, initialised from `seed`.
+        origin: what error messages call the file.
+        seed: of the initial values.
+        padding: of PADDINGS, the one the file was trained with; the file's meta has it.
+        width_multiplier: scales all widths (Network.scaled). No file is wider than that, and where a MobileNet has shortcuts
+            depends on it; the file's meta has it.
+
+    Raises UserError naming the first array in which `parameters` and `arch` differ, or an unknown padding.
     """
     from nets.initial import Arrays
     from utils import UserError
@@ -54,7 +45,8 @@ def variant_of(meta, path, width_multiplier=None):
     meta: what the file says of itself; width_multiplier: the one asked for, None for the file's, or 1 where it says nothing.
     Raises UserError where the two differ, or the file's is none.
     """
-    from utils import UserError, check_saved_for
+    from nets.parameters import check_saved_for
+    from utils import UserError
 
     written = meta.get("width_multiplier", 1.0)
     if type(written) not in (int, float) or not 0 < written <= WIDEST:

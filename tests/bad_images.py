@@ -5,7 +5,7 @@ from bad_inputs import Bad, saved, test_py
 from imagenet_files import WNIDS, pictures, record, write_flat, write_folders, write_shards
 
 from nets import build_network
-from utils import write_parameters
+from nets.parameters import write_parameters
 
 TRAIN, VAL = pictures(5), pictures(3, first=100)
 

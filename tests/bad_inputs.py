@@ -18,12 +18,12 @@ from safetensors_writer import write_safetensors
 from torch_file_writer import Tensor, write_legacy, write_zip
 from torch_networks import state_dict
 
-from ekg.configuration import described, versions
-from ekg.run_folder import BANK, STAGES, UNFINISHED, RunFolder
+from distribution.machines import Alone
 from ekg.search import SearchState, SubNetwork
-from machines import Alone
+from engine.configuration import described, versions
+from engine.run_folder import BANK, STAGES, UNFINISHED, RunFolder
 from nets import build_network
-from utils import write_parameters
+from nets.parameters import write_parameters
 
 
 @dataclasses.dataclass(frozen=True)
@@ -542,7 +542,7 @@ def evaluated_to_nan(folder, monkeypatch):
 
     run_of(*WHOLE, "--train_epoch", "0", **DONE, extraction=network)(folder, monkeypatch)
     nan = lambda batch: ({}, {"logits": tf.fill([len(batch["images"]), 10], float("nan"))})
-    monkeypatch.setattr("ekg.evaluation.predicting_step", lambda *_, **__: nan)
+    monkeypatch.setattr("engine.evaluation.predicting_step", lambda *_, **__: nan)
 
 
 def not_finite_bank(path):

@@ -15,7 +15,8 @@ import sys
 ROOT = pathlib.Path(__file__).resolve().parent
 sys.path.insert(0, str(ROOT.parent))
 
-from utils import import_tensorflow, read_parameters  # noqa: E402
+from distribution.startup import import_tensorflow  # noqa: E402
+from nets.parameters import read_parameters  # noqa: E402
 
 import_tensorflow()
 
@@ -24,10 +25,10 @@ import tensorflow as tf  # noqa: E402
 from dataloader import load_dataset  # noqa: E402
 from dataloader.augment import normalise  # noqa: E402
 from dataloader.sampling import select_subsets  # noqa: E402
-from devices import Runtime  # noqa: E402
-from ekg.options import SearchOptions  # noqa: E402
+from distribution.runtime import Runtime  # noqa: E402
 from ekg.search import Greedy  # noqa: E402
 from ekg.validation import Validation  # noqa: E402
+from engine.options import SearchOptions  # noqa: E402
 from nets import build_network  # noqa: E402
 
 

@@ -5,7 +5,7 @@ import signal
 import numpy as np
 import pytest
 
-from utils import import_tensorflow
+from distribution.startup import import_tensorflow
 
 import_tensorflow()
 
@@ -21,7 +21,7 @@ tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfigur
 
 from networks import randomised  # noqa: E402
 
-from devices import Runtime  # noqa: E402
+from distribution.runtime import Runtime  # noqa: E402
 from nets import build_network  # noqa: E402
 
 

@@ -53,17 +53,17 @@ def main():
     sys.addaudithook(moments.hear)
 
     import train_cifar
+    from cli.program import run_program
     from dataloader import digits
-    from ekg.program import run_program
 
     if int(images):
         digits.load_digits = few(digits.load_digits, int(images))
 
     def program():
         print("listening", flush=True)
-        import utils
+        from distribution import startup
 
-        utils.import_tensorflow()
+        startup.import_tensorflow()
         from op_utils import Step
 
         Step.__call__, Step.several = moments.before(Step.__call__), moments.before(Step.several)

@@ -11,22 +11,22 @@ import numpy as np
 
 sys.path[:0] = [str(pathlib.Path(__file__).resolve().parents[1])]
 
-from utils import import_tensorflow  # noqa: E402
+from distribution.startup import import_tensorflow  # noqa: E402
 
 import_tensorflow()
 
 import tensorflow as tf  # noqa: E402
 from networks import randomised  # noqa: E402
 
-from devices import make_runtime  # noqa: E402
+from distribution.machines import Alone  # noqa: E402
+from distribution.runtime import make_runtime  # noqa: E402
 from ekg.contrastive import contrastive_loss, taught_loss  # noqa: E402
 from ekg.importance import importance, ranks  # noqa: E402
 from ekg.knowledge import reward_loss  # noqa: E402
-from ekg.options import DeviceOptions, SearchOptions  # noqa: E402
 from ekg.search import Greedy  # noqa: E402
 from ekg.sub_networks import SubNetworks  # noqa: E402
 from ekg.validation import Validation  # noqa: E402
-from machines import Alone  # noqa: E402
+from engine.options import DeviceOptions, SearchOptions  # noqa: E402
 from nets.initial import Arrays  # noqa: E402
 from nets.resnet import CifarResNet  # noqa: E402
 from op_utils import Optimizer, on_devices, predicting_step, scoring_step, training_step  # noqa: E402

@@ -10,7 +10,7 @@ from imagenet_files import pictures, write_folders
 
 from ekg.extraction import extract
 from nets import build_network
-from utils import write_parameters
+from nets.parameters import write_parameters
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 

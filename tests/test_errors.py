@@ -18,8 +18,8 @@ import ablation
 import test as test_py  # the program beside this folder, not Python's own tests
 import train_cifar
 import train_imagenet
-from ekg.program import run_program
-from ekg.run_folder import RunFolder
+from cli.program import run_program
+from engine.run_folder import RunFolder
 
 PAGE = pathlib.Path(__file__).resolve().parent.parent / "docs" / "errors.md"
 MAINS = {

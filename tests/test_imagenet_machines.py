@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 from imagenet_files import WNIDS, pictures, write_folders, write_shards
-from test_several_machines import ends, records, start
+from processes import ends, records, start
 
 TRAIN, VAL = pictures(13), pictures(3, first=100)
 COMMAND = (

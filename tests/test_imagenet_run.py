@@ -10,10 +10,11 @@ import pytest
 from imagenet_files import KINDS, WNIDS, pictures, write_flat, write_folders, write_shards
 
 import test as evaluation_program
+from cli.program import run_program
 from ekg.pipeline import prune
-from ekg.program import run_program
+from nets.parameters import read_parameters
 from train_imagenet import parse
-from utils import UserError, read_parameters
+from utils import UserError
 
 SIZE, TARGET = 32, 0.93
 COMMAND = (

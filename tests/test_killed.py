@@ -14,8 +14,8 @@ import numpy as np
 import pytest
 from processes import QUIET
 
-from array_files import load_npz
-from utils import read_parameters
+from files.npz import load_npz
+from nets.parameters import read_parameters
 
 HERE = pathlib.Path(__file__).resolve().parent
 COMMAND = (

@@ -9,7 +9,7 @@ import tensorflow as tf
 from dataloader import AUGMENTATIONS
 from dataloader.augment import augment, draw, normalise
 from dataloader.sampling import padded_batches
-from devices import Runtime
+from distribution.runtime import Runtime
 from ekg.contrastive import contrastive_loss, plain_loss
 from ekg.knowledge import reward_loss
 from ekg.sub_networks import SubNetworks

@@ -10,12 +10,12 @@ from torch_networks import state_dict
 
 import test as test_py  # the program beside this folder, not Python's own tests
 import train_cifar
-from ekg.configuration import described, versions
-from ekg.program import run_program
-from ekg.run_folder import RunFolder
-from machines import Alone
+from cli.program import run_program
+from distribution.machines import Alone
+from engine.configuration import described, versions
+from engine.run_folder import RunFolder
 from nets import build_network
-from utils import write_parameters
+from nets.parameters import write_parameters
 
 META = {"arch": "ResNet-20", "dataset": "DIGITS"}
 

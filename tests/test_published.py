@@ -7,14 +7,14 @@ import published
 import pytest
 import tensorflow as tf
 
-from devices import Runtime
+from distribution.runtime import Runtime
 from ekg import contrastive, extraction, memory_bank
 from ekg.candidates import slice_steps, trimmed_otsu, worth_evaluating
 from ekg.importance import filters_kept, importance, masks, ranks, split
 from ekg.knowledge import cross_entropy, knowledge_loss, reward_loss
-from ekg.options import SearchOptions
 from ekg.search import Greedy
 from ekg.validation import Validation
+from engine.options import SearchOptions
 from nets import build_network
 from nets.gates import Pass
 from op_utils import training_step

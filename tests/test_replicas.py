@@ -12,14 +12,14 @@ import tensorflow as tf
 
 from dataloader import load_dataset
 from dataloader.augment import augment
-from devices import Runtime
+from distribution.runtime import Runtime
 from ekg.contrastive import choose_knowledge, plain_loss
-from ekg.evaluation import Evaluator
-from ekg.feed import Feed
 from ekg.knowledge import reward_loss
-from ekg.options import TrainOptions
-from ekg.progress import Bar
-from ekg.training import train
+from engine.console import Bar
+from engine.evaluation import Evaluator
+from engine.feed import Feed
+from engine.options import TrainOptions
+from engine.training import train
 from nets import build_network
 from nets.gates import Pass
 from op_utils import LossScale, Optimizer, Step, scoring_step, training_step

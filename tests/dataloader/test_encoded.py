@@ -10,9 +10,9 @@ import pytest
 import tensorflow as tf
 from PIL import Image
 
-from array_files import refusals
 from dataloader import encoded
 from dataloader.encoded import count_scans, decode_image, decode_window
+from files.guards import refusals
 
 RNG = np.random.default_rng(0)
 COLOUR = RNG.integers(0, 256, (5, 7, 3)).astype(np.uint8)

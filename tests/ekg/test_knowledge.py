@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from ekg.knowledge import cross_entropy, knowledge_loss, log_softmax, reward_loss, update_knowledge
+from ekg.knowledge import cross_entropy, knowledge_loss, reward_loss, update_knowledge
+from engine.logits import log_softmax
 
 RNG = np.random.default_rng(0)
 LOGITS, KNOWLEDGE, LABELS = RNG.standard_normal((6, 4)), RNG.standard_normal((6, 4)), np.arange(6) % 4

@@ -11,13 +11,13 @@ import types
 
 import numpy as np
 import pytest
-from test_machines import addresses
+from processes import addresses
 
 from dataloader.sampling import shuffled_batches
-from ekg.bank_file import BankFile, open_bank
-from ekg.bank_rows import Dense, Top, row_codec
+from distribution.machines import Alone, Cluster, Meeting
 from ekg.memory_bank import bank_batches, build, build_order, choose_teachers, columns, plan_of, teachers_of
-from machines import Cluster, Meeting
+from files.bank_file import BankFile, open_bank
+from files.bank_rows import Dense, Top, row_codec
 from utils import UserError
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
@@ -103,7 +103,7 @@ def test_a_machine_without_images_or_columns_is_named():
 def begun(folder, shape, **settings):
     """The unfinished bank of `folder`."""
     folder.mkdir(exist_ok=True)
-    return BankFile(str(folder / "unfinished.npy"), str(folder / "notes.json"), shape, 5, **settings)
+    return BankFile(str(folder / "unfinished.npy"), str(folder / "notes.json"), shape, 5, **{"machines": Alone()} | settings)
 
 
 def predictor(teachers):
@@ -329,15 +329,16 @@ def test_a_machine_that_does_not_see_the_chief_s_file_ends_all(tmp_path):
 GROWTH = """
 import sys
 import numpy as np
-from ekg.bank_file import BankFile, open_bank
-from ekg.run_folder import peak_rss_mib, reset_peak
+from files.bank_file import BankFile, open_bank
+from distribution.machines import Alone
+from engine.run_folder import peak_rss_mib, reset_peak
 
 count, folder = int(sys.argv[1]), sys.argv[2]
 path, shape, rng = f"{folder}/{count}.npy", (count, 1000, 1), np.random.default_rng(0)
 logits = rng.standard_normal((64, 1, 1000)).astype(np.float16)
 reset_peak()
 begin = peak_rss_mib()
-bank = BankFile(f"{path}.part", f"{path}.json", shape, 200, reserve=False)
+bank = BankFile(f"{path}.part", f"{path}.json", shape, 200, machines=Alone(), reserve=False)
 for _ in range(200):
     bank.add(rng.integers(0, count, 64), logits)
 bank.save(0.0)

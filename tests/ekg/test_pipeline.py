@@ -12,17 +12,18 @@ import pytest
 import tensorflow as tf
 
 import test as evaluation_program
-from array_files import load_npz
+from cli.program import run_program
 from dataloader import AUGMENTATIONS
 from dataloader.augment import normalise
 from ekg.memory_bank import choose_teachers
 from ekg.pipeline import pretrained, prune
-from ekg.program import run_program
 from ekg.search import SearchState
+from files.npz import load_npz
 from nets import build_network
 from nets.gates import Pass
+from nets.parameters import read_parameters, write_parameters
 from train_cifar import parse
-from utils import UserError, read_parameters, write_parameters
+from utils import UserError
 
 TARGET = 0.9
 COMMAND = (
@@ -327,7 +328,7 @@ def test_damaged_parameters_of_a_stage_say_what_to_do(finished, data_path, tmp_p
 
 def test_a_loss_that_is_not_finite_names_its_layer_and_keeps_the_last_epoch(data_path, tmp_path, monkeypatch):
     rates = lambda at, _: 0.05 if at < 1 else 1e30
-    monkeypatch.setattr("ekg.training.learning_rate_at", rates)
+    monkeypatch.setattr("engine.training.learning_rate_at", rates)
     with pytest.raises(FloatingPointError) as stop:
         start(data_path, tmp_path, "--baseline_epoch", "3")
     # Step 1 of epoch 2 takes the mad step; the first layer's weights are lost in step 2.
@@ -341,7 +342,7 @@ def test_a_loss_that_is_not_finite_names_its_layer_and_keeps_the_last_epoch(data
 
 def test_weights_that_are_not_finite_are_not_kept(data_path, tmp_path, monkeypatch):
     """The last step of an epoch loses them, and no loss tells."""
-    monkeypatch.setattr("ekg.training.learning_rate_at", lambda *_: np.inf)
+    monkeypatch.setattr("engine.training.learning_rate_at", lambda *_: np.inf)
     with pytest.raises(
         FloatingPointError, match=r"^baseline: conv/kernel:0 has become NaN or infinite; try a lower learning rate$"
     ):
@@ -373,7 +374,7 @@ def test_a_run_keeps_the_variant_it_starts_with(data_path, tmp_path, monkeypatch
         built.append(build_network(*args, **settings))
         return built[-1]
 
-    monkeypatch.setattr("ekg.run.build_network", build)
+    monkeypatch.setattr("engine.run.build_network", build)
     monkeypatch.setattr("ekg.pipeline.build_network", build)
     arrays = build_network("ResNet-20", 10, 32, width_multiplier=0.5).parameters()
     path, variant = str(tmp_path / "param.pkl"), {"padding": "symmetric", "width_multiplier": 0.5}

@@ -8,8 +8,8 @@ import pytest
 
 from ekg.candidates import FILTERS
 from ekg.importance import filters_kept
-from ekg.options import SearchOptions
 from ekg.search import Greedy, SearchState, check_reachable
+from engine.options import SearchOptions
 from utils import UserError
 
 

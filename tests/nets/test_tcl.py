@@ -172,7 +172,7 @@ def test_filling_up_channels_changes_nothing(network, small, images, x, which):
     """Of an extracted network: its logits in both kinds of statistics, every gradient, what moves the averages."""
     network, x = (network, images) if which == "ResNet-20" else (small, x)
     sizes = network.gate_sizes
-    # Gates of ResNet-20 keep 10, 20 and 40: below 8, oneDNN for AVX2 has wrong gradients without filling up (devices.MULTIPLES).
+    # Gates of ResNet-20 keep 10, 20 and 40: below 8, oneDNN for AVX2 is wrong unless filled up (distribution.runtime.MULTIPLES).
     flat = np.concatenate([np.arange(size) < size * 5 // 8 for size in sizes]).astype(np.float32)
     arrays = extract(network, flat)
     pruned = Small(arrays) if network is small else build_network("ResNet-20", 10, 32, arrays)

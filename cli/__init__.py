@@ -1,0 +1,1 @@
+"""Flags become options; what a program ends with."""

@@ -1,0 +1,1 @@
+"""Where steps run: devices, machines, and how TensorFlow starts."""

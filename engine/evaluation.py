@@ -1,0 +1,74 @@
+"""How good a network is and how fast: top-1, top-5, loss, latency."""
+
+import contextlib
+import time
+
+import numpy as np
+import tensorflow as tf
+
+from dataloader.augment import normalise
+from dataloader.images import in_batches
+from dataloader.sampling import padded_batches
+from engine.console import Silent
+from engine.logits import check_finite, log_softmax
+from op_utils import forward_pass, predicting_step
+
+
+def measure(labels, logits):
+    """dict of sums over images: top1, top5 (hits), loss (cross-entropy). labels int [N]; logits float32 [N, C]."""
+    own = logits[np.arange(len(labels)), labels]
+    better = (logits > own[:, None]).sum(-1)
+    # A tie goes to the lower class, as argmax has it.
+    ahead = better + ((logits == own[:, None]) & (np.arange(logits.shape[1]) < labels[:, None])).sum(-1)
+    loss = -log_softmax(logits)[np.arange(len(labels)), labels]
+    return {"top1": int((ahead < 1).sum()), "top5": int((ahead < 5).sum()), "loss": float(loss.sum())}
+
+
+class Evaluator:
+    """Evaluates one network on a test set; every image counts once, whatever the batch size.
+
+    statistics: "moving" as in deployment, or "batch", which makes an answer depend on the rest of its batch.
+    """
+
+    def __init__(self, network, runtime, augmentation, images, labels, batch_size, statistics="moving"):
+        """images: uint8 [N, S, S, 3] or EncodedImages, every one of which has to be whole; labels: int64 [N]."""
+        prepare = lambda batch: normalise(batch["images"], augmentation)
+        self.step = predicting_step(network, runtime, prepare, statistics=statistics)
+        self.images, self.labels = images, labels
+        self.batches = padded_batches(len(labels), batch_size)
+
+    def __call__(self, track=Silent):
+        """dict: top1 and top5 (fractions), loss (mean), images. track: wraps the list of batches to show progress.
+
+        Raises FloatingPointError for logits that are not finite.
+        """
+        totals, seen = {"top1": 0, "top5": 0, "loss": 0.0}, 0
+        progress = track(self.batches)
+        batches = in_batches(self.images, (indices for indices, _ in self.batches), strict=True)
+        with contextlib.closing(batches):
+            for (indices, real), (_, images) in zip(progress, batches):
+                logits = self.step({"images": images})[1]["logits"].numpy()[:real]
+                check_finite(logits, "the network's")
+                for name, value in measure(self.labels[indices[:real]], logits).items():
+                    totals[name] += value
+                seen += real
+                progress.show(loss=totals["loss"] / seen, accuracy=totals["top1"] / seen)
+        return {name: value / len(self.labels) for name, value in totals.items()} | {"images": len(self.labels)}
+
+
+def latencies_ms(networks, runtime, repeats=100):
+    """Median milliseconds of one image through each of `networks`, taken in turn so that they meet the same machine."""
+    run = forward_pass(runtime, "moving")
+    runs = []
+    for network in networks:
+        image = tf.zeros([1, network.input_size, network.input_size, 3])
+        predict = tf.function(lambda x, network=network: network(x, run), jit_compile=runtime.compile, autograph=False)
+        for _ in range(5):
+            predict(image)
+        runs.append((predict, image, []))
+    for _ in range(repeats):
+        for predict, image, times in runs:
+            begin = time.perf_counter()
+            predict(image).numpy()
+            times.append(1e3 * (time.perf_counter() - begin))
+    return [float(np.median(times)) for _, _, times in runs]

@@ -1,0 +1,120 @@
+"""What a run says in words and pictures: the closing table, the figures."""
+
+import collections
+import os
+
+import numpy as np
+
+from engine.console import duration
+from utils import whole_file
+
+INK, BLUE, ORANGE, GREEN, LIGHT = "#222222", "#2b6cb0", "#c05621", "#2f855a", "#cbd5e0"
+
+
+def closing_table(result, test_images):
+    """The baseline beside the pruned network, then the seconds of the stages."""
+    old, new = result["baseline"], result["pruned"]
+    rows = [("", "baseline", "pruned", "")]
+    rows.append(("top-1", f"{old['top1']:.2%}", f"{new['top1']:.2%}", f"{100 * (new['top1'] - old['top1']):+.2f} points"))
+    rows.append(("loss", f"{old['loss']:.4f}", f"{new['loss']:.4f}", f"{new['loss'] - old['loss']:+.4f}"))
+    for label, key in (("parameters", "params"), ("FLOPs", "flops")):
+        rows.append((label, f"{old[key]:,}", f"{new[key]:,}", f"{new[key] / old[key]:.1%} remain"))
+    speed = f"{old['latency_ms'] / new['latency_ms']:.2f}x as fast"
+    rows.append(("latency, batch 1", f"{old['latency_ms']:.2f} ms", f"{new['latency_ms']:.2f} ms", speed))
+    widths = [max(len(row[i]) for row in rows) for i in range(4)]
+    lines = [
+        f"{row[0]:<{widths[0]}}  {row[1]:>{widths[1]}}  {row[2]:>{widths[2]}}  {row[3]:>{widths[3]}}".rstrip() for row in rows
+    ]
+    lines.insert(1, "-" * (sum(widths) + 6))
+    stages = ", ".join(f"{name.replace('_', ' ')} {duration(value)}" for name, value in result["seconds"].items())
+    return "\n".join(["", *lines, "", f"{test_images:,} test images, moving averages. Time: {stages}"])
+
+
+def write_figures(folder, search, training, filters, kept, taught=True):
+    """Draws trajectory.png, filters.png and, where a stage has more than one epoch, training.png; says what was done.
+
+    search, training: the records of search.jsonl and training.jsonl; filters, kept: dict layer name -> number; taught: whether
+    fine-tuning had a teacher.
+    """
+    try:
+        import matplotlib
+    except ImportError:
+        return "no figures: they need matplotlib (pip install matplotlib)"
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    os.makedirs(folder, exist_ok=True)
+    style = {
+        "axes.spines.top": False,
+        "axes.spines.right": False,
+        "axes.edgecolor": INK,
+        "font.size": 10,
+        "legend.frameon": False,
+    }
+    with plt.rc_context(style):
+        drawn = {"trajectory": _trajectory(plt, search), "filters": _filters(plt, filters, kept)}
+        epochs = collections.Counter(record["stage"] for record in training)
+        stages = [stage for stage, count in epochs.items() if count > 1]
+        if stages:
+            drawn["training"] = _training(plt, training, stages, taught)
+        for name, figure in drawn.items():
+            with whole_file(os.path.join(folder, f"{name}.png")) as file:
+                figure.savefig(file, dpi=120, bbox_inches="tight", format="png")
+            plt.close(figure)
+    return f"figures in {folder}"
+
+
+def _trajectory(plt, search):
+    """FLOPs left against loss and accuracy on D_val; a line where a step goes on from the last."""
+    figure, axes = plt.subplots(1, 2, figsize=(10, 3.8))
+    left = [100 * record["flops_rate"] for record in search]
+    for ax, values, label, colour in (
+        (axes[0], [record["loss"] for record in search], "loss on D_val", BLUE),
+        (axes[1], [100 * record["accuracy"] for record in search], "accuracy on D_val, %", ORANGE),
+    ):
+        draws = any("best" in record for record in search)  # of a random search
+        ax.plot(left, values, "o" if draws else "o-", color=colour, markersize=3, linewidth=1.2)
+        ax.set(xlabel="FLOPs left, %", ylabel=label)
+        ax.invert_xaxis()
+        ax.grid(color=LIGHT, linewidth=0.5)
+    figure.suptitle("Search trajectory, unpruned network at the left")
+    figure.tight_layout()
+    return figure
+
+
+def _filters(plt, filters, kept):
+    """Filters kept and dropped in each convolution."""
+    figure, ax = plt.subplots(figsize=(8, 1.2 + 0.2 * len(filters)))
+    y, sizes = np.arange(len(filters)), list(filters.values())
+    ax.barh(y, sizes, color=LIGHT, label="dropped")
+    ax.barh(y, list(kept.values()), color=GREEN, label="kept")
+    for i, (layer, size) in enumerate(filters.items()):
+        ax.text(size + max(sizes) * 0.01, i, f"{kept[layer]}/{size}", va="center", fontsize=7, color=INK)
+    ax.set_yticks(y, list(filters), fontsize=7)
+    ax.invert_yaxis()
+    ax.margins(y=0.01)
+    ax.set(xlabel="filters", title="Filters kept a layer")
+    ax.legend(loc="upper right")
+    return figure
+
+
+def _training(plt, training, stages, taught):
+    """Loss and accuracy by epoch, a row a stage of more than one epoch. taught: whether fine-tuning's loss has knowledge."""
+    figure, axes = plt.subplots(len(stages), 2, figsize=(10, 3.2 * len(stages)), squeeze=False)
+    for row, stage in zip(axes, stages):
+        records = [record for record in training if record["stage"] == stage]
+        epochs = [record["epoch"] for record in records]
+        for ax, key, test, label, factor in (
+            (row[0], "loss", "test_loss", "loss", 1),
+            (row[1], "accuracy", "test_top1", "accuracy, %", 100),
+        ):
+            both = " (two views, labels and knowledge)" if taught and stage == "fine_tuning" and key == "loss" else ""
+            ax.plot(epochs, [factor * r[key] for r in records], color=BLUE, label=f"training{both}")
+            if test in records[0]:
+                ax.plot(epochs, [factor * r.get(test, np.nan) for r in records], color=ORANGE, label="test")
+            ax.set(xlabel="epoch", ylabel=label, title=stage.replace("_", " "))
+            ax.xaxis.get_major_locator().set_params(integer=True)
+            ax.grid(color=LIGHT, linewidth=0.5)
+            ax.legend()
+    figure.tight_layout()
+    return figure
