@@ -99,7 +99,8 @@ def main():
     asked = study.options({})  # what a run of no row is told
     import_tensorflow()
     from ablations.report import write_tables
-    from ekg.pipeline import check, pretrained, prune, train_baseline
+    from ekg.pipeline import prune, train_baseline
+    from ekg.preparation import check, pretrained
     from engine.console import Console
 
     planned = plan(study, baseline_seed(study, asked, pretrained(asked)))

@@ -93,7 +93,7 @@ def look(run, data_path, every):
     state = SearchState.load(os.path.join(run.folder, "search_state.npz"), *shape)
 
     members = state.history[:-1]
-    logits = on_val.predict(np.stack([search.masks_of(member) for member in members]))
+    logits = on_val.predict(np.stack([member.masks(search.sizes) for member in members]))
     knowledge, steps = 0.0, []
     for i, (member, own) in enumerate(zip(members, logits)):
         knowledge = (knowledge * i + own) / (i + 1)  # T_i, as the ensemble had it

@@ -189,7 +189,7 @@ class Side:
 
     def kept(self):
         """float32 [F]: the masks of the current sub-network."""
-        return self.search.masks_of(self.state.history[-1])
+        return self.state.history[-1].masks(self.search.sizes)
 
 
 def check_same(ours, theirs):

@@ -31,6 +31,14 @@ class SubNetwork:
     loss: float
     score: float
 
+    def filters(self, sizes):
+        """int [G]: filters kept at each gate. sizes: int [G]."""
+        return filters_kept(sizes, self.rates)
+
+    def masks(self, sizes):
+        """float32 [F]: 1 for the filters kept."""
+        return masks(sizes, self.rates, self.order)
+
 
 @dataclasses.dataclass
 class SearchState:
@@ -95,15 +103,8 @@ class Search:
     def flops_of(self, filters):
         return self.network.cost(filters)[0]
 
-    def filters_of(self, sub):
-        """int [G]: filters kept at each gate."""
-        return filters_kept(self.sizes, sub.rates)
-
-    def masks_of(self, sub):
-        return masks(self.sizes, sub.rates, sub.order)
-
     def current_flops(self, state):
-        return self.flops_of(self.filters_of(state.history[-1]))
+        return self.flops_of(state.history[-1].filters(self.sizes))
 
     def left(self, state):
         """The share of FLOPs that the current sub-network leaves."""
@@ -134,7 +135,7 @@ class Search:
 
     def scores_of(self, state, sub):
         """float32 [F]: importance of the filters of a sub-network. Raises FloatingPointError where it is not finite."""
-        scores = self.score(self.masks_of(sub), None if self.options.teacher == "none" else state.knowledge)
+        scores = self.score(sub.masks(self.sizes), None if self.options.teacher == "none" else state.knowledge)
         bad = np.flatnonzero(~np.isfinite(scores))
         if len(bad):
             gate = self.network.gates[np.searchsorted(np.cumsum(self.sizes), bad[0], "right")]
@@ -154,7 +155,7 @@ class Search:
         """A line of search.jsonl on a sub-network that has just joined the history. gate: index of the one that gave a slice, or
         None; candidates: indices of the gates whose slices were evaluated; begin: time.perf_counter() when the step began.
         """
-        flops, params = self.network.cost(self.filters_of(sub))
+        flops, params = self.network.cost(sub.filters(self.sizes))
         step = len(state.history) - 1
         return {
             "step": step,

@@ -18,18 +18,21 @@ from ekg.search import SearchState, search_line
 from ekg.strategies import STRATEGIES
 from ekg.sub_networks import SubNetworks
 from ekg.validation import Validation
+from engine.evaluation import latencies_ms
 from engine.fitting import fit
-from engine.run import STREAM
-from engine.run_folder import BANK, STAGES
+from engine.report import closing_table, write_figures
+from engine.run import STREAM, stage
+from engine.run_folder import BANK, SIDES, STAGES
 from files.bank_file import BankFile, open_bank
 from files.bank_rows import row_codec
 from op_utils import statistics_step
 
 
-def baseline(run, parameters):
+@stage("baseline")
+def baseline(run):
     """The network to start from: the one given, or one trained here."""
-    if parameters is not None:
-        return run.network(parameters)
+    if run.given is not None:
+        return run.network(run.given)
     if run.folder.done("baseline"):
         return run.load("baseline")
     network = run.network()
@@ -44,6 +47,7 @@ def _cross_entropy(options):
     return functools.partial(plain_loss, label_smoothing=options.label_smoothing)
 
 
+@stage("warm_up")
 def warm_up(run, start):
     """The supernet: the starting network after the warm-up on D_subset, no augmentation."""
     if run.folder.done("warm_up"):
@@ -60,18 +64,19 @@ def warm_up(run, start):
 # ---------------------------------------------------------------------------------------------- search, bank, extraction
 
 
+@stage("search")
 def search(run, supernet):
-    """(Search, SearchState): the history of interim sub-networks, the last one at or under the target."""
+    """The history of interim sub-networks, a list of SubNetwork: Theta_0 first, the last one at or under the target."""
     data, options, folder, console = run.data, run.options, run.folder, run.console
     shape = len(supernet.gates), int(supernet.gate_sizes.sum()), len(run.val), data.classes
-    strategy = functools.partial(STRATEGIES[options.search.strategy], seed=options.subsets.seed)
     if folder.done("search"):
-        return strategy(supernet, None, None, None, options.search), SearchState.load(folder.file(STAGES["search"]), *shape)
+        return SearchState.load(folder.file(STAGES["search"]), *shape).history
     images, labels = run.in_memory(run.val)
-    run.keep_broken()
+    run.broken.save()
     on_val = Validation(supernet, run.search_runtime, run.normalised, images, labels, options.subsets.batch_size)
     score = scorer(options.search.score, supernet, on_val.score, options.subsets.seed)
-    search = strategy(supernet, labels, score, on_val.predict, options.search)
+    strategy = STRATEGIES[options.search.strategy]
+    search = strategy(supernet, labels, score, on_val.predict, options.search, options.subsets.seed)
     console.say(f"search to {options.search.target_rate:.0%} of {search.all_flops:,} FLOPs, {len(supernet.gates)} gates")
     if folder.begun("search"):
         state = SearchState.load(folder.unfinished, *shape)
@@ -95,8 +100,7 @@ def search(run, supernet):
     with folder.completes() as path:
         if folder.writes:
             state.save(path)
-    search.score = search.predict = None  # and with them D_val, which nobody needs any more
-    return search, state
+    return state.history
 
 
 def _keep_step(run, search, state, record):
@@ -104,13 +108,13 @@ def _keep_step(run, search, state, record):
     # The record comes first: one too many is dropped when the run goes on, one that is missing would stay so.
     run.folder.add_line("search.jsonl", record)
     try:
-        run.scalars("search", {k: v for k, v in record.items() if k != "step"}, record["step"])
+        run.board.scalars("search", {k: v for k, v in record.items() if k != "step"}, record["step"])
     finally:
         if run.folder.writes:
             state.seconds = run.folder.seconds
             state.save(run.folder.unfinished)
     run.console.say(search_line(record, search.network.gates))
-    run.heed()
+    run.stop_if_asked()
 
 
 def _agree(machines, state):
@@ -127,18 +131,19 @@ def _agree(machines, state):
     state.history[-2:] = [dataclasses.replace(member, loss=loss, score=score) for member, (_, loss, score) in agreed]
 
 
-def build_bank(run, supernet, search, state):
+@stage("memory_bank")
+def build_bank(run, supernet, history):
     """M float16 [N, classes, K] of the training set, the Bank in memory_bank.npy."""
     data, options, folder, machines = run.data, run.options, run.folder, run.runtime.machines
     path = folder.file(STAGES["memory_bank"])
-    teachers = memory_bank.teachers_of(state.history, options.num_teacher)
+    teachers = memory_bank.teachers_of(history, options.num_teacher)
     shape = (len(data.y_train), data.classes, len(teachers))
     codec = row_codec(*shape[1:], options.bank_top or None, options.temperature or temperature(data.classes))
     if folder.done("memory_bank"):
         return open_bank(path, shape, codec)
     # Teachers share little: each is a call of its own.
     predict = SubNetworks(supernet, run.search_runtime, run.normalised, 1)
-    masks = np.stack([search.masks_of(teacher) for teacher in teachers])
+    masks = np.stack([teacher.masks(supernet.gate_sizes) for teacher in teachers])
     order = memory_bank.build_order(data.y_train, [options.seed, STREAM["memory_bank"]])
     count = len(machines.addresses)
     owner = data.x_train.owner if data.encoded and count > 1 else None
@@ -156,7 +161,7 @@ def build_bank(run, supernet, search, state):
         run.console.say(f"  the memory bank goes on after {bank.batches} of {bank.batches + len(slots)} batches")
 
     def save():
-        run.keep_broken()
+        run.broken.save()
         bank.save(folder.seconds)
 
     found = in_batches(data.x_train, (ids for ids, _ in slots))
@@ -168,20 +173,21 @@ def build_bank(run, supernet, search, state):
             bar.to(bank.batches)
             if bank.batches % memory_bank.SHARD == 0:
                 save()
-            run.heed(save)
+            run.stop_if_asked(save)
 
         memory_bank.build(bank, batches, lambda batch: predict(batch, masks), after_batch)
-    run.keep_broken()
+    run.broken.save()
     with folder.completes():
         bank.complete(path)
     return open_bank(path, shape, codec)
 
 
-def extract(run, supernet, masks):
-    """The pruned network, its moving averages re-estimated on D_subset."""
+@stage("extraction")
+def extract(run, supernet, chosen):
+    """The pruned network, physically smaller: the SubNetwork `chosen`, its moving averages re-estimated on D_subset."""
     if run.folder.done("extraction"):
         return run.load("extraction")
-    pruned = run.network(extraction.extract(supernet, masks))
+    pruned = run.network(extraction.extract(supernet, chosen.masks(supernet.gate_sizes)))
     step = statistics_step(pruned, run.search_runtime, run.normalised)
     size = min(run.options.val_batch_size, len(run.subset))
     whole = len(run.subset) // size  # whole batches only: a small one would weigh as much as the others
@@ -196,6 +202,7 @@ def extract(run, supernet, masks):
     return pruned
 
 
+@stage("fine_tuning")
 def fine_tune(run, pruned, supernet, bank):
     """The result. The bank teaches where there is one, else the unpruned network or nothing, as --finetune_teacher says."""
     if run.folder.done("fine_tuning"):
@@ -210,3 +217,40 @@ def fine_tune(run, pruned, supernet, bank):
         fit(run, "fine_tuning", pruned, options, _cross_entropy(options))
     run.save(pruned)
     return pruned
+
+
+# ------------------------------------------------------------------------------------------------------------- figures
+
+
+def compare(run, start, pruned, chosen):
+    """Evaluates the network before and after; writes result.json and the plots, and prints the closing table.
+
+    chosen: the SubNetwork that was extracted.
+    """
+    folder, entries = run.folder, {}
+    times = latencies_ms([start, pruned], run.runtime)
+    for name, network, latency in zip(SIDES, (start, pruned), times):
+        with folder.stage(f"evaluation of {name}"):
+            figures = run.evaluator(network)(lambda batches, name=name: run.bar(batches, f"evaluation of {name}"))
+        flops, params = network.cost()
+        entries[name] = {key: figures[key] for key in ("top1", "top5", "loss")}
+        entries[name] |= {"params": params, "flops": flops, "latency_ms": round(latency, 3)}
+    if run.data.encoded:
+        entries["broken"] = run.broken.count()
+    entries["flops_rate"] = entries["pruned"]["flops"] / entries["baseline"]["flops"]
+    run.stop_if_asked()  # for the last time: what follows is short, and then the run is finished
+    figures = ""
+    if folder.writes:
+        lines = folder.lines("search.jsonl"), folder.lines("training.jsonl")
+        layers = start.layer_filters(), start.layer_filters(chosen.filters(start.gate_sizes))
+        figures = write_figures(folder.file("figures"), *lines, *layers, run.options.finetune_teacher != "none")
+    folder.update_result(**entries)
+    run.console.say(closing_table(folder.result, len(run.data.y_test)))
+    result = "trained_param.pkl" if run.options.fine_tuning.epochs else "slimmed_param.pkl"
+    run.console.say(f"{folder.file(result)} is the result; {figures}")
+
+
+def say_finished(run):
+    """What a start says of a run that has nothing left to do."""
+    run.console.say(f"{run.folder.path} holds this run, finished; nothing is left to do (--overwrite starts afresh)")
+    run.console.say(closing_table(run.folder.result, len(run.data.y_test)))

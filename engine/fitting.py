@@ -95,40 +95,40 @@ class _Hooks:
         return self.progress
 
     def save(self, progress):
-        self.run.keep_broken()
+        self.run.broken.save()
         if self.run.folder.writes:
             self.checkpoint.save(progress, self.run.folder.seconds)
 
     def on_step(self, number, figures):
         if self.run.options.log_every and number % self.run.options.log_every == 0:
-            self.run.scalars(f"{self.name}/step", figures, number)
+            self.run.board.scalars(f"{self.name}/step", figures, number)
 
     def after_call(self, progress):
         self.progress = progress
-        self.run.heed(lambda: self.save(progress))
+        self.run.stop_if_asked(lambda: self.save(progress))
 
     def on_epoch(self, record, then):
         run, name, reached = self.run, self.name, self.progress
-        heed = lambda: run.heed(lambda: self.save(reached))
+        stop = lambda: run.stop_if_asked(lambda: self.save(reached))
         test = ""
         check_parameters(self.checkpoint.network.parameters())
         if self.evaluator:
-            track = lambda batches: run.console.bar(batches, f"{name} test", after=heed)
+            track = lambda batches: run.console.bar(batches, f"{name} test", after=stop)
             record |= {f"test_{key}": value for key, value in self.evaluator(track).items() if key != "images"}
             test = f", test loss {record['test_loss']:.4f} top-1 {record['test_top1']:.2%}"
         if run.data.encoded:
-            record["broken"] = run.broken()
+            record["broken"] = run.broken.count()
         # The record comes first: one too many is dropped when the run goes on, one that is missing would stay so.
         run.folder.add_line("training.jsonl", {"stage": name, **record})
         try:
-            run.scalars(name, record, record["epoch"])
+            run.board.scalars(name, record, record["epoch"])
         finally:
             self.save(then)
         run.console.say(
             f"  {name} epoch {record['epoch']}/{self.epochs}: loss {record['loss']:.4f}, accuracy {record['accuracy']:.2%}"
             f"{test}, {duration(record['seconds'])}"
         )
-        run.heed()
+        run.stop_if_asked()
 
     def why(self, images):
         """What is known of a loss that is not finite, and what to do: the first layer, or what was wrong with the data."""

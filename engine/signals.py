@@ -22,9 +22,9 @@ class Stopped(KeyboardInterrupt):
 class _Heard:
     """What the handler, of which a process has one, has to know."""
 
-    patient = False  # whether a first signal waits for the next step
+    deferred = False  # whether a first signal waits for the next step
     asked = None  # the signal that waits
-    begun = False  # whether there has been something to be patient for
+    begun = False  # whether the program has begun what can go on another time
 
 
 @contextlib.contextmanager
@@ -47,13 +47,13 @@ def listening():
 
 
 @contextlib.contextmanager
-def patience():
+def deferred():
     """In this block a first signal waits until `asked` is asked; a second one raises Stopped at once."""
-    _Heard.patient = _Heard.begun = True
+    _Heard.deferred = _Heard.begun = True
     try:
         yield
     finally:
-        _Heard.patient = False
+        _Heard.deferred = False
 
 
 def begun():
@@ -67,7 +67,7 @@ def asked():
 
 
 def _handle(number, frame):
-    if _Heard.patient and _Heard.asked is None:
+    if _Heard.deferred and _Heard.asked is None:
         _Heard.asked = number
         line = f"\n{signal.Signals(number).name}: stopping at the next step; once more stops at once\n"
         with contextlib.suppress(OSError):  # the terminal may be gone

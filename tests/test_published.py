@@ -198,7 +198,7 @@ def test_search(judge, search):
 def test_extraction(judge, search):
     found, state, _ = search
     record = judge.record
-    flat = found.masks_of(state.history[-1])
+    flat = state.history[-1].masks(found.sizes)
     close(judge.predict(flat), record["masked_logits"])
     arrays = extraction.extract(judge.network, flat)
     for layer, shape in json.loads(str(record["extracted_shape"])).items():

@@ -16,7 +16,8 @@ from cli.program import run_program
 from dataloader import AUGMENTATIONS
 from dataloader.augment import normalise
 from ekg.memory_bank import choose_teachers
-from ekg.pipeline import pretrained, prune
+from ekg.pipeline import prune
+from ekg.preparation import pretrained
 from ekg.search import SearchState
 from files.npz import load_npz
 from nets import build_network
@@ -375,7 +376,7 @@ def test_a_run_keeps_the_variant_it_starts_with(data_path, tmp_path, monkeypatch
         return built[-1]
 
     monkeypatch.setattr("engine.run.build_network", build)
-    monkeypatch.setattr("ekg.pipeline.build_network", build)
+    monkeypatch.setattr("ekg.preparation.build_network", build)
     arrays = build_network("ResNet-20", 10, 32, width_multiplier=0.5).parameters()
     path, variant = str(tmp_path / "param.pkl"), {"padding": "symmetric", "width_multiplier": 0.5}
     write_parameters(path, arrays, variant)
@@ -393,7 +394,7 @@ def test_a_run_keeps_the_variant_it_starts_with(data_path, tmp_path, monkeypatch
 @pytest.mark.parametrize("flags, width", [([], ""), (["--width_multiplier", "1"], ""), (["--width_multiplier", "0.5"], "-0.5")])
 def test_apretrained_network_is_found_by_its_width(tmp_path, monkeypatch, flags, width):
     name = f"ResNet-20{width}_CIFAR10.npz"
-    monkeypatch.setattr("ekg.pipeline.__file__", str(tmp_path / "ekg" / "pipeline.py"))
+    monkeypatch.setattr("ekg.preparation.__file__", str(tmp_path / "ekg" / "preparation.py"))
     (tmp_path / "pretrained").mkdir()
     (tmp_path / "pretrained" / "ResNet-20-2_CIFAR10.pkl").touch()
     assert pretrained(parse([*COMMAND, *flags])) is None

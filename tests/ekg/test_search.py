@@ -77,7 +77,7 @@ def test_the_last_step_is_refilled_as_far_as_the_target_allows():
 
 def test_the_ensemble_is_the_mean_of_its_members():
     search, state, _ = run(0.4)
-    members = [logits_of(search.masks_of(member)) for member in state.history]
+    members = [logits_of(member.masks(search.sizes)) for member in state.history]
     np.testing.assert_allclose(state.knowledge, np.mean(members, 0), rtol=1e-4, atol=1e-5)
 
 
@@ -109,7 +109,7 @@ def test_macs_that_go_with_a_slice():
 def test_history_begins_with_the_unpruned_network():
     search, state, records = run(0.5)
     assert state.history[0].rates == (1.0, 1.0, 1.0)
-    assert search.masks_of(state.history[0]).all()
+    assert state.history[0].masks(search.sizes).all()
     assert records[0]["gate"] is None and records[0]["flops_rate"] == 1 and records[0]["score"] is None
     assert len(state.history) == len(records)
 
@@ -140,7 +140,7 @@ def test_state_is_saved_whole(tmp_path):
     np.testing.assert_array_equal(loaded.knowledge, state.knowledge)
     for ours, theirs in zip(state.history, loaded.history):
         assert (ours.rates, ours.loss) == (theirs.rates, theirs.loss)
-        np.testing.assert_array_equal(search.masks_of(ours), search.masks_of(theirs))
+        np.testing.assert_array_equal(ours.masks(search.sizes), theirs.masks(search.sizes))
 
 
 def test_a_damaged_state_is_refused(tmp_path):

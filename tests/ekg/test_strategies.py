@@ -29,13 +29,13 @@ def run(search, state=None):
 def test_every_search_ends_just_under_the_target(strategy, target):
     search = search_of(strategy, target, samples=6)
     state, records = run(search)
-    filters = search.filters_of(state.history[-1])
+    filters = state.history[-1].filters(search.sizes)
     flops = search.flops_of(filters)
     assert flops <= target * search.all_flops < flops + 1 + 2 + 3
     assert [r["step"] for r in records] == list(range(len(records))) and len(state.history) == len(records)
     for record in records:
         assert (record["flops"], record["params"]) == Plain().cost(filters_kept(search.sizes, record["widths"]))
-    assert search.masks_of(state.history[-1]).sum() == filters.sum()
+    assert state.history[-1].masks(search.sizes).sum() == filters.sum()
 
 
 @pytest.mark.parametrize("strategy", STRATEGIES)
@@ -51,7 +51,7 @@ def test_uniform_has_one_rate_that_falls_by_the_step():
     rate = records[-1]["widths"][0]
     wider = [size_of / size for size in search.sizes for size_of in range(1, size + 1) if rate + 1e-4 < size_of / size <= 0.5]
     assert search.flops_of(filters_kept(search.sizes, [min(wider)] * 3)) > search.target_flops
-    members = [logits_of(search.masks_of(member)) for member in state.history]
+    members = [logits_of(member.masks(search.sizes)) for member in state.history]
     np.testing.assert_allclose(state.knowledge, np.mean(members, 0), rtol=1e-4, atol=1e-5)
 
 

@@ -6,7 +6,7 @@ import signal
 import pytest
 
 from engine import signals
-from engine.signals import Stopped, asked, listening, patience
+from engine.signals import Stopped, asked, deferred, listening
 
 BOTH = pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 
@@ -24,7 +24,7 @@ def test_a_signal_stops_at_once_outside_of_a_run(number):
 
 @BOTH
 def test_a_signal_waits_within_a_run_and_says_so(number, capfd):
-    with listening(), patience():
+    with listening(), deferred():
         assert asked() is None
         send(number)
         assert asked() == number
@@ -32,7 +32,7 @@ def test_a_signal_waits_within_a_run_and_says_so(number, capfd):
 
 
 def test_a_second_signal_does_not_wait(capfd):
-    with pytest.raises(Stopped) as stop, listening(), patience():
+    with pytest.raises(Stopped) as stop, listening(), deferred():
         send(signal.SIGTERM)
         send(signal.SIGINT)
     assert stop.value.signal is signal.SIGINT and "SIGTERM" in capfd.readouterr().err
@@ -51,7 +51,7 @@ def test_handlers_are_put_back_and_an_ignored_signal_stays_ignored():
 
 
 def test_nothing_waits_when_a_program_begins():
-    with listening(), patience():
+    with listening(), deferred():
         send(signal.SIGTERM)
     with listening():
         assert asked() is None
