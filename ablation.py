@@ -1,10 +1,13 @@
-"""Prunes a network in every way that a table of ablations compares, with several seeds, and writes the table.
+"""Prunes a network in every way that a table of ablations compares, with several seeds, and writes
+the table.
 
-    python ablation.py --table teachers --seeds 0 1 2 --dataset CIFAR10 --arch ResNet-56 --train_path ../ablation
-    python ablation.py imagenet --table filters --data_path IMAGENET --trained_param resnet50.safetensors
+    python ablation.py --table teachers --seeds 0 1 2 --dataset CIFAR10 --arch ResNet-56
+    --train_path ../ablation python ablation.py imagenet --table filters --data_path IMAGENET
+    --trained_param resnet50.safetensors
 
-All other flags are those of train_cifar.py, or behind the word imagenet those of train_imagenet.py, and hold for all runs. The
-tables are TRAIN_PATH/ablation.md, ablation.csv and, run by run, runs.csv. See README.md.
+All other flags are those of train_cifar.py, or behind the word imagenet those of train_imagenet.py,
+and hold for all runs. The tables are TRAIN_PATH/ablation.md, ablation.csv and, run by run,
+runs.csv. See README.md.
 """
 
 import os
@@ -33,30 +36,58 @@ def parse(argv=None):
     args = parser.parse_args(flags)
     _check(flags, args)
     if cluster_from():
-        raise UserError("TF_CONFIG: an ablation runs on one machine; give it several GPUs, or split its seeds over machines")
+        raise UserError(
+            "TF_CONFIG: an ablation runs on one machine; give it several GPUs, or split its seeds"
+            " over machines"
+        )
 
     def options(settings):
-        return options_from(parser.parse_args([*flags, *(f"--{flag}={value}" for flag, value in settings.items())]))
+        return options_from(
+            parser.parse_args([*flags, *(f"--{flag}={value}" for flag, value in settings.items())])
+        )
 
-    of_flags = ({flag: ask(flag) for flag in FLAGS} for ask in (lambda flag: getattr(args, flag), parser.get_default))
+    of_flags = (
+        {flag: ask(flag) for flag in FLAGS}
+        for ask in (lambda flag: getattr(args, flag), parser.get_default)
+    )
     command = shlex.join(["python", os.path.basename(sys.argv[0]), *argv])
     tables, rows = tuple(dict.fromkeys(args.table)), args.rows and _rows(args)
     return Study(tables, tuple(args.seeds), args.train_path, options, *of_flags, command, rows)
 
 
 def _parser(name):
-    other = "train_imagenet.py; without the word imagenet" if name == "imagenet" else "train_cifar.py; behind the word imagenet"
+    other = (
+        "train_imagenet.py; without the word imagenet"
+        if name == "imagenet"
+        else "train_cifar.py; behind the word imagenet"
+    )
     parser = Parser(
         description=__doc__.splitlines()[0],
-        epilog=f"All flags but those of the ablation are those of {other} they are the other program's. See README.md.",
+        epilog=(
+            f"All flags but those of the ablation are those of {other} they are the other"
+            " program's. See README.md."
+        ),
     )
     group = parser.add_argument_group("ablation")
-    group.add_argument("--table", choices=TABLES, nargs="+", required=True, help="tables to make; what they share is run once")
     group.add_argument(
-        "--rows", nargs="+", metavar="ROW", help="rows to make, as none/none ensemble/ensemble (default: all of each table)"
+        "--table",
+        choices=TABLES,
+        nargs="+",
+        required=True,
+        help="tables to make; what they share is run once",
     )
     group.add_argument(
-        "--seeds", type=count_or_none, nargs="+", default=[0], help="for each every row is run, as --seed and --search_seed"
+        "--rows",
+        nargs="+",
+        metavar="ROW",
+        help="rows to make, as none/none ensemble/ensemble (default: all of each table)",
+    )
+    group.add_argument(
+        "--seeds",
+        type=count_or_none,
+        nargs="+",
+        default=[0],
+        help="for each every row is run, as --seed and --search_seed",
     )
     PROGRAMS[name].add_flags(parser)
     parser.set_defaults(train_path="../ablation")
@@ -64,18 +95,24 @@ def _parser(name):
 
 
 def _rows(args):
-    """The names in TABLES of the rows asked for. Raises UserError for one that no table has, or a table without any."""
+    """The names in TABLES of the rows asked for. Raises UserError for one that no table has, or a
+    table without any.
+    """
     written = lambda row: row.replace(" ", "")
     known = {table: {written(row): row for row in TABLES[table]} for table in args.table}
     for table, rows in known.items():
         if not any(written(row) in rows and written(row) != BASELINE for row in args.rows):
             raise UserError(
-                f"--rows: none of these is a row of --table {table}; it has {', '.join(row for row in rows if row != BASELINE)}"
+                f"--rows: none of these is a row of --table {table}; it has"
+                f" {', '.join(row for row in rows if row != BASELINE)}"
             )
     every = {name: row for rows in known.values() for name, row in rows.items()}
     missing = [row for row in args.rows if written(row) not in every]
     if missing:
-        raise UserError(f"--rows {missing[0]}: --table {' '.join(args.table)} has no such row; there are {', '.join(every)}")
+        raise UserError(
+            f"--rows {missing[0]}: --table {' '.join(args.table)} has no such row; there are"
+            f" {', '.join(every)}"
+        )
     return tuple(dict.fromkeys(every[written(row)] for row in args.rows))
 
 
@@ -105,7 +142,9 @@ def main():
 
     planned = plan(study, baseline_seed(study, asked, pretrained(asked)))
     if asked.overwrite:
-        check(planned.tasks[0].options)  # what is wrong with the command is told before anything is deleted
+        check(
+            planned.tasks[0].options
+        )  # what is wrong with the command is told before anything is deleted
         clear(planned.tasks)
     say = Console().say
 
@@ -113,8 +152,13 @@ def main():
         if done:
             write_tables(study, planned, done, asked)
 
-    carry_out(planned.tasks, {"baseline": train_baseline, "search": prune, "row": prune}, say, after)
-    say(f"\n{study.file('ablation.md')} has the tables; ablation.csv and runs.csv beside it have all digits")
+    carry_out(
+        planned.tasks, {"baseline": train_baseline, "search": prune, "row": prune}, say, after
+    )
+    say(
+        f"\n{study.file('ablation.md')} has the tables; ablation.csv and runs.csv beside it have"
+        " all digits"
+    )
 
 
 if __name__ == "__main__":

@@ -1,8 +1,10 @@
 """Evaluates a parameter file, dense or pruned: top-1, top-5, loss, parameters and FLOPs.
 
-    python test.py --gpu_id 0 --arch ResNet-56 --dataset CIFAR10 --trained_param ../test/trained_param.pkl
+    python test.py --gpu_id 0 --arch ResNet-56 --dataset CIFAR10 --trained_param
+    ../test/trained_param.pkl
 
-The shapes come from the file. Answers are those of deployment, on moving averages; see --batch_stats.
+The shapes come from the file. Answers are those of deployment, on moving averages; see
+--batch_stats.
 """
 
 import contextlib
@@ -30,8 +32,14 @@ from utils import UserError
 def parse(argv=None):
     parser = Parser(description=__doc__.splitlines()[0])
     group = parser.add_argument_group("network")
-    group.add_argument("--trained_param", metavar="FILE", required=True, help="the parameter file, dense or pruned")
-    group.add_argument("--arch", choices=list(BUILDERS), help="the network (default: the one the file names, else ResNet-56)")
+    group.add_argument(
+        "--trained_param", metavar="FILE", required=True, help="the parameter file, dense or pruned"
+    )
+    group.add_argument(
+        "--arch",
+        choices=list(BUILDERS),
+        help="the network (default: the one the file names, else ResNet-56)",
+    )
     add_width_flag(group)
     group = parser.add_argument_group("evaluation")
     group.add_argument(
@@ -40,13 +48,17 @@ def parse(argv=None):
         help="batch norm by the statistics of each batch, as published figures had it",
     )
     group.add_argument("--json", action="store_true", help="print one JSON object and nothing else")
-    add_file_flags(add_data_flags(parser, list(DATASETS), None, f"{CIFAR_PATH}; or {IMAGENET_PATH}"), None)
+    add_file_flags(
+        add_data_flags(parser, list(DATASETS), None, f"{CIFAR_PATH}; or {IMAGENET_PATH}"), None
+    )
     add_device_flags(parser)
     return parser.parse_args(argv)
 
 
 def settle(asked, meta, key, known, fallback, path):
-    """The value of --arch or --dataset: the one asked for, which must not contradict the file, else the file's."""
+    """The value of --arch or --dataset: the one asked for, which must not contradict the file, else
+    the file's.
+    """
     written = meta.get(key)
     if asked:
         check_saved_for(path, meta, key, asked)
@@ -56,7 +68,9 @@ def settle(asked, meta, key, known, fallback, path):
 
 
 def file_options(args, dataset, meta):
-    """FileOptions where `dataset` is one of images in files, else None. Its size: the one asked for, the file's, 224."""
+    """FileOptions where `dataset` is one of images in files, else None. Its size: the one asked
+    for, the file's, 224.
+    """
     if dataset not in IN_FILES:
         given = {"--input_size": args.input_size, "--val_labels": args.val_labels}
         wrong = next((flag for flag, value in given.items() if value is not None), None)
@@ -84,13 +98,19 @@ def main():
 
 
 def evaluate(args, machines):
-    from distribution.startup import import_tensorflow  # after the options, so that these are answered at once
-    from nets.parameters import read_parameters  # after the options, so that these are answered at once
+    from distribution.startup import (
+        import_tensorflow,
+    )  # after the options, so that these are answered at once
+    from nets.parameters import (
+        read_parameters,
+    )  # after the options, so that these are answered at once
     from utils import digest  # after the options, so that these are answered at once
 
     with machines.together():
         if args.sync_bn and not args.batch_stats:
-            raise UserError("--sync_bn goes with --batch_stats: moving averages are the same on all replicas")
+            raise UserError(
+                "--sync_bn goes with --batch_stats: moving averages are the same on all replicas"
+            )
         parameters, meta = read_parameters(args.trained_param)
         arch = settle(args.arch, meta, "arch", BUILDERS, "ResNet-56", args.trained_param)
         fallback = "ImageNet" if arch in IMAGENET else "CIFAR10"
@@ -108,7 +128,9 @@ def evaluate(args, machines):
     with machines.together():
         share = machines.index, len(machines.addresses)
         data = load_test_set(dataset, args.data_path, files, share, classes_of(parameters))
-    check_agreement(machines, {**vars(args), "parameters": digest(parameters), "variant": variant}, data)
+    check_agreement(
+        machines, {**vars(args), "parameters": digest(parameters), "variant": variant}, data
+    )
     runtime, lines = make_runtime(device_options(args), machines)
     batch_size = min(args.val_batch_size, len(data.y_test))
     runtime.check_batch("--val_batch_size", batch_size)
@@ -116,29 +138,41 @@ def evaluate(args, machines):
         built = dict(origin=args.trained_param, **variant)
         network = build_network(arch, data.classes, data.input_size, parameters, **built)
     statistics = "batch" if args.batch_stats else "moving"
-    evaluator = Evaluator(network, runtime, data.augmentation, data.x_test, data.y_test, batch_size, statistics)
+    evaluator = Evaluator(
+        network, runtime, data.augmentation, data.x_test, data.y_test, batch_size, statistics
+    )
     if machines.chief:
         print("".join(f"{line}\n" for line in (*data.notes, *lines)), end="", file=sys.stderr)
     console = Console(speaks=machines.chief)
-    figures = evaluator() if args.json else evaluator(lambda batches: console.bar(batches, "evaluation"))
+    figures = (
+        evaluator() if args.json else evaluator(lambda batches: console.bar(batches, "evaluation"))
+    )
     if machines.chief:
         report(args, network, f"{arch} on {dataset}", figures)
 
 
 def report(args, network, what, figures):
-    """Prints the figures of an evaluation (engine.evaluation.Evaluator) beside the network's costs."""
+    """Prints the metrics of an evaluation (engine.evaluation.Evaluator) and the network's costs."""
     from nets import unpruned_cost
 
     flops, params = network.cost()
     shape = network.classes, network.input_size, network.width_multiplier
     whole_flops, whole_params = unpruned_cost(network.arch, *shape)
     averages = network.moving_averages()
-    figures |= {"params": params, "flops": flops, "flops_rate": flops / whole_flops, "moving_averages": averages}
+    figures |= {
+        "params": params,
+        "flops": flops,
+        "flops_rate": flops / whole_flops,
+        "moving_averages": averages,
+    }
     if args.json:
         print(json.dumps(figures))
         return
     images = figures["images"]
-    print(f"{what}, {images:,} test images, {'batch statistics' if args.batch_stats else 'moving averages'}")
+    print(
+        f"{what}, {images:,} test images,"
+        f" {'batch statistics' if args.batch_stats else 'moving averages'}"
+    )
     for label, key in (("top-1", "top1"), ("top-5", "top5")):
         print(f"  {label:10}  {figures[key]:.2%}  ({round(figures[key] * images):,})")
     print(f"  {'loss':10}  {figures['loss']:.4f}")

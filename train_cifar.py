@@ -1,8 +1,10 @@
 """Prunes a network on CIFAR-10, CIFAR-100 or the built-in DIGITS with ensemble knowledge guidance.
 
-    python train_cifar.py --gpu_id 0 --arch ResNet-56 --dataset CIFAR10 --search_target_rate 0.45 --train_path ../test
+    python train_cifar.py --gpu_id 0 --arch ResNet-56 --dataset CIFAR10 --search_target_rate 0.45
+    --train_path ../test
 
-Search, memory bank, extraction and fine-tuning; the result is TRAIN_PATH/trained_param.pkl. See README.md.
+Search, memory bank, extraction and fine-tuning; the result is TRAIN_PATH/trained_param.pkl. See
+README.md.
 """
 
 import sys
@@ -25,7 +27,10 @@ def add_flags(parser):
 
 
 def parse(argv=None):
-    parser = Parser(description=__doc__.splitlines()[0], epilog="The run folder and the method are described in README.md.")
+    parser = Parser(
+        description=__doc__.splitlines()[0],
+        epilog="The run folder and the method are described in README.md.",
+    )
     add_flags(parser)
     return options_from(parser.parse_args(argv))
 

@@ -13,25 +13,34 @@ import numpy as np
 
 
 class UserError(Exception):
-    """A mistake its user can mend: one line saying what is wrong and what to do. Programs exit with code 2."""
+    """A mistake its user can mend: one line saying what is wrong and what to do. Programs exit with
+    code 2.
+    """
 
     def __init__(self, message):
         super().__init__(" ".join(message.splitlines()))
 
 
-# ---------------------------------------------------------------------------------------------------------------- files
+# -------------------------------------------------------------------------------------------- files
 
 
-FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # no room: on the disk, in the quota, under the largest size of a file
-TEMPORARY = re.compile(r"\..+\.[a-z0-9_]{8}\.tmp")  # what a process that was killed while it wrote leaves behind
+FULL = (
+    errno.ENOSPC,
+    errno.EDQUOT,
+    errno.EFBIG,
+)  # no room: on the disk, in the quota, under the largest size of a file
+TEMPORARY = re.compile(
+    r"\..+\.[a-z0-9_]{8}\.tmp"
+)  # what a process that was killed while it wrote leaves behind
 
 
 @contextlib.contextmanager
 def whole_file(path, mode="wb"):
-    """Opens a file that appears under `path` whole, when the block ends without an error, or not at all.
+    """Opens a file that appears under `path` whole, when the block ends without an error, or not at
+    all.
 
-    It is on the disk when the block has ended, so that neither a crash nor a power cut takes it back. An OSError says of
-    which file it is.
+    It is on the disk when the block has ended, so that neither a crash nor a power cut takes it
+    back. An OSError says of which file it is.
     """
     folder, name = os.path.split(os.path.abspath(path))
     temporary = None
@@ -48,13 +57,19 @@ def whole_file(path, mode="wb"):
         if temporary is not None:
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(temporary)
-        if isinstance(error, OSError) and error.errno is not None and error.filename in (None, temporary):
+        if (
+            isinstance(error, OSError)
+            and error.errno is not None
+            and error.filename in (None, temporary)
+        ):
             raise OSError(error.errno, error.strerror, str(path)) from error
         raise
 
 
 def rename(old, new):
-    """Gives a file that is on the disk another name in its folder or file system, in place of what was there, for good."""
+    """Gives a file that is on the disk another name in its folder or file system, in place of what
+    was there, for good.
+    """
     os.replace(old, new)
     descriptor = os.open(os.path.dirname(os.path.abspath(new)), os.O_RDONLY)
     try:
@@ -90,14 +105,16 @@ def cores():
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
 
 
-# ------------------------------------------------------------------------------------------------------------- training
+# ----------------------------------------------------------------------------------------- training
 
 
 def learning_rate_at(at, options):
-    """The learning rate `at` so many epochs, a fraction within one, by the engine.options.TrainOptions `options`.
+    """The learning rate `at` so many epochs, a fraction within one, by the
+    engine.options.TrainOptions `options`.
 
-    "steps": times decay_rate at each of decay_points, fractions of all epochs, where an epoch begins. "cosine": half a cosine
-    down to 0. Before either it rises in proportion to the steps of the first warm_up epochs.
+    "steps": times decay_rate at each of decay_points, fractions of all epochs, where an epoch
+    begins. "cosine": half a cosine down to 0. Before either it rises in proportion to the steps of
+    the first warm_up epochs.
     """
     if at < options.warm_up:
         return options.learning_rate * at / options.warm_up
@@ -111,30 +128,41 @@ def learning_rate_at(at, options):
 def accumulator(compute, parts):
     """Makes `compute` run over a batch in `parts` equal parts, one after another in the graph.
 
-    compute(batch, shared) -> (sums, rows): `batch` is a dict of tensors [b, ...], `sums` a structure of tensors that are
-    added over the parts, `rows` one of tensors [b, ...] that are put one after another. The result has the same signature,
-    needs memory for one part, and expects b to be divisible by `parts`.
+    compute(batch, shared) -> (sums, rows): `batch` is a dict of tensors [b, ...], `sums` a
+    structure of tensors that are added over the parts, `rows` one of tensors [b, ...] that are put
+    one after another. The result has the same signature, needs memory for one part, and expects b
+    to be divisible by `parts`.
     """
     if parts == 1:
         return compute
     import tensorflow as tf  # late, so that a wrong flag is answered before TensorFlow is up
 
     def in_parts(batch, shared):
-        split = {k: tf.reshape(v, [parts, v.shape[0] // parts, *v.shape[1:]]) for k, v in batch.items()}
+        split = {
+            k: tf.reshape(v, [parts, v.shape[0] // parts, *v.shape[1:]]) for k, v in batch.items()
+        }
         to_spec = lambda leading: lambda v: tf.TensorSpec(v.shape[leading:], v.dtype)
         one = tf.function(compute, autograph=False).get_concrete_function(
             tf.nest.map_structure(to_spec(1), split), tf.nest.map_structure(to_spec(0), shared)
         )
         sums_spec, rows_spec = one.structured_outputs
         sums = tf.nest.map_structure(lambda s: tf.zeros(s.shape, s.dtype), sums_spec)
-        rows = tf.nest.map_structure(lambda s: tf.TensorArray(s.dtype, parts, element_shape=s.shape), rows_spec)
+        rows = tf.nest.map_structure(
+            lambda s: tf.TensorArray(s.dtype, parts, element_shape=s.shape), rows_spec
+        )
 
         def body(i, sums, rows):
             new_sums, new_rows = one({k: v[i] for k, v in split.items()}, shared)
             write = lambda array, value: array.write(i, value)
-            return i + 1, tf.nest.map_structure(tf.add, sums, new_sums), tf.nest.map_structure(write, rows, new_rows)
+            return (
+                i + 1,
+                tf.nest.map_structure(tf.add, sums, new_sums),
+                tf.nest.map_structure(write, rows, new_rows),
+            )
 
-        _, sums, rows = tf.while_loop(lambda i, *_: i < parts, body, (0, sums, rows), parallel_iterations=1)
+        _, sums, rows = tf.while_loop(
+            lambda i, *_: i < parts, body, (0, sums, rows), parallel_iterations=1
+        )
         return sums, tf.nest.map_structure(lambda array: array.concat(), rows)
 
     return in_parts

@@ -1,7 +1,9 @@
-"""Ablations: what the rows of a table vary, which runs they take, what runs share, and these runs one after another.
+"""Ablations: what the rows of a table vary, which runs they take, what runs share, and these runs
+one after another.
 
-A row is a name and flags of the training program. Rows and seeds start from one baseline; rows of a seed that differ in their
-fine-tuning alone share a search, which is a run of its own with --train_epoch 0, from which they are started by --search_from.
+A row is a name and flags of the training program. Rows and seeds start from one baseline; rows of a
+seed that differ in their fine-tuning alone share a search, which is a run of its own with
+--train_epoch 0, from which they are started by --search_from.
 """
 
 import dataclasses
@@ -32,22 +34,27 @@ TABLES = {
         "ensemble / ensemble": {"search_teacher": "ensemble", "finetune_teacher": "ensemble"},
     },
     # Importance scores, as the paper compares them: without a teacher in the fine-tuning.
-    "scores": {name: {"score": name, "search_teacher": "ensemble", "finetune_teacher": "none"} for name in SCORES},
+    "scores": {
+        name: {"score": name, "search_teacher": "ensemble", "finetune_teacher": "none"}
+        for name in SCORES
+    },
     "filters": {name: {"candidate_filter": name} for name in FILTERS},
     "searches": {name: {"search": name} for name in STRATEGIES},
 }
 # All flags that rows may set, in the order in which folders are named by them.
 FLAGS = ("search", "search_teacher", "score", "candidate_filter", "finetune_teacher")
-# Of what a run computes, what its options alone do not tell; all but the search has to be the same in all runs of a table.
+# Of what a run computes, what its options alone do not tell; all but the search has to be the same
+# in all runs of a table.
 COMPARED = ("start", PARTS, "machines", "data")
 UNKNOWN = (*COMPARED, ADOPTED)
 
 
 @dataclasses.dataclass(frozen=True)
 class Study:
-    """What is asked for. tables: names of TABLES; seeds: ints; path: folder of all runs; options: makes the Options of a run
-    from dict flag -> value, on top of the flags that are the same for all; flags, defaults: dict, what FLAGS are where no row
-    sets them, and by default; command: as it was typed; rows: names of rows, of those tables, None for all.
+    """What is asked for. tables: names of TABLES; seeds: ints; path: folder of all runs; options:
+    makes the Options of a run from dict flag -> value, on top of the flags that are the same for
+    all; flags, defaults: dict, what FLAGS are where no row sets them, and by default; command: as
+    it was typed; rows: names of rows, of those tables, None for all.
     """
 
     tables: tuple
@@ -60,7 +67,9 @@ class Study:
     rows: tuple | None = None
 
     def rows_of(self, table):
-        """dict row -> flags or None, as TABLES has it: the rows asked for, and the baseline, which needs no run of its own."""
+        """dict row -> flags or None, as TABLES has it: the rows asked for, and the baseline, which
+        needs no run of its own.
+        """
         wanted = lambda row: self.rows is None or row in self.rows or row == BASELINE
         return {row: flags for row, flags in TABLES[table].items() if wanted(row)}
 
@@ -70,7 +79,9 @@ class Study:
 
 @dataclasses.dataclass(frozen=True)
 class Task:
-    """One run. kind: "baseline", "search" or "row"; label: for people; search: folder of the run whose search a row takes."""
+    """One run. kind: "baseline", "search" or "row"; label: for people; search: folder of the run
+    whose search a row takes.
+    """
 
     kind: str
     label: str
@@ -87,14 +98,18 @@ class Task:
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-    """tasks: list of Task, in their order; rows: dict (table, row) -> the Tasks it is the mean of, one a seed."""
+    """tasks: list of Task, in their order; rows: dict (table, row) -> the Tasks it is the mean of,
+    one a seed.
+    """
 
     tasks: list
     rows: dict
 
 
 def plan(study, baseline_seed=None):
-    """The Plan of a Study. baseline_seed: of the baseline to be trained first; None where the runs are given one."""
+    """The Plan of a Study. baseline_seed: of the baseline to be trained first; None where the runs
+    are given one.
+    """
     tasks, rows, common = {}, {}, {}
 
     def add(kind, label, folder, flags, **more):
@@ -117,24 +132,35 @@ def plan(study, baseline_seed=None):
                     continue
                 flags, label = study.flags | varied, f"{table}: {row}, seed {seed}"
                 searching = flags | {flag: study.defaults[flag] for flag in flags if flag in LATER}
-                folder = study.file(os.path.join(f"seed-{seed}", "searches", _folder(searching, study.defaults)))
+                folder = study.file(
+                    os.path.join(f"seed-{seed}", "searches", _folder(searching, study.defaults))
+                )
                 add("search", f"{label}, search", folder, seeds | searching | {"train_epoch": 0})
                 own = study.file(os.path.join(f"seed-{seed}", _folder(flags, study.defaults)))
-                of_row.append(add("row", label, own, seeds | flags | {"search_from": folder}, search=folder))
+                of_row.append(
+                    add("row", label, own, seeds | flags | {"search_from": folder}, search=folder)
+                )
     return Plan(list(tasks.values()), rows)
 
 
 def _folder(flags, defaults):
     """The name of a run's folder: its flags that are not the defaults."""
-    return "_".join(f"{flag}-{flags[flag]}" for flag in FLAGS if flags[flag] != defaults[flag]) or "default"
+    return (
+        "_".join(f"{flag}-{flags[flag]}" for flag in FLAGS if flags[flag] != defaults[flag])
+        or "default"
+    )
 
 
 def baseline_seed(study, options, given):
-    """The seed of the baseline that is trained for all runs: that of a former start, else the first; None if none is needed.
+    """The seed of the baseline that is trained for all runs: that of a former start, else the
+    first; None if none is needed.
 
-    options: of any run of the study; given: the file they start from without --trained_param, or None.
+    options: of any run of the study; given: the file they start from without --trained_param, or
+    None.
     """
-    config = None if options.overwrite else read_object(study.file("baseline"), "config.json", CONFIG)
+    config = (
+        None if options.overwrite else read_object(study.file("baseline"), "config.json", CONFIG)
+    )
     if options.trained_param or (given and config is None):
         return None
     former = config and config["options"].get("seed")
@@ -142,7 +168,9 @@ def baseline_seed(study, options, given):
 
 
 def is_done(task):
-    """Whether a former start has finished the run. Raises UserError if its folder holds one with other options."""
+    """Whether a former start has finished the run. Raises UserError if its folder holds one with
+    other options.
+    """
     config = read_object(task.folder, "config.json", CONFIG)
     if config is None:
         return False
@@ -150,14 +178,18 @@ def is_done(task):
     differ = differ or _other_width(task, str(config["options"].get("start")))
     if differ:
         instead = "choose another --train_path, or --overwrite"
-        raise UserError(f"{task.label}: {task.folder} holds a run with other options ({differ}); {instead}")
+        raise UserError(
+            f"{task.label}: {task.folder} holds a run with other options ({differ}); {instead}"
+        )
     if task.kind == BASELINE:
         return os.path.exists(task.file(STAGES["baseline"]))
     return is_finished(read_object(task.folder, "result.json", RESULT))
 
 
 def _other_width(task, start):
-    """What is different of the width multiplier asked for, "" if nothing. start: what a former start said of its network."""
+    """What is different of the width multiplier asked for, "" if nothing. start: what a former
+    start said of its network.
+    """
     asked = task.options.width_multiplier
     if asked is None and task.kind != BASELINE:
         return ""  # that of the file it starts from
@@ -166,20 +198,30 @@ def _other_width(task, start):
 
 
 def width_of(start):
-    """The width multiplier of the network that a run started from, from what its config.json says of that."""
+    """The width multiplier of the network that a run started from, from what its config.json says
+    of that.
+    """
     said = re.search(r"width multiplier ([^,]+)", start)
     return float(said[1]) if said else 1.0
 
 
 def clear(tasks):
-    """Deletes what former starts wrote into the folders of `tasks`, so that none of it gets into a table of new runs.
+    """Deletes what former starts wrote into the folders of `tasks`, so that none of it gets into a
+    table of new runs.
 
-    Raises UserError for a folder in use, and before anything is deleted if the file that the runs start from would be.
+    Raises UserError for a folder in use, and before anything is deleted if the file that the runs
+    start from would be.
     """
     source = {task.options.trained_param for task in tasks} if tasks[0].kind != BASELINE else set()
     for path in filter(None, source):
-        if any(os.path.realpath(path) in map(os.path.realpath, own_files(task.folder)) for task in tasks):
-            raise UserError(f"--overwrite would delete {path}, which the runs start from; copy it to another place first")
+        if any(
+            os.path.realpath(path) in map(os.path.realpath, own_files(task.folder))
+            for task in tasks
+        ):
+            raise UserError(
+                f"--overwrite would delete {path}, which the runs start from; copy it to another"
+                " place first"
+            )
     folders = []
     try:
         for task in tasks:
@@ -193,11 +235,12 @@ def clear(tasks):
 
 
 def carry_out(tasks, works, say, after):
-    """Does the runs of `tasks` that are not done. Raises what they raise, a UserError with their label; a FloatingPointError, of
-    a row that diverges say, at the end, when all that do not need the run's search are done too.
+    """Does the runs of `tasks` that are not done. Raises what they raise, a UserError with their
+    label; a FloatingPointError, of a row that diverges say, at the end, when all that do not need
+    the run's search are done too.
 
-    works: dict kind -> function of Options that does such a run; say: takes a line; after(tasks done so far) is called once
-    before and after every run.
+    works: dict kind -> function of Options that does such a run; say: takes a line; after(tasks
+    done so far) is called once before and after every run.
     """
     done = [task for task in tasks if is_done(task)]
     after(done)

@@ -1,4 +1,6 @@
-"""What the paper reports (Lee and Song, ECCV 2022, arXiv 2203.02651), by network and data set, at 45 % of the FLOPs."""
+"""What the paper reports (Lee and Song, ECCV 2022, arXiv 2203.02651), by network and data set, at
+45 % of the FLOPs.
+"""
 
 import dataclasses
 
@@ -7,7 +9,9 @@ TARGET_RATE = 0.45  # share of the FLOPs that remains in all of it
 
 @dataclasses.dataclass(frozen=True)
 class Published:
-    """top1: percent; deviation: of top1, loss: on D_val at the end of the search; None where nothing is said of it."""
+    """top1: percent; deviation: of top1, loss: on D_val at the end of the search; None where
+    nothing is said of it.
+    """
 
     top1: float
     deviation: float = None
@@ -15,36 +19,59 @@ class Published:
 
 
 def _teachers(baseline, *others):
-    rows = ("none / none", "single / none", "ensemble / none", "ensemble / single", "ensemble / ensemble")
-    return {"baseline": Published(baseline)} | {row: Published(*both) for row, both in zip(rows, others)}
+    rows = (
+        "none / none",
+        "single / none",
+        "ensemble / none",
+        "ensemble / single",
+        "ensemble / ensemble",
+    )
+    return {"baseline": Published(baseline)} | {
+        row: Published(*both) for row, both in zip(rows, others)
+    }
 
 
 def _scores(**rows):
     return {row: Published(top1, loss=loss) for row, (loss, top1) in rows.items()}
 
 
-# dict (arch, dataset) -> table -> row -> Published; tables and rows are those of ablations.plan.TABLES. teachers: search
-# teacher and fine-tuning teacher; scores: importance scores in the same search.
+# dict (arch, dataset) -> table -> row -> Published; tables and rows are those of
+# ablations.plan.TABLES. teachers: search teacher and fine-tuning teacher; scores: importance scores
+# in the same search.
 FIGURES = {
     ("ResNet-56", "CIFAR10"): {
-        "teachers": _teachers(93.84, (93.78, 0.07), (93.54, 0.09), (93.85, 0.10), (94.02, 0.08), (94.09, 0.07)),
-        "scores": _scores(l1=(0.1569, 93.57), fpgm=(0.1066, 93.57), gbn=(0.0710, 93.70), ekg=(0.0713, 93.85)),
+        "teachers": _teachers(
+            93.84, (93.78, 0.07), (93.54, 0.09), (93.85, 0.10), (94.02, 0.08), (94.09, 0.07)
+        ),
+        "scores": _scores(
+            l1=(0.1569, 93.57), fpgm=(0.1066, 93.57), gbn=(0.0710, 93.70), ekg=(0.0713, 93.85)
+        ),
     },
     ("ResNet-56", "CIFAR100"): {
-        "teachers": _teachers(72.62, (71.63, 0.21), (71.66, 0.17), (71.82, 0.20), (72.62, 0.15), (72.93, 0.16)),
-        "scores": _scores(l1=(1.2050, 71.43), fpgm=(0.7635, 71.60), gbn=(0.6816, 71.60), ekg=(0.7733, 71.82)),
+        "teachers": _teachers(
+            72.62, (71.63, 0.21), (71.66, 0.17), (71.82, 0.20), (72.62, 0.15), (72.93, 0.16)
+        ),
+        "scores": _scores(
+            l1=(1.2050, 71.43), fpgm=(0.7635, 71.60), gbn=(0.6816, 71.60), ekg=(0.7733, 71.82)
+        ),
     },
     ("MobileNet-v2", "CIFAR10"): {
-        "teachers": _teachers(94.21, (93.69, 0.06), (93.73, 0.04), (93.89, 0.04), (94.44, 0.09), (94.52, 0.05)),
+        "teachers": _teachers(
+            94.21, (93.69, 0.06), (93.73, 0.04), (93.89, 0.04), (94.44, 0.09), (94.52, 0.05)
+        ),
     },
     ("MobileNet-v2", "CIFAR100"): {
-        "teachers": _teachers(76.07, (74.27, 0.18), (74.10, 0.12), (74.53, 0.16), (76.11, 0.15), (76.29, 0.17)),
+        "teachers": _teachers(
+            76.07, (74.27, 0.18), (74.10, 0.12), (74.53, 0.16), (76.11, 0.15), (76.29, 0.17)
+        ),
     },
 }
 
 
 def published(options, width, table, row):
-    """The Published of a row; None where the paper has none for the network, its width, the data or the target of `options`."""
+    """The Published of a row; None where the paper has none for the network, its width, the data or
+    the target of `options`.
+    """
     if options.search.target_rate != TARGET_RATE or width != 1:
         return None
     return FIGURES.get((options.arch, options.dataset), {}).get(table, {}).get(row)

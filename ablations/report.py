@@ -1,4 +1,6 @@
-"""The tables of an ablation: figures of the runs that are done, as Markdown and CSV, beside those of the paper."""
+"""The tables of an ablation: figures of the runs that are done, as Markdown and CSV, beside those
+of the paper.
+"""
 
 import csv
 import math
@@ -12,13 +14,23 @@ from engine.run_folder import CONFIG, RESULT, STAGES, read_object
 from files.npz import load_npz
 from utils import UserError, whole_file
 
-# What is told of a run. top1, before_fine_tuning and flops_left in percent; loss: cross-entropy on D_val where the search ends.
-FIGURES = ("top1", "loss", "before_fine_tuning", "flops_left", "steps", "search_seconds", "fine_tuning_seconds")
+# What is told of a run. top1, before_fine_tuning and flops_left in percent; loss: cross-entropy on
+# D_val where the search ends.
+FIGURES = (
+    "top1",
+    "loss",
+    "before_fine_tuning",
+    "flops_left",
+    "steps",
+    "search_seconds",
+    "fine_tuning_seconds",
+)
 PAPER = ("top1", "deviation", "loss")  # of ablations.published.Published
 
 
 def figures_of(task):
-    """dict of FIGURES of the finished run `task` (ablations.plan.Task); None for what its folder no longer tells.
+    """dict of FIGURES of the finished run `task` (ablations.plan.Task); None for what its folder no
+    longer tells.
 
     Raises UserError for files that are damaged.
     """
@@ -27,7 +39,9 @@ def figures_of(task):
     try:
         losses = load_npz(path, ("loss",))["loss"]
     except (OSError, ValueError) as error:
-        raise UserError(f"{path} is damaged ({error}); delete the folder to do this run again") from error
+        raise UserError(
+            f"{path} is damaged ({error}); delete the folder to do this run again"
+        ) from error
     seconds = result["seconds"]
     tuning = [seconds[stage] for stage in ("memory_bank", "fine_tuning") if stage in seconds]
     before = _result(task.search).get("pruned", {}).get("top1")
@@ -51,31 +65,46 @@ def _result(folder):
 
 
 def collected(plan, done):
-    """dict (table, row) -> list of (Task, dict of FIGURES), of those of the plan's rows whose runs are among the tasks `done`.
+    """dict (table, row) -> list of (Task, dict of FIGURES), of those of the plan's rows whose runs
+    are among the tasks `done`.
 
-    The row of the baseline has what any of the runs says of the network it started from. Raises UserError where two runs cannot
-    be compared: they started from different networks, or took their batches in other parts.
+    The row of the baseline has what any of the runs says of the network it started from. Raises
+    UserError where two runs cannot be compared: they started from different networks, or took their
+    batches in other parts.
     """
-    runs = {key: [(task, figures_of(task)) for task in tasks if task in done] for key, tasks in plan.rows.items()}
+    runs = {
+        key: [(task, figures_of(task)) for task in tasks if task in done]
+        for key, tasks in plan.rows.items()
+    }
     finished = [task for tasks in runs.values() for task, _ in tasks]
     known = [_config(task)["options"] for task in finished]
     for task, options in zip(finished, known):
-        differ = [f"{key}: {known[0].get(key)}, {options.get(key)}" for key in COMPARED if known[0].get(key) != options.get(key)]
+        differ = [
+            f"{key}: {known[0].get(key)}, {options.get(key)}"
+            for key in COMPARED
+            if known[0].get(key) != options.get(key)
+        ]
         if differ:
             pair = f"{finished[0].folder} and {task.folder}"
-            raise UserError(f"{pair} cannot be compared ({'; '.join(differ)}); --overwrite does all runs anew")
+            raise UserError(
+                f"{pair} cannot be compared ({'; '.join(differ)}); --overwrite does all runs anew"
+            )
     for (table, row), tasks in plan.rows.items():
         if not tasks and row == BASELINE and finished:
             start = _result(finished[0].folder)["baseline"]
-            runs[table, row] = [(None, dict.fromkeys(FIGURES) | {"top1": 100 * start["top1"], "flops_left": 100.0})]
+            runs[table, row] = [
+                (None, dict.fromkeys(FIGURES) | {"top1": 100 * start["top1"], "flops_left": 100.0})
+            ]
     return runs
 
 
 def summary(runs, options, width=1.0):
-    """Rows of the table, a list of dicts: table, row, runs (their number), the mean of each of FIGURES and its sample standard
-    deviation, NAME_deviation, and what the paper says, published_NAME. None where there is no such figure.
+    """Rows of the table, a list of dicts: table, row, runs (their number), the mean of each of
+    FIGURES and its sample standard deviation, NAME_deviation, and what the paper says,
+    published_NAME. None where there is no such figure.
 
-    runs: as from `collected`; options: Options of any of them; width: width multiplier of the network they started from.
+    runs: as from `collected`; options: Options of any of them; width: width multiplier of the
+    network they started from.
     """
     lines = []
     for (table, row), of_row in runs.items():
@@ -90,12 +119,14 @@ def summary(runs, options, width=1.0):
     return lines
 
 
-# ------------------------------------------------------------------------------------------------------------------ tables
+# ------------------------------------------------------------------------------------------- tables
 
 # Heading, and the cell of a summary's line; a column without any figure is left out.
 COLUMNS = {
     "top-1, %": lambda line: _with_deviation(line["top1"], line["top1_deviation"]),
-    "published": lambda line: _with_deviation(line["published_top1"], line["published_deviation"], unknown=""),
+    "published": lambda line: _with_deviation(
+        line["published_top1"], line["published_deviation"], unknown=""
+    ),
     "before fine-tuning, %": lambda line: _number(line["before_fine_tuning"], 2),
     "loss on D_val": lambda line: _number(line["loss"], 4),
     "published loss": lambda line: _number(line["published_loss"], 4),
@@ -124,24 +155,49 @@ def markdown(lines, head):
         rows = [line for line in lines if line["table"] == table]
         cells = {heading: [cell(row) for row in rows] for heading, cell in COLUMNS.items()}
         told = {heading: column for heading, column in cells.items() if set(column) != {"-"}}
-        page += ["", f"## {table}", "", f"| {' | '.join(['row', *told])} |", f"| --- |{' ---: |' * len(told)}"]
-        page += [f"| {' | '.join([row['row'], *texts])} |" for row, texts in zip(rows, zip(*told.values()))]
+        page += [
+            "",
+            f"## {table}",
+            "",
+            f"| {' | '.join(['row', *told])} |",
+            f"| --- |{' ---: |' * len(told)}",
+        ]
+        page += [
+            f"| {' | '.join([row['row'], *texts])} |"
+            for row, texts in zip(rows, zip(*told.values()))
+        ]
     return "\n".join([*page, ""])
 
 
 def head(study, plan, done, options):
-    """The lines above the tables, with the hardware and the versions that the runs were made with."""
+    """The lines above the tables, with the hardware and versions that made the runs."""
     seeds = ", ".join(map(str, study.seeds))
-    made = [", ".join(f"{name} {what}" for name, what in _config(task).get("versions", {}).items()) for task in done]
+    made = [
+        ", ".join(f"{name} {what}" for name, what in _config(task).get("versions", {}).items())
+        for task in done
+    ]
     made = list(dict.fromkeys(made))
-    few = "one run a row: no deviations" if len(study.seeds) == 1 else "± is the sample standard deviation over them"
-    far = f"{len(done)} of {len(plan.tasks)} runs are done; their stages took {duration(_seconds(done))} in all"
+    few = (
+        "one run a row: no deviations"
+        if len(study.seeds) == 1
+        else "± is the sample standard deviation over them"
+    )
+    far = (
+        f"{len(done)} of {len(plan.tasks)} runs are done; their stages took"
+        f" {duration(_seconds(done))} in all"
+    )
     lines = [
-        f"# Ablations: {options.arch} on {options.dataset}, {options.search.target_rate:.0%} of the FLOPs",
+        (
+            f"# Ablations: {options.arch} on {options.dataset}, {options.search.target_rate:.0%} of"
+            " the FLOPs"
+        ),
         f"`{study.command}`",
         "; others: ".join(made) + ".",
         f"Seeds {seeds}; {few}. {far}.",
-        "Top-1 of moving averages. Seconds are means; those of the fine-tuning include the memory bank. Published: of the paper.",
+        (
+            "Top-1 of moving averages. Seconds are means; those of the fine-tuning include the"
+            " memory bank. Published: of the paper."
+        ),
     ]
     return [text for line in lines for text in (line, "")][:-1]
 
@@ -154,7 +210,9 @@ def _seconds(tasks):
 
 
 def write_tables(study, plan, done, options):
-    """Writes ablation.md and ablation.csv, a line a row, and runs.csv, a line a row and seed, of the tasks `done` so far."""
+    """Writes ablation.md and ablation.csv, a line a row, and runs.csv, a line a row and seed, of
+    the tasks `done` so far.
+    """
     runs = collected(plan, done)
     width = width_of(str(_config(done[-1])["options"].get("start")))
     lines = summary(runs, options, width)
@@ -162,11 +220,20 @@ def write_tables(study, plan, done, options):
         file.write(markdown(lines, head(study, plan, done, options)))
     _write_csv(study.file("ablation.csv"), lines)
     each = [
-        {"table": table, "row": row, "seed": task and task.options.seed, **figures, "folder": task and task.folder}
+        {
+            "table": table,
+            "row": row,
+            "seed": task and task.options.seed,
+            **figures,
+            "folder": task and task.folder,
+        }
         for (table, row), of_row in runs.items()
         for task, figures in of_row
     ]
-    _write_csv(study.file("runs.csv"), each or [dict.fromkeys(("table", "row", "seed", *FIGURES, "folder"))])
+    _write_csv(
+        study.file("runs.csv"),
+        each or [dict.fromkeys(("table", "row", "seed", *FIGURES, "folder"))],
+    )
 
 
 def _write_csv(path, lines):

@@ -1,12 +1,14 @@
-"""What the rules for candidates (--candidate_filter) lead to, and what they overlook: tables in Markdown.
+"""What the rules for candidates (--candidate_filter) lead to, and what they overlook: tables in
+Markdown.
 
     python bench/candidates.py RUN [RUN ...]
     python bench/candidates.py RUN --data_path FILE --every 8
 
-RUN is a folder of train_cifar.py whose search is done, one for every rule. The first table has loss and accuracy on D_val where
-each search first came to a share of the FLOPs, the candidates it evaluated and its seconds. With --every K the interim
-sub-networks of the first RUN are taken again, one in K: all their candidates are evaluated, and it is told what each rule would
-have evaluated and chosen of them, and how much score and how many MACs the slices of each kind of gate cost.
+RUN is a folder of train_cifar.py whose search is done, one for every rule. The first table has loss
+and accuracy on D_val where each search first came to a share of the FLOPs, the candidates it
+evaluated and its seconds. With --every K the interim sub-networks of the first RUN are taken again,
+one in K: all their candidates are evaluated, and it is told what each rule would have evaluated and
+chosen of them, and how much score and how many MACs the slices of each kind of gate cost.
 """
 
 import json
@@ -46,15 +48,23 @@ class Searched:
         strategy, teacher = (self.options["search"].get(key) for key in ("strategy", "teacher"))
         if (strategy, teacher) != ("greedy", "ensemble"):
             raise UserError(
-                f"{folder} holds a search of another kind ({strategy}, teacher {teacher}): it has no candidates to look at"
+                f"{folder} holds a search of another kind ({strategy}, teacher {teacher}): it has"
+                " no candidates to look at"
             )
 
 
 def trajectories(runs, rates):
-    """A row a run: loss and accuracy where it first is at or under each of `rates`, or at its end."""
-    print_heading("loss / accuracy on D_val at FLOPs", ["rule", *(f"{rate:.0%}" for rate in rates)], ["steps", "candidates", "s"])
+    """One row per run: loss and accuracy where it first reaches each of `rates`, or at its end."""
+    print_heading(
+        "loss / accuracy on D_val at FLOPs",
+        ["rule", *(f"{rate:.0%}" for rate in rates)],
+        ["steps", "candidates", "s"],
+    )
     for run in runs:
-        at = [next((r for r in run.records if r["flops_rate"] <= rate), run.records[-1]) for rate in rates]
+        at = [
+            next((r for r in run.records if r["flops_rate"] <= rate), run.records[-1])
+            for rate in rates
+        ]
         found = [f"{r['loss']:.3f} / {r['accuracy']:.1%}" for r in at]
         evaluated = sum(len(r["candidates"]) for r in run.records)
         seconds = sum(r["seconds"] for r in run.records)
@@ -62,14 +72,21 @@ def trajectories(runs, rates):
 
 
 def kind(gate):
-    """The kind of a gate, in words: where it is, and whether it is within a block or of a stage's stream."""
+    """The kind of a gate, in words: where it is, and whether it is within a block or of a stage's
+    stream.
+    """
     place = re.fullmatch(r"[A-Za-z]+(\d+)\.\d+/(conv\d)", gate.name)
-    return f"stage {place[1]}, {'stream' if place[2] in ('conv2', 'conv3') else 'inner'}" if place else gate.name
+    return (
+        f"stage {place[1]}, {'stream' if place[2] in ('conv2', 'conv3') else 'inner'}"
+        if place
+        else gate.name
+    )
 
 
 def look(run, data_path, every):
-    """(search, list of steps): of every interim sub-network looked at a dict: left, its share of FLOPs; gates, those still open;
-    score and saved [gates], -R of each candidate less the best one's, and its MACs; allowed, dict rule -> gates.
+    """(search, list of steps): of every interim sub-network looked at a dict: left, its share of
+    FLOPs; gates, those still open; score and saved [gates], -R of each candidate less the best
+    one's, and its MACs; allowed, dict rule -> gates.
     """
     from dataloader.augment import normalise
     from distribution.machines import Alone
@@ -83,12 +100,18 @@ def look(run, data_path, every):
     val, _ = select_subsets(data.y_train, data.classes, *sizes, subsets["seed"], data.class_names)
     path = os.path.join(run.folder, "checkpoints", "warm_param.pkl")
     parameters, meta = read_parameters(path)
-    network = build_network(options["arch"], data.classes, data.input_size, parameters, **variant_of(meta, path))
+    network = build_network(
+        options["arch"], data.classes, data.input_size, parameters, **variant_of(meta, path)
+    )
     runtime, _ = make_runtime(DeviceOptions(None, None, None, 1, "float32", False), Alone())
     prepare = lambda batch: normalise(batch["images"], AUGMENTATIONS[options["dataset"]])
-    on_val = Validation(network, runtime, prepare, data.x_train[val], data.y_train[val], subsets["batch_size"])
+    on_val = Validation(
+        network, runtime, prepare, data.x_train[val], data.y_train[val], subsets["batch_size"]
+    )
     score = scorer(options["search"]["score"], network, on_val.score, subsets["seed"])
-    search = Greedy(network, data.y_train[val], score, on_val.predict, SearchOptions(**options["search"]))
+    search = Greedy(
+        network, data.y_train[val], score, on_val.predict, SearchOptions(**options["search"])
+    )
     shape = len(network.gates), int(network.gate_sizes.sum()), len(val), data.classes
     state = SearchState.load(os.path.join(run.folder, "search_state.npz"), *shape)
 
@@ -98,7 +121,13 @@ def look(run, data_path, every):
     for i, (member, own) in enumerate(zip(members, logits)):
         knowledge = (knowledge * i + own) / (i + 1)  # T_i, as the ensemble had it
         if i % every == 0:
-            steps.append(one_step(search, SearchState(state.history[: i + 1], knowledge.astype(np.float32)), member))
+            steps.append(
+                one_step(
+                    search,
+                    SearchState(state.history[: i + 1], knowledge.astype(np.float32)),
+                    member,
+                )
+            )
     return search, steps
 
 
@@ -109,7 +138,10 @@ def one_step(search, state, member):
     gates = worth_evaluating("none", scores, search.sizes, member.rates, search.steps)
     rates = [search.fine(member.rates, gate) for gate in gates]
     found = search.predict(np.stack([masks(search.sizes, one, order) for one in rates]))
-    values = [search.judge(state.knowledge, one, order, logits, "a candidate's").score for one, logits in zip(rates, found)]
+    values = [
+        search.judge(state.knowledge, one, order, logits, "a candidate's").score
+        for one, logits in zip(rates, found)
+    ]
     given = scores, search.sizes, member.rates, search.steps, search.saved, search.uses
     return {
         "left": search.left(state),
@@ -129,33 +161,57 @@ def rules(steps):
     )
     for rule in FILTERS:
         inside = [np.isin(step["gates"], step["allowed"][rule]) for step in steps]
-        chosen = [np.where(among, step["score"], np.inf).argmin() for among, step in zip(inside, steps)]
+        chosen = [
+            np.where(among, step["score"], np.inf).argmin() for among, step in zip(inside, steps)
+        ]
         above = [step["score"][i] for i, step in zip(chosen, steps)]
-        cells = [np.mean([among.sum() for among in inside]), np.mean(np.equal(above, 0)), np.mean(above)]
+        cells = [
+            np.mean([among.sum() for among in inside]),
+            np.mean(np.equal(above, 0)),
+            np.mean(above),
+        ]
         saved = np.mean([step["saved"][i] for i, step in zip(chosen, steps)])
         print_row([rule, f"{cells[0]:.1f}", f"{cells[1]:.0%}", f"{cells[2]:.5f}", f"{saved:,.0f}"])
 
 
 def kinds(search, steps):
-    """What slices of each kind of gate cost and save, early and late in the search, and how often each rule lets them in."""
-    figures = ["gates", "MACs a slice", "score above the best", "the same for 1 % of all MACs", *FILTERS[:-1]]
+    """What slices of each kind of gate cost and save, early and late in the search, and how often
+    each rule lets them in.
+    """
+    figures = [
+        "gates",
+        "MACs a slice",
+        "score above the best",
+        "the same for 1 % of all MACs",
+        *FILTERS[:-1],
+    ]
     names = np.array([kind(gate) for gate in search.network.gates])
-    halves = [("above 70 % of the FLOPs", lambda left: left > 0.7), ("below", lambda left: left <= 0.7)]
+    halves = [
+        ("above 70 % of the FLOPs", lambda left: left > 0.7),
+        ("below", lambda left: left <= 0.7),
+    ]
     for title, holds in halves:
         some = [step for step in steps if holds(step["left"])]
         if not some:
             continue
         print_heading(
-            f"slices by kind of gate, {title}, means; the last columns: how often a rule evaluates them", ["kind"], figures
+            f"slices by kind of gate, {title}, means; the last columns: how often a rule evaluates"
+            " them",
+            ["kind"],
+            figures,
         )
         for name in dict.fromkeys(names):
             of_kind = [names[step["gates"]] == name for step in some]
-            pick = lambda key, of_kind=of_kind, some=some: np.concatenate([s[key][k] for s, k in zip(some, of_kind)])
+            pick = lambda key, of_kind=of_kind, some=some: np.concatenate(
+                [s[key][k] for s, k in zip(some, of_kind)]
+            )
             score, saved = pick("score"), pick("saved")
             if not len(score):
                 continue
             share_of = lambda rule, of_kind=of_kind, some=some: np.mean(
-                np.concatenate([np.isin(s["gates"][k], s["allowed"][rule]) for s, k in zip(some, of_kind)])
+                np.concatenate(
+                    [np.isin(s["gates"][k], s["allowed"][rule]) for s, k in zip(some, of_kind)]
+                )
             )
             for_one = score.mean() / max(saved.mean(), 1) * search.all_flops / 100
             cells = [
@@ -171,8 +227,18 @@ def parse(argv=None):
     parser = Parser(description=__doc__.splitlines()[0])
     add = parser.add_argument
     add("run", nargs="+", metavar="RUN", help="folders of train_cifar.py")
-    add("--rates", type=share, nargs="+", default=[0.8, 0.7, 0.57, 0.53, 0.45], help="shares of the FLOPs")
-    add("--every", type=count, help="look at one in so many interim sub-networks of the first RUN (default: at none)")
+    add(
+        "--rates",
+        type=share,
+        nargs="+",
+        default=[0.8, 0.7, 0.57, 0.53, 0.45],
+        help="shares of the FLOPs",
+    )
+    add(
+        "--every",
+        type=count,
+        help="look at one in so many interim sub-networks of the first RUN (default: at none)",
+    )
     add("--data_path", metavar="PATH", help="where its data are now (default: where they were)")
     return parser.parse_args(argv)
 

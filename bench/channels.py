@@ -1,11 +1,13 @@
-"""What filling channels up to a multiple gains: a dense network and a pruned one, in training and inference, in Markdown.
+"""What filling channels up to a multiple gains: a dense network and a pruned one, in training and
+inference, in Markdown.
 
     python bench/channels.py --trained_param FILE --pruned_param ../test/slimmed_param.pkl
 
-Kernels take channels in blocks, and a pruned network has gates of 1, 7 and 13. A pass may fill them up with filters of zeros
-(nets.gates.Pass), which changes no result. distribution.runtime.MULTIPLES has the multiples it uses, chosen from these tables.
-Random images; a training step is that of fine-tuning, two views and the bank. All rows take turns, call by call, so that
-they meet the same machine; a figure is the median.
+Kernels take channels in blocks, and a pruned network has gates of 1, 7 and 13. A pass may fill them
+up with filters of zeros (nets.gates.Pass), which changes no result. distribution.runtime.MULTIPLES
+has the multiples it uses, chosen from these tables. Random images; a training step is that of
+fine-tuning, two views and the bank. All rows take turns, call by call, so that they meet the same
+machine; a figure is the median.
 """
 
 import dataclasses
@@ -24,7 +26,9 @@ from nets.parameters import check_saved_for, read_parameters
 
 
 def training(network, runtime, batch):
-    """A function that takes one step of fine-tuning, two views of `batch` images and their rows of the bank."""
+    """A function that takes one step of fine-tuning, two views of `batch` images and their rows of
+    the bank.
+    """
     import numpy as np
     from train import random_set
 
@@ -33,15 +37,19 @@ def training(network, runtime, batch):
     from ekg.contrastive import contrastive_loss
     from op_utils import Optimizer, training_step
 
-    prepare = lambda data: augment(data["images"], data["draws"], AUGMENTATIONS["CIFAR10"], colour=True)
-    step = training_step(network, Optimizer(network.trainable, runtime), runtime, prepare, contrastive_loss)
+    prepare = lambda data: augment(
+        data["images"], data["draws"], AUGMENTATIONS["CIFAR10"], colour=True
+    )
+    step = training_step(
+        network, Optimizer(network.trainable, runtime), runtime, prepare, contrastive_loss
+    )
     data = {**random_set(batch, 2), "draws": draw(np.random.default_rng(0), batch, 2)}
     rates = {"learning_rate": np.float32(1e-4), "weight_decay": np.float32(5e-4)}
     return lambda: float(step(data, **rates)[0]["loss"])
 
 
 def table(args, networks, runtime):
-    """Prints a row for the dense network, as it is, and one for every multiple of the pruned one."""
+    """Prints a row for the dense network, and one for every multiple of the pruned one."""
     rows = {"dense": (networks[0], 1), "pruned": (networks[1], 1)}
     rows |= {f"pruned, multiples of {n}": (networks[1], n) for n in args.multiples}
     cells = {name: [] for name in rows}
@@ -51,13 +59,22 @@ def table(args, networks, runtime):
         ("inference", predicting, 1),
     ):
         say(f"{runtime.precision}: {what}, batch {batch}, {len(rows)} rows in turn")
-        calls = [make(network, dataclasses.replace(runtime, multiple=n), batch) for network, n in rows.values()]
+        calls = [
+            make(network, dataclasses.replace(runtime, multiple=n), batch)
+            for network, n in rows.values()
+        ]
         times = medians_ms(calls, args.seconds)
         for row, ms in zip(cells.values(), times):
             row += [f"{1e3 * batch / ms:.0f}", f"{times[0] / ms:.2f}"]
-    measured = [f"training at {args.batch_size}", f"inference at {args.val_batch_size}", "inference at 1"]
+    measured = [
+        f"training at {args.batch_size}",
+        f"inference at {args.val_batch_size}",
+        "inference at 1",
+    ]
     columns = [column for what in measured for column in (f"{what}, images/s", "of dense")]
-    print_heading(f"{runtime.precision}, XLA {'on' if runtime.compile else 'off'}", ["network"], columns)
+    print_heading(
+        f"{runtime.precision}, XLA {'on' if runtime.compile else 'off'}", ["network"], columns
+    )
     for name, row in cells.items():
         print_row([name, *row])
 
@@ -77,7 +94,11 @@ def report(args):
     runtime, _ = make_runtime(DeviceOptions(None, None, args.compile, 1, "float32", False), Alone())
     kept = networks[1].cost()[0] / networks[0].cost()[0]
     widths = sorted({gate.size for gate in networks[1].gates})
-    print(f"{args.arch}, pruned to {kept:.1%} of the FLOPs, widths {', '.join(map(str, widths))}; {machine()}", flush=True)
+    print(
+        f"{args.arch}, pruned to {kept:.1%} of the FLOPs, widths {', '.join(map(str, widths))};"
+        f" {machine()}",
+        flush=True,
+    )
     for precision in args.precision:
         table(args, networks, dataclasses.replace(runtime, precision=precision))
 
@@ -86,13 +107,27 @@ def parse(argv=None):
     parser = Parser(description=__doc__.splitlines()[0])
     parser.add_argument("--arch", choices=list(BUILDERS), default="ResNet-56", help="the network")
     parser.add_argument("--size", type=count, default=32, help="height and width of an image")
-    parser.add_argument("--trained_param", metavar="FILE", required=True, help="parameter file of the dense network")
-    parser.add_argument("--pruned_param", metavar="FILE", required=True, help="parameter file of a pruned one")
-    parser.add_argument("--multiples", type=count, nargs="+", default=[4, 8, 16, 32], help="channels to fill up to")
-    parser.add_argument("--precision", choices=PRECISIONS, nargs="+", default=["float32", "bfloat16"], help="of the layers")
+    parser.add_argument(
+        "--trained_param", metavar="FILE", required=True, help="parameter file of the dense network"
+    )
+    parser.add_argument(
+        "--pruned_param", metavar="FILE", required=True, help="parameter file of a pruned one"
+    )
+    parser.add_argument(
+        "--multiples", type=count, nargs="+", default=[4, 8, 16, 32], help="channels to fill up to"
+    )
+    parser.add_argument(
+        "--precision",
+        choices=PRECISIONS,
+        nargs="+",
+        default=["float32", "bfloat16"],
+        help="of the layers",
+    )
     parser.add_argument("--compile", action="store_true", help="with XLA")
     parser.add_argument("--batch_size", type=count, default=128, help="images of a training step")
-    parser.add_argument("--val_batch_size", type=count, default=256, help="images of a call in inference")
+    parser.add_argument(
+        "--val_batch_size", type=count, default=256, help="images of a call in inference"
+    )
     parser.add_argument("--seconds", type=positive, default=3.0, help="to time a row for")
     return parser.parse_args(argv)
 

@@ -1,12 +1,15 @@
-"""Images a second a core that reach the training step from files, beside what decoding alone allows.
+"""Images a second a core that reach the training step from files, beside what decoding alone
+allows.
 
-    python bench/data.py --data_path IMAGENET [--input_size 224] [--batch_size 64] [--seconds 5] [--rounds 5]
+    python bench/data.py --data_path IMAGENET [--input_size 224] [--batch_size 64] [--seconds 5]
+    [--rounds 5]
 
-IMAGENET is laid out as train_imagenet.py takes it. "decode" is tf.io.decode_jpeg and nothing else, of bytes in memory: the
-ceiling. "decode, resize" adds a plain tf.image.resize to the input size: the floor, what the simplest pipeline does. "one view"
-and "two views" are this project's batches, from the file to random resized crops in one array; two views of an image count as
-one image, and "centre" is what evaluation and memory bank see. All take every core; they take turns, and the table has the
-medians of the rounds.
+IMAGENET is laid out as train_imagenet.py takes it. "decode" is tf.io.decode_jpeg and nothing else,
+of bytes in memory: the ceiling. "decode, resize" adds a plain tf.image.resize to the input size:
+the floor, what the simplest pipeline does. "one view" and "two views" are this project's batches,
+from the file to random resized crops in one array; two views of an image count as one image, and
+"centre" is what evaluation and memory bank see. All take every core; they take turns, and the table
+has the medians of the rounds.
 """
 
 import contextlib
@@ -35,11 +38,15 @@ def rates_of(stream, seconds):
 
 
 def plain(encoded, decode, batch_size):
-    """Sizes of batches of images that `decode` has made of `encoded`, a list of bytes; a pixel of each is kept."""
+    """Sizes of batches of images that `decode` has made of `encoded`, a list of bytes; a pixel of
+    each is kept.
+    """
     import tensorflow as tf
 
     dataset = tf.data.Dataset.from_tensor_slices(encoded).repeat()
-    dataset = dataset.map(lambda data: tf.reshape(decode(data), [-1])[0], num_parallel_calls=cores())
+    dataset = dataset.map(
+        lambda data: tf.reshape(decode(data), [-1])[0], num_parallel_calls=cores()
+    )
     for batch in dataset.batch(batch_size).prefetch(2):
         yield len(batch)
 
@@ -50,7 +57,11 @@ def ours(images, views, batch_size):
 
     rng = np.random.default_rng(0)
     groups = (rng.integers(0, len(images), batch_size) for _ in itertools.count())
-    draws = (rng.random((batch_size, views, images.draws), np.float32) for _ in itertools.count()) if views else None
+    draws = (
+        (rng.random((batch_size, views, images.draws), np.float32) for _ in itertools.count())
+        if views
+        else None
+    )
     with contextlib.closing(images.batches(groups, draws)) as batches:
         for shown, _ in batches:
             yield len(shown)
@@ -58,7 +69,9 @@ def ours(images, views, batch_size):
 
 def parse(argv=None):
     parser = Parser(description=__doc__.splitlines()[0])
-    parser.add_argument("--data_path", required=True, metavar="PATH", help="images as train_imagenet.py takes them")
+    parser.add_argument(
+        "--data_path", required=True, metavar="PATH", help="images as train_imagenet.py takes them"
+    )
     parser.add_argument("--input_size", type=side, default=224, help="pixels a side of a view")
     parser.add_argument("--batch_size", type=count, default=64, help="images a batch")
     parser.add_argument("--seconds", type=positive, default=5.0, help="of each measurement")
@@ -87,7 +100,11 @@ def report(args):
         "centre": lambda: ours(images, 0, args.batch_size),
     }
     size = sum(map(len, encoded)) / len(encoded) / 1024
-    print(f"{len(images):,} images of {size:.0f} KiB on average; batches of {args.batch_size}; {machine()}", flush=True)
+    print(
+        f"{len(images):,} images of {size:.0f} KiB on average; batches of {args.batch_size};"
+        f" {machine()}",
+        flush=True,
+    )
     rates = {name: [] for name in streams}
     for _ in range(args.rounds):
         for name, stream in streams.items():
@@ -98,7 +115,15 @@ def report(args):
     ceiling = statistics.median(rates["decode (ceiling)"])
     for name, values in rates.items():
         median = statistics.median(values)
-        print_row([name, f"{median:.0f}", f"{median / ceiling:.0%}", f"{min(values):.0f}", f"{max(values):.0f}"])
+        print_row(
+            [
+                name,
+                f"{median:.0f}",
+                f"{median / ceiling:.0%}",
+                f"{min(values):.0f}",
+                f"{max(values):.0f}",
+            ]
+        )
 
 
 if __name__ == "__main__":

@@ -20,9 +20,17 @@ def machine():
     info = cpu_info()
     model = info.get("model name", platform.processor() or platform.machine())
     # A model's name need not tell whether there are instructions for the short types.
-    flags = "".join(f", {flag}" for flag in sorted(info.get("flags", "").split()) if re.search("bf16|fp16", flag))
-    package = importlib.metadata.packages_distributions()["tensorflow"][0]  # tensorflow, tensorflow-cpu
-    versions = f"TensorFlow {importlib.metadata.version(package)}, Python {platform.python_version()}"
+    flags = "".join(
+        f", {flag}"
+        for flag in sorted(info.get("flags", "").split())
+        if re.search("bf16|fp16", flag)
+    )
+    package = importlib.metadata.packages_distributions()["tensorflow"][
+        0
+    ]  # tensorflow, tensorflow-cpu
+    versions = (
+        f"TensorFlow {importlib.metadata.version(package)}, Python {platform.python_version()}"
+    )
     return f"{cores()} cores of {model}{flags}; {versions}"
 
 
@@ -35,7 +43,8 @@ def brief(text):
 def in_own_process(file, job, python=sys.executable, timeout=None):
     """The JSON lines that `python file --one JOB` prints, a list of dicts.
 
-    Raises RuntimeError, with the last line it said, for a process that fails; subprocess.TimeoutExpired after `timeout` s.
+    Raises RuntimeError, with the last line it said, for a process that fails;
+    subprocess.TimeoutExpired after `timeout` s.
     """
     command = [python, os.path.abspath(file), "--one", json.dumps(job)]
     ended = subprocess.run(command, capture_output=True, text=True, timeout=timeout)
@@ -51,7 +60,11 @@ def parent_or_child(args, report, child):
 
 def print_heading(title, names, figures):
     """The head of a Markdown table: columns of words, then columns of figures."""
-    print(f"\n{title}\n\n| {' | '.join([*names, *figures])} |\n|{' --- |' * len(names)}{' ---: |' * len(figures)}", flush=True)
+    print(
+        f"\n{title}\n\n| {' | '.join([*names, *figures])}"
+        f" |\n|{' --- |' * len(names)}{' ---: |' * len(figures)}",
+        flush=True,
+    )
 
 
 def print_row(cells):

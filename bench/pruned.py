@@ -1,12 +1,15 @@
-"""What pruning buys in time: latency and throughput of a dense and of pruned networks, in Markdown, beside their FLOPs.
+"""What pruning buys in time: latency and throughput of a dense and of pruned networks, in Markdown,
+beside their FLOPs.
 
-    python bench/pruned.py
-    python bench/pruned.py --pruned_param ../test/trained_param.pkl --compile off --precision float32 --layers
+    python bench/pruned.py python bench/pruned.py --pruned_param ../test/trained_param.pkl --compile
+    off --precision float32 --layers
 
-Inference on random images, batch norm by moving averages. Beside the files of --pruned_param there are networks pruned by
-arithmetic alone: every gate keeps the same share of its filters, as it comes or rounded to a multiple of 8 or 16, which
-kernels may be made for. Networks are timed in turn, call by call, so that they meet the same machine; a figure is the median.
-A second table tells convolutions from the rest of a network, a third one (--layers) has every shape of convolution by itself.
+Inference on random images, batch norm by moving averages. Beside the files of --pruned_param there
+are networks pruned by arithmetic alone: every gate keeps the same share of its filters, as it comes
+or rounded to a multiple of 8 or 16, which kernels may be made for. Networks are timed in turn, call
+by call, so that they meet the same machine; a figure is the median. A second table tells
+convolutions from the rest of a network, a third one (--layers) has every shape of convolution by
+itself.
 """
 
 import collections
@@ -37,7 +40,9 @@ def say(text):
 
 
 def medians_ms(calls, seconds):
-    """Median milliseconds of each of `calls`, taken in turn for `seconds` a call, LEAST_CALLS times at least."""
+    """Median milliseconds of each of `calls`, taken in turn for `seconds` a call, LEAST_CALLS times
+    at least.
+    """
     for call in calls * 2:  # traces and compiles, then meets its memory for the first time
         call()
     times, begin = [[] for _ in calls], time.perf_counter()
@@ -50,18 +55,22 @@ def medians_ms(calls, seconds):
 
 
 def normals(shape, scale=1.0):
-    """float32 of this shape on the device. Not zeros, which a kernel or a clock may treat kindly."""
+    """float32 of this shape on the device; not zeros, which may be faster."""
     import numpy as np
     import tensorflow as tf
 
-    return tf.constant(np.float32(scale) * np.random.default_rng(0).standard_normal(shape, np.float32))
+    return tf.constant(
+        np.float32(scale) * np.random.default_rng(0).standard_normal(shape, np.float32)
+    )
 
 
-# ------------------------------------------------------------------------------------------------------------- networks
+# ----------------------------------------------------------------------------------------- networks
 
 
 def widest(filters_of, flops_of, target):
-    """filters_of(share) [G] of the largest share, 0 to 1, with at most `target` MACs; None where even the least are more."""
+    """filters_of(share) [G] of the largest share, 0 to 1, with at most `target` MACs; None where
+    even the least are more.
+    """
     if flops_of(filters_of(0.0)) > target:
         return None
     low, high = 0.0, 1.0
@@ -72,37 +81,53 @@ def widest(filters_of, flops_of, target):
 
 
 def rounded(sizes, kept, multiple):
-    """list [G]: the nearest multiple to the share `kept` of each gate, `multiple` at least, never more than there are."""
+    """list [G]: the nearest multiple to the share `kept` of each gate, `multiple` at least, never
+    more than there are.
+    """
     nearest = lambda size: math.floor(size * kept / multiple + 0.5) * multiple
     return [max(multiple, min(nearest(size), size // multiple * multiple)) for size in sizes]
 
 
 def choices(sizes, target_rate):
-    """dict name -> function from the share of filters that a gate keeps to the filters of every gate."""
+    """dict name -> function from the share of filters that a gate keeps to the filters of every
+    gate.
+    """
     made = {f"uniform {target_rate:g}": lambda kept: filters_kept(sizes, [kept] * len(sizes))}
     for multiple in (8, 16):
         if min(sizes) >= multiple:
-            made[f"multiples of {multiple}"] = lambda kept, multiple=multiple: rounded(sizes, kept, multiple)
+            made[f"multiples of {multiple}"] = lambda kept, multiple=multiple: rounded(
+                sizes, kept, multiple
+            )
     return made
 
 
 def extracted(dense, filters):
-    """The network that is left of `dense` when gate i keeps its first filters[i] filters: which ones makes no difference here."""
+    """The network that is left of `dense` when gate i keeps its first filters[i] filters: which
+    ones makes no difference here.
+    """
     import numpy as np
 
     from ekg.extraction import extract
 
-    masks = np.concatenate([np.arange(size) < kept for size, kept in zip(dense.gate_sizes, filters)]).astype(np.float32)
-    return build_network(dense.arch, dense.classes, dense.input_size, extract(dense, masks), origin="the extraction")
+    masks = np.concatenate(
+        [np.arange(size) < kept for size, kept in zip(dense.gate_sizes, filters)]
+    ).astype(np.float32)
+    return build_network(
+        dense.arch, dense.classes, dense.input_size, extract(dense, masks), origin="the extraction"
+    )
 
 
 def make_networks(args, files):
     """dict row -> network, the dense one first. files: dict path -> arrays."""
-    build = lambda path: build_network(args.arch, args.classes, args.size, files.get(path), origin=path)
+    build = lambda path: build_network(
+        args.arch, args.classes, args.size, files.get(path), origin=path
+    )
     dense = build(args.trained_param)
     networks = {"dense": dense} | {path: build(path) for path in args.pruned_param}
     flops_of = lambda filters: dense.cost(filters)[0]
-    for name, filters_of in choices([int(size) for size in dense.gate_sizes], args.target_rate).items():
+    for name, filters_of in choices(
+        [int(size) for size in dense.gate_sizes], args.target_rate
+    ).items():
         filters = widest(filters_of, flops_of, args.target_rate * flops_of(None))
         if filters is None:
             say(f"{name}: left out, it cannot reach --target_rate {args.target_rate:g}")
@@ -112,22 +137,29 @@ def make_networks(args, files):
 
 
 def predicting(network, runtime, batch):
-    """A function that takes `batch` images through the network as `runtime` computes, until the logits are on the host."""
+    """A function that takes `batch` images through the network as `runtime` computes, until the
+    logits are on the host.
+    """
     import tensorflow as tf
 
     from op_utils import forward_pass
 
-    images, run = normals([batch, network.input_size, network.input_size, 3]), forward_pass(runtime, "moving")
+    images, run = (
+        normals([batch, network.input_size, network.input_size, 3]),
+        forward_pass(runtime, "moving"),
+    )
     predict = tf.function(lambda x: network(x, run), jit_compile=runtime.compile, autograph=False)
     return lambda: predict(images).numpy()
 
 
-# --------------------------------------------------------------------------------------------------------- convolutions
+# ------------------------------------------------------------------------------------- convolutions
 
 
 @dataclasses.dataclass(frozen=True)
 class Convolution:
-    """What the time of a convolution depends on. kernel: [h, w, in, out], or [h, w, channels, 1] if depthwise."""
+    """What the time of a convolution depends on. kernel: [h, w, in, out], or [h, w, channels, 1] if
+    depthwise.
+    """
 
     kernel: tuple
     strides: int
@@ -161,22 +193,35 @@ def convolutions(network):
     """The list of Convolution of a network, in network order."""
     from nets.tcl import Conv2d, DepthwiseConv2d
 
-    layers = (layer for layer in network.network_layers if isinstance(layer, (Conv2d, DepthwiseConv2d)))
+    layers = (
+        layer for layer in network.network_layers if isinstance(layer, (Conv2d, DepthwiseConv2d))
+    )
     return [
-        Convolution(tuple(layer.shape("kernel")), layer.strides, layer.out_size, isinstance(layer, DepthwiseConv2d))
+        Convolution(
+            tuple(layer.shape("kernel")),
+            layer.strides,
+            layer.out_size,
+            isinstance(layer, DepthwiseConv2d),
+        )
         for layer in layers
     ]
 
 
 def chained(convs, batch):
-    """A function that computes all of `convs` for `batch` images in float32, with nothing between them.
+    """A function that computes all of `convs` for `batch` images in float32, with nothing between
+    them.
 
-    Each reads the latest output of the shape it takes, or random values where there is none yet, as behind a pooling.
+    Each reads the latest output of the shape it takes, or random values where there is none yet, as
+    behind a pooling.
     """
     import tensorflow as tf
 
-    # Without BN between them, kernels of this scale keep the variance; trained ones would end in infinities or denormals.
-    kernels = [normals(conv.kernel, 1 / math.sqrt(math.prod(conv.kernel[: 2 if conv.depthwise else 3]))) for conv in convs]
+    # Without BN between them, kernels of this scale keep the variance; trained ones would end in
+    # infinities or denormals.
+    kernels = [
+        normals(conv.kernel, 1 / math.sqrt(math.prod(conv.kernel[: 2 if conv.depthwise else 3])))
+        for conv in convs
+    ]
     ready, written = {}, set()
     for conv in convs:
         if conv.reads not in written | ready.keys():
@@ -192,7 +237,8 @@ def chained(convs, batch):
             ends.pop(read, None)
             ends[index] = y = conv(x, kernel)
             latest[conv.writes] = index, y
-        # One value of each output that none reads: all are computed, and none is copied to the host as a whole.
+        # One value of each output that none reads: all are computed, and none is copied to the host
+        # as a whole.
         return tf.concat([y[0, 0, 0, :1] for y in ends.values()], 0)
 
     return lambda: compute().numpy()
@@ -203,48 +249,78 @@ def gflops(convs, batch, ms):
     return 2 * batch * sum(conv.macs for conv in convs) / ms / 1e6
 
 
-# --------------------------------------------------------------------------------------------------------------- tables
+# ------------------------------------------------------------------------------------------- tables
 
 
 def speed_table(args, networks, runtime):
-    """Prints milliseconds a call, images a second, and how often as fast as the dense network, for every batch size."""
+    """Prints milliseconds a call, images a second, and how often as fast as the dense network, for
+    every batch size.
+    """
     combination = f"{runtime.precision}, XLA {'on' if runtime.compile else 'off'}"
     costs = [network.cost() for network in networks.values()]
-    rows = [[name, *(f"{mine / whole:.1%}" for mine, whole in zip(cost, costs[0]))] for name, cost in zip(networks, costs)]
+    rows = [
+        [name, *(f"{mine / whole:.1%}" for mine, whole in zip(cost, costs[0]))]
+        for name, cost in zip(networks, costs)
+    ]
     for batch in args.batch_sizes:
         say(f"{combination}, batch {batch}: {len(networks)} networks in turn")
         calls = [predicting(network, runtime, batch) for network in networks.values()]
         times = medians_ms(calls, args.seconds)
         for row, ms in zip(rows, times):
             row += [f"{ms:.2f}", f"{1e3 * batch / ms:.0f}", f"{times[0] / ms:.2f}"]
-    columns = [f"{name}, batch {batch}" for batch in args.batch_sizes for name in ("ms", "images/s", "speed-up")]
+    columns = [
+        f"{name}, batch {batch}"
+        for batch in args.batch_sizes
+        for name in ("ms", "images/s", "speed-up")
+    ]
     print_heading(f"Inference in {combination}", ["network"], ["FLOPs", "params", *columns])
     for row in rows:
         print_row(row)
 
 
 def why_table(args, networks, runtime):
-    """Prints the milliseconds of convolutions and of all the rest, beside what the dense ones take times the ratio of MACs."""
+    """Prints the milliseconds of convolutions and of all the rest, beside what the dense ones take
+    times the ratio of MACs.
+    """
     batch = max(args.batch_sizes)
     say(f"convolutions and the rest, batch {batch}: {len(networks)} networks in turn")
     convs = [convolutions(network) for network in networks.values()]
     whole = lambda network: predicting(network, runtime, batch)
-    pairs = [(whole(network), chained(own, batch)) for network, own in zip(networks.values(), convs)]
+    pairs = [
+        (whole(network), chained(own, batch)) for network, own in zip(networks.values(), convs)
+    ]
     times = medians_ms([call for pair in pairs for call in pair], args.seconds)
     wholes, alone = times[::2], times[1::2]
-    figures = ["whole network", "convolutions", "rest", "convolutions' MACs", "convolutions, ideal", "convolutions, GFLOP/s"]
+    figures = [
+        "whole network",
+        "convolutions",
+        "rest",
+        "convolutions' MACs",
+        "convolutions, ideal",
+        "convolutions, GFLOP/s",
+    ]
     print_heading(f"Where the time goes, ms; float32, XLA off, batch {batch}", ["network"], figures)
     dense_macs = sum(conv.macs for conv in convs[0])
     for name, own, whole, ms in zip(networks, convs, wholes, alone):
         rate = sum(conv.macs for conv in own) / dense_macs
         numbers = [f"{value:.2f}" for value in (whole, ms, whole - ms)]
-        print_row([name, *numbers, f"{rate:.1%}", f"{alone[0] * rate:.2f}", f"{gflops(own, batch, ms):.0f}"])
+        print_row(
+            [
+                name,
+                *numbers,
+                f"{rate:.1%}",
+                f"{alone[0] * rate:.2f}",
+                f"{gflops(own, batch, ms):.0f}",
+            ]
+        )
 
 
 def layers_table(args, networks):
-    """Prints the milliseconds of every distinct convolution of the dense and of the first pruned network.
+    """Prints the milliseconds of every distinct convolution of the dense and of the first pruned
+    network.
 
-    Each is a call of its own, whose fixed cost, some tenths of a millisecond, counts where batches are small.
+    Each is a call of its own, whose fixed cost, some tenths of a millisecond, counts where batches
+    are small.
     """
     batch = max(args.batch_sizes)
     rows = [
@@ -254,12 +330,17 @@ def layers_table(args, networks):
     ]
     say(f"{len(rows)} shapes of convolutions in turn, batch {batch}")
     times = medians_ms([chained([conv], batch) for _, conv, _ in rows], args.seconds)
-    names, figures = ["network", "kernel"], ["in", "out", "output size", "stride", "layers", "ms", "GFLOP/s"]
+    names, figures = (
+        ["network", "kernel"],
+        ["in", "out", "output size", "stride", "layers", "ms", "GFLOP/s"],
+    )
     print_heading(f"Convolutions by shape; float32, XLA off, batch {batch}", names, figures)
     for (name, conv, uses), ms in zip(rows, times):
         kernel = f"{conv.kernel[0]}x{conv.kernel[1]}{' depthwise' * conv.depthwise}"
         numbers = [conv.reads[1], conv.writes[1], conv.out_size, conv.strides, uses]
-        print_row([name, kernel, *map(str, numbers), f"{ms:.2f}", f"{gflops([conv], batch, ms):.0f}"])
+        print_row(
+            [name, kernel, *map(str, numbers), f"{ms:.2f}", f"{gflops([conv], batch, ms):.0f}"]
+        )
 
 
 def gpu_name():
@@ -287,7 +368,11 @@ def report(args):
     networks = make_networks(args, files)
     print(f"{args.arch}, {args.size}x{args.size}; {gpu_name()}{machine()}", flush=True)
     for precision, compile in itertools.product(args.precision, args.compile):
-        speed_table(args, networks, dataclasses.replace(runtime, precision=precision, compile=compile == "on"))
+        speed_table(
+            args,
+            networks,
+            dataclasses.replace(runtime, precision=precision, compile=compile == "on"),
+        )
     why_table(args, networks, runtime)
     if args.layers:
         layers_table(args, networks)
@@ -298,16 +383,46 @@ def parse(argv=None):
     parser.add_argument("--arch", choices=list(BUILDERS), default="ResNet-56", help="the network")
     parser.add_argument("--classes", type=count, default=10, help="classes it tells apart")
     parser.add_argument("--size", type=count, default=32, help="height and width of an image")
-    parser.add_argument("--trained_param", metavar="FILE", help="parameter file of the dense network (default: random values)")
-    parser.add_argument("--pruned_param", metavar="FILE", nargs="+", default=[], help="parameter files of pruned networks")
-    parser.add_argument("--target_rate", type=share, default=0.45, help="share of the FLOPs that remains in the others")
-    parser.add_argument("--batch_sizes", type=count, nargs="+", default=[1, 32, 256], help="images a call")
     parser.add_argument(
-        "--precision", choices=PRECISIONS, nargs="+", default=["float32", "bfloat16"], help="what layers compute in"
+        "--trained_param",
+        metavar="FILE",
+        help="parameter file of the dense network (default: random values)",
     )
-    parser.add_argument("--compile", choices=["off", "on"], nargs="+", default=["off", "on"], help="XLA")
-    parser.add_argument("--seconds", type=positive, default=1.5, help=f"to time a cell for, {LEAST_CALLS} calls at least")
-    parser.add_argument("--layers", action="store_true", help="time every shape of convolution by itself")
+    parser.add_argument(
+        "--pruned_param",
+        metavar="FILE",
+        nargs="+",
+        default=[],
+        help="parameter files of pruned networks",
+    )
+    parser.add_argument(
+        "--target_rate",
+        type=share,
+        default=0.45,
+        help="share of the FLOPs that remains in the others",
+    )
+    parser.add_argument(
+        "--batch_sizes", type=count, nargs="+", default=[1, 32, 256], help="images a call"
+    )
+    parser.add_argument(
+        "--precision",
+        choices=PRECISIONS,
+        nargs="+",
+        default=["float32", "bfloat16"],
+        help="what layers compute in",
+    )
+    parser.add_argument(
+        "--compile", choices=["off", "on"], nargs="+", default=["off", "on"], help="XLA"
+    )
+    parser.add_argument(
+        "--seconds",
+        type=positive,
+        default=1.5,
+        help=f"to time a cell for, {LEAST_CALLS} calls at least",
+    )
+    parser.add_argument(
+        "--layers", action="store_true", help="time every shape of convolution by itself"
+    )
     return parser.parse_args(argv)
 
 

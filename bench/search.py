@@ -1,12 +1,14 @@
-"""Seconds of a search beside those of a plain reference path that has to choose the same widths: tables in Markdown.
+"""Seconds of a search beside those of a plain reference path that has to choose the same widths:
+tables in Markdown.
 
     python bench/search.py --trained_param FILE --data_path FILE --on_test
     python bench/search.py --arch ResNet-20 --images 64 --search_batch_size 64 --steps 3
 
-The reference is kept here (Plain): zero masks, the whole float32 forward pass, one candidate at a time and nothing shared,
-importance by automatic differentiation. Both search the same network on the same D_val and take turns, step by step, in one
-process. Without --data_path images and labels are random, without --trained_param the network's weights are. --compile and
---precision are the project's alone. Exit code 1 if a step differs in its gate, its widths or its candidates.
+The reference is kept here (Plain): zero masks, the whole float32 forward pass, one candidate at a
+time and nothing shared, importance by automatic differentiation. Both search the same network on
+the same D_val and take turns, step by step, in one process. Without --data_path images and labels
+are random, without --trained_param the network's weights are. --compile and --precision are the
+project's alone. Exit code 1 if a step differs in its gate, its widths or its candidates.
 """
 
 import statistics
@@ -39,16 +41,17 @@ class Apart(Exception):
     """The two searches have not chosen the same."""
 
 
-# ------------------------------------------------------------------------------------------------------- the reference
+# ------------------------------------------------------------------------------------ the reference
 
 
 def masked_pass(masks, tape=None):
     """A Pass with nothing left out. masks: float32 [C], one a gate.
 
-    Candidates take the project's masks, in the vectors of batch norm, so that the forward pass is as fast as that of a network
-    without masks. With a tape gates multiply activations, as the method's text has it, and no gradient is a custom one: each
-    use of a gate also multiplies by a probe of ones, float32 [C], whose gradient is the sum over B, H, W of dy * y for the
-    masked activation y.
+    Candidates take the project's masks, in the vectors of batch norm, so that the forward pass is
+    as fast as that of a network without masks. With a tape gates multiply activations, as the
+    method's text has it, and no gradient is a custom one: each use of a gate also multiplies by a
+    probe of ones, float32 [C], whose gradient is the sum over B, H, W of dy * y for the masked
+    activation y.
     """
     import tensorflow as tf
 
@@ -56,7 +59,8 @@ def masked_pass(masks, tape=None):
 
     class ScoringPass(Pass):
         def vector(self, vector, gate):
-            return vector  # what a dropped filter's batch norm adds is taken away by the gate behind it
+            # what a dropped filter's batch norm adds is taken away by the gate behind it
+            return vector
 
         def gate(self, y, gate):
             probe = tf.ones([gate.size])
@@ -66,14 +70,17 @@ def masked_pass(masks, tape=None):
 
     if tape is None:
         return Pass("batch", masks)
-    # A merge makes batch norm tf.nn.moments and tf.nn.batch_normalization, differentiated automatically.
+    # A merge makes batch norm tf.nn.moments and tf.nn.batch_normalization, differentiated
+    # automatically.
     return ScoringPass("batch", masks, tape, merge=lambda mean, variance: (mean, variance))
 
 
 class Plain:
-    """D_val as ekg.validation.Validation shows it to a search, with the same methods, in the straightforward way.
+    """D_val as ekg.validation.Validation shows it to a search, with the same methods, in the
+    straightforward way.
 
-    images uint8 [N, S, S, 3], as prepare(batch) takes them; labels int [N]. `traces` counts those of each function.
+    images uint8 [N, S, S, 3], as prepare(batch) takes them; labels int [N]. `traces` counts those
+    of each function.
     """
 
     def __init__(self, network, prepare, images, labels, batch_size):
@@ -88,7 +95,9 @@ class Plain:
     def _forward(self, images, masks):
         """float32 [B, classes], logits of the sub-network with the masks float32 [F]."""
         self.traces["predict"] += 1  # Python runs while tracing only
-        return self.network(self.prepare({"images": images}), masked_pass(self.network.split_masks(masks)))
+        return self.network(
+            self.prepare({"images": images}), masked_pass(self.network.split_masks(masks))
+        )
 
     def _backward(self, batch, masks):
         """For every gate a list of float32 [C], one a use: the inner sums of Eq. 9."""
@@ -103,14 +112,18 @@ class Plain:
         return tape.gradient(total, run.probes)
 
     def score(self, masks, knowledge):
-        """float32 [F], importance of the sub-network with masks float32 [F]; knowledge float32 [N, classes]."""
+        """float32 [F], importance of the sub-network with masks float32 [F]; knowledge float32 [N,
+        classes].
+        """
         import tensorflow as tf
 
         from ekg.importance import importance
 
         signed = []
         for indices, real in self.batches:
-            weights = np.where(np.arange(len(indices)) < real, 1 / len(self.labels), 0).astype(np.float32)
+            weights = np.where(np.arange(len(indices)) < real, 1 / len(self.labels), 0).astype(
+                np.float32
+            )
             arrays = {"images": self.images, "labels": self.labels, "knowledge": knowledge}
             batch = {name: tf.constant(array[indices]) for name, array in arrays.items()}
             sums = self.backward({**batch, "weights": tf.constant(weights)}, tf.constant(masks))
@@ -122,19 +135,26 @@ class Plain:
         import tensorflow as tf
 
         for mask in masks:
-            parts = [self.forward(tf.constant(self.images[i]), tf.constant(mask)).numpy()[:real] for i, real in self.batches]
+            parts = [
+                self.forward(tf.constant(self.images[i]), tf.constant(mask)).numpy()[:real]
+                for i, real in self.batches
+            ]
             yield np.concatenate(parts)
 
 
 def fairness(plain):
-    """(masked, unmasked): median seconds of the reference's forward pass of a batch, and of the ordinary network's."""
+    """(masked, unmasked): median seconds of the reference's forward pass of a batch, and of the
+    ordinary network's.
+    """
     import tensorflow as tf
 
     from nets.gates import Pass
 
     network, images = plain.network, tf.constant(plain.images[plain.batches[0][0]])
     masks = tf.ones([network.gate_sizes.sum()])
-    ordinary = tf.function(lambda: network(plain.prepare({"images": images}), Pass("batch")), autograph=False)
+    ordinary = tf.function(
+        lambda: network(plain.prepare({"images": images}), Pass("batch")), autograph=False
+    )
     calls = [lambda: plain.forward(images, masks).numpy(), lambda: ordinary().numpy()]
     times = [[], []]
     for number in range(ROUNDS + 1):
@@ -146,11 +166,13 @@ def fairness(plain):
     return tuple(statistics.median(own) for own in times)
 
 
-# --------------------------------------------------------------------------------------------------------- the searches
+# ------------------------------------------------------------------------------------- the searches
 
 
 class Side:
-    """One search and what it took: `rows`, one dict of seconds a step (step, score, candidates), that of the start first."""
+    """One search and what it took: `rows`, one dict of seconds a step (step, score, candidates),
+    that of the start first.
+    """
 
     def __init__(self, network, on_val, labels, options):
         from ekg.search import Greedy
@@ -201,10 +223,12 @@ def check_same(ours, theirs):
 
 
 def run(project, reference, steps, beside):
-    """Takes turns to the target, or for `steps` steps, the reference for `beside` of them at most (None: all).
+    """Takes turns to the target, or for `steps` steps, the reference for `beside` of them at most
+    (None: all).
 
-    Gives what the steps that both took have in common: {"candidates": a list of numbers of them, "loss": the largest
-    difference, "filters": steps in which the very same filters are kept}. Raises Apart where they differ.
+    Gives what the steps that both took have in common: {"candidates": a list of numbers of them,
+    "loss": the largest difference, "filters": steps in which the very same filters are kept}.
+    Raises Apart where they differ.
     """
     found = {"candidates": [], "loss": 0.0, "filters": 0}
     number = 0
@@ -217,15 +241,21 @@ def run(project, reference, steps, beside):
             found["filters"] += bool(number) and np.array_equal(project.kept(), reference.kept())
             said = f"reference {reference.rows[-1]['step']:.2f} s, the same"
         found["candidates"] += [len(ours["candidates"])] * bool(number)
-        what = f"step {number}: {ours['gate']}, FLOPs {ours['flops_rate']:.3f}" if number else "start"
-        print(f"{what}; project {project.rows[-1]['step']:.2f} s, {said}", file=sys.stderr, flush=True)
+        what = (
+            f"step {number}: {ours['gate']}, FLOPs {ours['flops_rate']:.3f}" if number else "start"
+        )
+        print(
+            f"{what}; project {project.rows[-1]['step']:.2f} s, {said}", file=sys.stderr, flush=True
+        )
         number += 1
     if number == 1:
-        raise UserError("--search_target_rate: this network is there already, there is nothing to search")
+        raise UserError(
+            "--search_target_rate: this network is there already, there is nothing to search"
+        )
     return found
 
 
-# ----------------------------------------------------------------------------------------------------------- the report
+# --------------------------------------------------------------------------------------- the report
 
 
 def compared(label, ours, theirs):
@@ -237,7 +267,10 @@ def report(project, reference, found):
     taken, both = len(project.rows) - 1, len(reference.rows) - 1
     print_heading("Seconds of a search", [""], ["project", "reference", "reference / project"])
     sides = [project.rows, reference.rows]
-    compared("start and first step, tracing included", *(sum(row["step"] for row in rows[:2]) for rows in sides))
+    compared(
+        "start and first step, tracing included",
+        *(sum(row["step"] for row in rows[:2]) for rows in sides),
+    )
     names = {"step": "a step", "score": "of it scoring", "candidates": "of it candidates"}
     if both > 1:
         for name, label in names.items():
@@ -246,29 +279,55 @@ def report(project, reference, found):
     for name, label in {**names, "step": f"start and steps 1 to {both} in all"}.items():
         compared(label, *(sum(row[name] for row in rows[: both + 1]) for rows in sides))
     if taken > both:
-        print_row([f"start and steps 1 to {taken} in all", f"{sum(row['step'] for row in project.rows):.3f}", "-", "-"])
+        print_row(
+            [
+                f"start and steps 1 to {taken} in all",
+                f"{sum(row['step'] for row in project.rows):.3f}",
+                "-",
+                "-",
+            ]
+        )
         if taken > 1:
             median = statistics.median(row["step"] for row in project.rows[2:])
             print_row([f"a step, median of steps 2 to {taken}", f"{median:.3f}", "-", "-"])
     masked, unmasked = fairness(reference.on_val)
-    print_heading("Is the reference fair? Its forward pass of a batch, s", [], ["masked", "ordinary network", "ratio"])
+    print_heading(
+        "Is the reference fair? Its forward pass of a batch, s",
+        [],
+        ["masked", "ordinary network", "ratio"],
+    )
     print_row([f"{masked:.4f}", f"{unmasked:.4f}", f"{masked / unmasked:.3f}"])
     traces = reference.on_val.traces
-    print(f"\nsteps: {taken}, the reference {both}; to the target: {'yes' if project.done() else 'no'}")
+    print(
+        f"\nsteps: {taken}, the reference {both}; to the target:"
+        f" {'yes' if project.done() else 'no'}"
+    )
     print(f"candidates a step: {statistics.mean(found['candidates']):.1f}")
-    print(f"traces of the reference: {traces['score']} of scoring, {traces['predict']} of candidates")
-    print(f"losses at most {found['loss']:.1e} apart; the very same filters kept after {found['filters']} of {both} steps")
+    print(
+        f"traces of the reference: {traces['score']} of scoring, {traces['predict']} of candidates"
+    )
+    print(
+        f"losses at most {found['loss']:.1e} apart; the very same filters kept after"
+        f" {found['filters']} of {both} steps"
+    )
     print(f"same widths at every step: yes{f' ({both} compared)' * (taken > both)}", flush=True)
 
 
 def make_network(args):
-    """The network of --trained_param, or one of random arrays that hides no filter behind a gamma of 0."""
+    """The network of --trained_param, or one of random arrays that hides no filter behind a gamma
+    of 0.
+    """
     if args.trained_param is not None:
         arrays, meta = read_parameters(args.trained_param)
         for key in ("arch", "dataset"):
             check_saved_for(args.trained_param, meta, key, getattr(args, key))
-        return build_network(args.arch, CLASSES[args.dataset], SIZE, arrays, origin=args.trained_param)
-    network, rng = build_network(args.arch, CLASSES[args.dataset], SIZE, seed=args.seed), np.random.default_rng(args.seed)
+        return build_network(
+            args.arch, CLASSES[args.dataset], SIZE, arrays, origin=args.trained_param
+        )
+    network, rng = (
+        build_network(args.arch, CLASSES[args.dataset], SIZE, seed=args.seed),
+        np.random.default_rng(args.seed),
+    )
     for bn in network.batch_norms:
         gamma = bn.arrays["gamma"]
         gamma.assign(rng.uniform(0.5, 1.5, gamma.shape).astype(np.float32))
@@ -282,7 +341,9 @@ def validation_set(args):
         if args.on_test:
             raise UserError("--on_test needs a test set; give --data_path")
         rng = np.random.default_rng(args.seed)
-        return rng.integers(0, 256, (args.images, SIZE, SIZE, 3), np.uint8), rng.integers(0, classes, args.images)
+        return rng.integers(0, 256, (args.images, SIZE, SIZE, 3), np.uint8), rng.integers(
+            0, classes, args.images
+        )
     data = load_dataset(args.dataset, args.data_path)
     images, labels = (data.x_test, data.y_test) if args.on_test else (data.x_train, data.y_train)
     subset = 0 if args.on_test else SUBSET_PER_CLASS
@@ -296,19 +357,47 @@ def parse(argv=None):
     add("--arch", choices=list(BUILDERS), default="ResNet-56", help="the network")
     add("--trained_param", metavar="FILE", help="its parameter file (default: random arrays)")
     add("--dataset", choices=list(OFFICIAL), default="CIFAR10", help="the data")
-    add("--data_path", metavar="PATH", help="as in train_cifar.py (default: random images and labels)")
+    add(
+        "--data_path",
+        metavar="PATH",
+        help="as in train_cifar.py (default: random images and labels)",
+    )
     add("--images", type=count, default=320, help="images of D_val where they are random")
-    add("--val_per_class", type=count, default=32, help="images a class in D_val where they are not")
-    add("--on_test", action="store_true", help="take D_val from the test set, not from the training set")
-    add("--seed", type=count_or_none, default=0, help="seed of what is random, and that shuffles D_val")
+    add(
+        "--val_per_class", type=count, default=32, help="images a class in D_val where they are not"
+    )
+    add(
+        "--on_test",
+        action="store_true",
+        help="take D_val from the test set, not from the training set",
+    )
+    add(
+        "--seed",
+        type=count_or_none,
+        default=0,
+        help="seed of what is random, and that shuffles D_val",
+    )
     add("--search_batch_size", type=count, default=320, help="images of D_val a batch")
     add("--search_target_rate", type=share, default=0.45, help="share of the FLOPs that remains")
-    add("--search_step", type=share, default=0.2, help="share of a gate's filters that goes at once")
-    add("--candidate_filter", choices=FILTERS, default="published", help="which gates are evaluated")
+    add(
+        "--search_step", type=share, default=0.2, help="share of a gate's filters that goes at once"
+    )
+    add(
+        "--candidate_filter", choices=FILTERS, default="published", help="which gates are evaluated"
+    )
     add("--steps", type=count, help="stop after so many steps (default: at the target)")
-    add("--reference", type=count, help="steps that the reference takes beside the project's (default: all)")
+    add(
+        "--reference",
+        type=count,
+        help="steps that the reference takes beside the project's (default: all)",
+    )
     add("--compile", action="store_true", help="compile the project's steps with XLA")
-    add("--precision", choices=PRECISIONS, default="float32", help="what the project's layers compute in")
+    add(
+        "--precision",
+        choices=PRECISIONS,
+        default="float32",
+        help="what the project's layers compute in",
+    )
     return parser.parse_args(argv)
 
 
@@ -321,14 +410,19 @@ def main():
     from distribution.runtime import make_runtime
     from ekg.validation import Validation
 
-    runtime, _ = make_runtime(DeviceOptions(None, None, args.compile, 1, args.precision, False), Alone())
+    runtime, _ = make_runtime(
+        DeviceOptions(None, None, args.compile, 1, args.precision, False), Alone()
+    )
     network = make_network(args)
     prepare = lambda batch: normalise(batch["images"], AUGMENTATIONS[args.dataset])
     on_val = Validation(network, runtime, prepare, images, labels, args.search_batch_size)
     plain = Plain(network, prepare, images, labels, args.search_batch_size)
     options = SearchOptions(args.search_target_rate, args.search_step, args.candidate_filter)
     project, reference = (Side(network, own, labels, options) for own in (on_val, plain))
-    print(f"{args.arch}, {SIZE}x{SIZE}, D_val of {len(labels)}; {args.precision}; {machine()}", flush=True)
+    print(
+        f"{args.arch}, {SIZE}x{SIZE}, D_val of {len(labels)}; {args.precision}; {machine()}",
+        flush=True,
+    )
     try:
         found = run(project, reference, args.steps, args.reference)
     except Apart as error:

@@ -1,9 +1,11 @@
-"""Seconds until something happens: help, the answer to a wrong flag, the first training step, from the start of a process.
+"""Seconds until something happens: help, the answer to a wrong flag, the first training step, from
+the start of a process.
 
     python bench/startup.py [--arch ResNet-56] [--batch_size 128] [--compile] [--rounds 3]
 
-Each figure is the median over rounds of whole processes. The first step is the moment at which the first batch of a training on
-random CIFAR images is done: Python, TensorFlow, the network, the trace, XLA's compilation if asked for, and the step itself.
+Each figure is the median over rounds of whole processes. The first step is the moment at which the
+first batch of a training on random CIFAR images is done: Python, TensorFlow, the network, the
+trace, XLA's compilation if asked for, and the step itself.
 """
 
 import argparse
@@ -42,9 +44,19 @@ def child(job):
     size, rng = job["batch_size"], np.random.default_rng(0)
     runtime, _ = make_runtime(DeviceOptions(None, 1, job["compile"], 1, "float32", False), Alone())
     network = build_network(job["arch"], 10, 32)
-    feed = Feed({"images": rng.integers(0, 256, (size, 32, 32, 3), np.uint8), "labels": rng.integers(0, 10, size)}, runtime)
-    prepare = lambda batch: augment(batch["images"], batch["draws"], AUGMENTATIONS["CIFAR10"], colour=False)
-    step = training_step(network, Optimizer(network.trainable, runtime), runtime, prepare, plain_loss, feed.tables)
+    feed = Feed(
+        {
+            "images": rng.integers(0, 256, (size, 32, 32, 3), np.uint8),
+            "labels": rng.integers(0, 10, size),
+        },
+        runtime,
+    )
+    prepare = lambda batch: augment(
+        batch["images"], batch["draws"], AUGMENTATIONS["CIFAR10"], colour=False
+    )
+    step = training_step(
+        network, Optimizer(network.trainable, runtime), runtime, prepare, plain_loss, feed.tables
+    )
     options = TrainOptions(1, 0.1, (), 1.0, 1e-4, size)
     train(step, feed, options, seed=[0])
     print('{"done": true}', flush=True)
@@ -81,7 +93,11 @@ def report(args):
         "a wrong flag": program("--no_such_flag"),
         "first training step": lambda: in_own_process(__file__, job),
     }
-    print(f"{args.arch}, 32x32, batches of {args.batch_size}, XLA {'on' if args.compile else 'off'}; {machine()}", flush=True)
+    print(
+        f"{args.arch}, 32x32, batches of {args.batch_size}, XLA {'on' if args.compile else 'off'};"
+        f" {machine()}",
+        flush=True,
+    )
     seconds = {name: [] for name in runs}
     for _ in range(args.rounds):
         for name, run in runs.items():

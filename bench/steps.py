@@ -1,13 +1,15 @@
-"""What XLA, precision, replicas and accumulation cost on this CPU: two tables in Markdown, of speed and of memory.
+"""What XLA, precision, replicas and accumulation cost on this CPU: two tables in Markdown, of speed
+and of memory.
 
-    python bench/steps.py
-    python bench/steps.py --arch ResNet-20 --precision float32 --replicas 1 --accum 1 --rounds 3 --tables speed
+    python bench/steps.py python bench/steps.py --arch ResNet-20 --precision float32 --replicas 1
+    --accum 1 --rounds 3 --tables speed
 
-Random weights and random images; the steps, losses and augmentation are those of a run. A row is a process of its own, since
-logical devices and memory peaks belong to a process. A figure is the median of several calls after the first one, and of all
---rounds. An image counts once, whatever the number of its views. `> 90 s`: the first call and one more did not end within
---patience. Unless --precision asks for it, float16, and bfloat16 with XLA, are measured with one replica and --accum 1 only:
-they take minutes on CPUs. docs/devices.md has the tables of one machine.
+Random weights and random images; the steps, losses and augmentation are those of a run. A row is a
+process of its own, since logical devices and memory peaks belong to a process. A figure is the
+median of several calls after the first one, and of all --rounds. An image counts once, whatever the
+number of its views. `> 90 s`: the first call and one more did not end within --patience. Unless
+--precision asks for it, float16, and bfloat16 with XLA, are measured with one replica and --accum 1
+only: they take minutes on CPUs. docs/devices.md has the tables of one machine.
 """
 
 import argparse
@@ -34,7 +36,12 @@ from nets.catalogue import BUILDERS
 
 DATASET, SIZE, TEACHERS = "CIFAR10", 32, 5
 LEAST_CALLS = 3  # timed calls of a step, however long they take
-SPEED = {"train": "training", "distil": "distillation, 2 views", "score": "scoring", "predict": "candidates, bank"}
+SPEED = {
+    "train": "training",
+    "distil": "distillation, 2 views",
+    "score": "scoring",
+    "predict": "candidates, bank",
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,11 +62,13 @@ class Case:
 HEADER = ["precision", "replicas", "accum", "XLA"]
 
 
-# ------------------------------------------------------------------------------------------- the process that is measured
+# --------------------------------------------------------------------- the process that is measured
 
 
 class Steps:
-    """One network on the devices of a job's case, and its steps: each method gives a function that makes one call."""
+    """One network on the devices of a job's case, and its steps: each method gives a function that
+    makes one call.
+    """
 
     def __init__(self, job):
         import_tensorflow()
@@ -67,7 +76,9 @@ class Steps:
         from distribution.runtime import make_runtime
 
         case = Case(**job["case"])
-        options = DeviceOptions(None, case.replicas, case.compile, case.accum, case.precision, case.sync_bn)
+        options = DeviceOptions(
+            None, case.replicas, case.compile, case.accum, case.precision, case.sync_bn
+        )
         self.runtime, _ = make_runtime(options, Alone())
         with self.runtime.strategy.scope():
             self.network = build_network(job["arch"], CLASSES[DATASET], SIZE)
@@ -102,7 +113,9 @@ class Steps:
         from ekg.contrastive import contrastive_loss, plain_loss
         from op_utils import Optimizer, training_step
 
-        prepare = lambda batch: augment(batch["images"], batch["draws"], AUGMENTATIONS[DATASET], colour=views > 1)
+        prepare = lambda batch: augment(
+            batch["images"], batch["draws"], AUGMENTATIONS[DATASET], colour=views > 1
+        )
         loss = plain_loss if views == 1 else contrastive_loss
         optimizer = Optimizer(self.network.trainable, self.runtime)
         step = training_step(self.network, optimizer, self.runtime, prepare, loss)
@@ -123,7 +136,9 @@ class Steps:
 
         step = scoring_step(self.network, self.runtime, self.normalised, reward_loss)
         names = "images", "labels", "knowledge", "weights"
-        batch = {name: array for name, array in self.batch("search_batch_size").items() if name in names}
+        batch = {
+            name: array for name, array in self.batch("search_batch_size").items() if name in names
+        }
         masks = self.masks()
         return lambda: tf.nest.map_structure(np.asarray, step(batch, masks=masks)[0]["signed"])
 
@@ -142,7 +157,7 @@ class Steps:
 
 
 def speed(steps, name):
-    """{"first": seconds of the first call, "rate": images per second after it} of the step `name`."""
+    """{"first": seconds of the first call, "rate": images per second later} of the step `name`."""
     job, call, times = steps.job, getattr(steps, name)(), []
     begin = time.perf_counter()
     call()
@@ -160,7 +175,9 @@ def speed(steps, name):
 
 
 def memory(steps, _):
-    """{"peak", "added"}: MiB of a process that trains on two views, and what of them was not there before the first step."""
+    """{"peak", "added"}: MiB of a process that trains on two views, and what of them was not there
+    before the first step.
+    """
     call = steps.distil("memory_batch_size")
     reset_peak()
     before = peak_rss_mib()
@@ -171,7 +188,9 @@ def memory(steps, _):
 
 
 def child(job):
-    """Prints one JSON line for every cell of the job; a cell that does not end in time ends the process."""
+    """Prints one JSON line for every cell of the job; a cell that does not end in time ends the
+    process.
+    """
     signal.alarm(job["patience"])
     steps = Steps(job)
     for cell in job["cells"]:
@@ -184,16 +203,25 @@ def child(job):
         print(json.dumps({"cell": cell, **figures}), flush=True)
 
 
-# ------------------------------------------------------------------------------------------------- the process that asks
+# ---------------------------------------------------------------------------- the process that asks
 
 
 def measured(job):
-    """dict cell -> figures, of every cell of a job. The cells after one that ended its process are left to another."""
+    """dict cell -> figures, of every cell of a job. The cells after one that ended its process are
+    left to another.
+    """
     results, left = {}, job["cells"]
     while left:
-        command = [sys.executable, os.path.abspath(__file__), "--one", json.dumps({**job, "cells": left})]
+        command = [
+            sys.executable,
+            os.path.abspath(__file__),
+            "--one",
+            json.dumps({**job, "cells": left}),
+        ]
         ended = subprocess.run(command, capture_output=True, text=True)
-        lines = [json.loads(line) for line in ended.stdout.splitlines() if line.startswith('{"cell"')]
+        lines = [
+            json.loads(line) for line in ended.stdout.splitlines() if line.startswith('{"cell"')
+        ]
         results |= {figures.pop("cell"): figures for figures in lines}
         left = left[len(lines) :]
         if left:
@@ -220,36 +248,56 @@ def text(rounds, name, digits=0):
 
 
 def table(title, columns, jobs, rounds):
-    """Prints a table row by row. columns: list of (heading, cell, figure, digits); jobs: one a row, measured `rounds` times."""
+    """Prints a table row by row. columns: list of (heading, cell, figure, digits); jobs: one a row,
+    measured `rounds` times.
+    """
     results = [[] for _ in jobs]
     for number in range(1, rounds):
         for job, result in zip(jobs, results):
-            print(f"{title}, round {number} of {rounds}: {Case(**job['case'])}", file=sys.stderr, flush=True)
+            print(
+                f"{title}, round {number} of {rounds}: {Case(**job['case'])}",
+                file=sys.stderr,
+                flush=True,
+            )
             result.append(measured(job))
     print_heading(title, HEADER, [column[0] for column in columns])
     notes = []
     for job, result in zip(jobs, results):
         case = Case(**job["case"])
         result.append(measured(job))
-        cells = [text([figures[cell] for figures in result], name, digits) for _, cell, name, digits in columns]
+        cells = [
+            text([figures[cell] for figures in result], name, digits)
+            for _, cell, name, digits in columns
+        ]
         print_row([str(case), *cells])
-        errors = {cell: figures[cell]["error"] for figures in result for cell in job["cells"] if "error" in figures[cell]}
-        notes += [f"- {str(case).replace(' |', ',')}, {cell}: {error}" for cell, error in errors.items()]
+        errors = {
+            cell: figures[cell]["error"]
+            for figures in result
+            for cell in job["cells"]
+            if "error" in figures[cell]
+        }
+        notes += [
+            f"- {str(case).replace(' |', ',')}, {cell}: {error}" for cell, error in errors.items()
+        ]
     if notes:
         print("", *notes, sep="\n", flush=True)
 
 
 def speed_cases(args):
     """The cases of the table of speed, those that differ in XLA alone beside each other."""
-    for precision, replicas, accum in itertools.product(args.precision or PRECISIONS, args.replicas, args.accum):
-        cases = [Case(precision, replicas, accum, False, compile == "on") for compile in args.compile]
+    for precision, replicas, accum in itertools.product(
+        args.precision or PRECISIONS, args.replicas, args.accum
+    ):
+        cases = [
+            Case(precision, replicas, accum, False, compile == "on") for compile in args.compile
+        ]
         if replicas > 1 and accum == 1 and "off" in args.compile:
             cases.append(Case(precision, replicas, accum, True, False))
         yield from (case for case in cases if args.precision or not left_out(case))
 
 
 def left_out(case):
-    """Whether a case is measured only where --precision asks for it, because it would take minutes."""
+    """Whether a case takes minutes, and is measured only if --precision asks for it."""
     slow = case.precision == "float16" or (case.precision == "bfloat16" and case.compile)
     return slow and (case.replicas, case.accum) != (1, 1)
 
@@ -257,18 +305,37 @@ def left_out(case):
 def report(args):
     """Prints the tables that were asked for."""
     print(f"{args.arch}, {SIZE}x{SIZE}; {machine()}", flush=True)
-    job = {name: getattr(args, name) for name in ("arch", "batch_size", "search_batch_size", "memory_batch_size")}
+    job = {
+        name: getattr(args, name)
+        for name in ("arch", "batch_size", "search_batch_size", "memory_batch_size")
+    }
     job |= {"seconds": args.seconds, "patience": args.patience}
     if "speed" in args.tables:
-        title = f"Images per second; batches of {args.batch_size}, scoring and candidates of {args.search_batch_size}"
+        title = (
+            f"Images per second; batches of {args.batch_size}, scoring and candidates of"
+            f" {args.search_batch_size}"
+        )
         columns = [(SPEED[cell], cell, "rate", 0) for cell in args.steps]
         columns += [("first call, s", "distil", "first", 1)] * ("distil" in args.steps)
-        jobs = [{**job, "case": dataclasses.asdict(case), "cells": args.steps} for case in speed_cases(args)]
+        jobs = [
+            {**job, "case": dataclasses.asdict(case), "cells": args.steps}
+            for case in speed_cases(args)
+        ]
         table(title, columns, jobs, args.rounds)
     if "memory" in args.tables:
-        title = f"Peak of resident memory, MiB; distillation in float32, batches of {args.memory_batch_size}"
-        columns = [("whole process", "memory", "peak", 0), ("added by the steps", "memory", "added", 0)]
-        cases = [Case("float32", 1, accum, False, xla == "on") for xla in args.compile for accum in args.memory_accum]
+        title = (
+            "Peak of resident memory, MiB; distillation in float32, batches of"
+            f" {args.memory_batch_size}"
+        )
+        columns = [
+            ("whole process", "memory", "peak", 0),
+            ("added by the steps", "memory", "added", 0),
+        ]
+        cases = [
+            Case("float32", 1, accum, False, xla == "on")
+            for xla in args.compile
+            for accum in args.memory_accum
+        ]
         jobs = [{**job, "case": dataclasses.asdict(case), "cells": ["memory"]} for case in cases]
         table(title, columns, jobs, args.rounds)
 
@@ -278,24 +345,62 @@ def parse(argv=None):
     several = dict(nargs="+")
     numbers = dict(nargs="+", type=count)
     parser.add_argument("--arch", choices=list(BUILDERS), default="ResNet-56", help="the network")
-    parser.add_argument("--tables", choices=["speed", "memory"], default=["speed", "memory"], help="what to measure", **several)
-    parser.add_argument("--steps", choices=list(SPEED), default=list(SPEED), help="columns of the table of speed", **several)
-    parser.add_argument("--compile", choices=["off", "on"], default=["off", "on"], help="XLA", **several)
+    parser.add_argument(
+        "--tables",
+        choices=["speed", "memory"],
+        default=["speed", "memory"],
+        help="what to measure",
+        **several,
+    )
+    parser.add_argument(
+        "--steps",
+        choices=list(SPEED),
+        default=list(SPEED),
+        help="columns of the table of speed",
+        **several,
+    )
+    parser.add_argument(
+        "--compile", choices=["off", "on"], default=["off", "on"], help="XLA", **several
+    )
     parser.add_argument(
         "--precision",
         choices=PRECISIONS,
-        help="what layers compute in, in every combination (default: all three, but float16, and bfloat16 with XLA, with one "
-        "replica and --accum 1 only)",
+        help=(
+            "what layers compute in, in every combination (default: all three, but float16, and"
+            " bfloat16 with XLA, with one replica and --accum 1 only)"
+        ),
         **several,
     )
-    parser.add_argument("--replicas", default=[1, 2], help="replicas in which the CPU works", **numbers)
-    parser.add_argument("--accum", default=[1, 2], help="parts in which a replica takes its batch", **numbers)
-    parser.add_argument("--memory_accum", default=[1, 2, 4, 8], help="the same, in the table of memory", **numbers)
-    parser.add_argument("--batch_size", type=count, default=128, help="images a batch in training and distillation")
-    parser.add_argument("--search_batch_size", type=count, default=256, help="images a batch in scoring and of a candidate")
-    parser.add_argument("--memory_batch_size", type=count, default=256, help="images a batch in the table of memory")
-    parser.add_argument("--seconds", type=positive, default=3.0, help=f"to time a step for, {LEAST_CALLS} calls at least")
-    parser.add_argument("--patience", type=count, default=90, help="seconds after which a step is given up")
+    parser.add_argument(
+        "--replicas", default=[1, 2], help="replicas in which the CPU works", **numbers
+    )
+    parser.add_argument(
+        "--accum", default=[1, 2], help="parts in which a replica takes its batch", **numbers
+    )
+    parser.add_argument(
+        "--memory_accum", default=[1, 2, 4, 8], help="the same, in the table of memory", **numbers
+    )
+    parser.add_argument(
+        "--batch_size", type=count, default=128, help="images a batch in training and distillation"
+    )
+    parser.add_argument(
+        "--search_batch_size",
+        type=count,
+        default=256,
+        help="images a batch in scoring and of a candidate",
+    )
+    parser.add_argument(
+        "--memory_batch_size", type=count, default=256, help="images a batch in the table of memory"
+    )
+    parser.add_argument(
+        "--seconds",
+        type=positive,
+        default=3.0,
+        help=f"to time a step for, {LEAST_CALLS} calls at least",
+    )
+    parser.add_argument(
+        "--patience", type=count, default=90, help="seconds after which a step is given up"
+    )
     parser.add_argument("--rounds", type=count, default=1, help="times to go through each table")
     parser.add_argument("--one", type=json.loads, help=argparse.SUPPRESS)
     return parser.parse_args(argv)

@@ -1,12 +1,14 @@
-"""The speed of training the same ResNet in PyTorch, one JSON line. bench/train.py runs this with a Python that has torch.
+"""The speed of training the same ResNet in PyTorch, one JSON line. bench/train.py runs this with a
+Python that has torch.
 
-    python bench/torch_resnet.py --one '{"cell": "version"}'
-    python bench/torch_resnet.py --one '{"cell": "alone", "precision": "float32", "compile": false, "blocks": 9,
-        "classes": 10, "size": 32, "batch_size": 128, "seconds": 3, "least_calls": 5}'
+    python bench/torch_resnet.py --one '{"cell": "version"}' python bench/torch_resnet.py --one
+    '{"cell": "alone", "precision": "float32", "compile": false, "blocks": 9, "classes": 10, "size":
+    32, "batch_size": 128, "seconds": 3, "least_calls": 5}'
 
-precision: float32; bfloat16, where weights and momentum are bfloat16 too; autocast, where they are float32. Nothing of this
-project is imported, since that Python has no TensorFlow. The same batch over and over, one view, normalised already: no
-augmentation and no accuracy is computed, which is in PyTorch's favour.
+precision: float32; bfloat16, where weights and momentum are bfloat16 too; autocast, where they are
+float32. Nothing of this project is imported, since that Python has no TensorFlow. The same batch
+over and over, one view, normalised already: no augmentation and no accuracy is computed, which is
+in PyTorch's favour.
 """
 
 import argparse
@@ -37,7 +39,9 @@ class BasicBlock(nn.Module):
         nn.init.zeros_(self.bn2.weight)
         self.shortcut = nn.Identity()
         if strides != 1:
-            self.shortcut = nn.Sequential(convolution(channels, filters, 1, strides), nn.BatchNorm2d(filters))
+            self.shortcut = nn.Sequential(
+                convolution(channels, filters, 1, strides), nn.BatchNorm2d(filters)
+            )
 
     def forward(self, x):
         y = functional.relu(self.bn1(self.conv1(x)))
@@ -49,7 +53,10 @@ class CifarResNet(nn.Module):
 
     def __init__(self, blocks, classes, widths=(16, 32, 64)):
         super().__init__()
-        parts, channels = [convolution(3, widths[0], 3), nn.BatchNorm2d(widths[0]), nn.ReLU()], widths[0]
+        parts, channels = (
+            [convolution(3, widths[0], 3), nn.BatchNorm2d(widths[0]), nn.ReLU()],
+            widths[0],
+        )
         for stage, width in enumerate(widths):
             for block in range(blocks):
                 parts.append(BasicBlock(channels, width, 2 if stage > 0 and block == 0 else 1))
@@ -66,13 +73,21 @@ def training_call(job):
     torch.manual_seed(0)
     dtype = torch.bfloat16 if precision == "bfloat16" else torch.float32
     network = CifarResNet(job["blocks"], job["classes"]).to(dtype=dtype, memory_format=layout)
-    images = torch.randn(job["batch_size"], 3, job["size"], job["size"]).to(dtype=dtype, memory_format=layout)
+    images = torch.randn(job["batch_size"], 3, job["size"], job["size"]).to(
+        dtype=dtype, memory_format=layout
+    )
     labels = torch.randint(0, job["classes"], (job["batch_size"],))
     settings = dict(lr=0.01, momentum=0.9, nesterov=True, weight_decay=5e-4)
-    optimizer = torch.optim.SGD(network.parameters(), fused=True, **settings)  # fused: the fastest of its three
+    optimizer = torch.optim.SGD(
+        network.parameters(), fused=True, **settings
+    )  # fused: the fastest of its three
     loss_of = lambda images, labels: functional.cross_entropy(network(images).float(), labels)
     loss_of = torch.compile(loss_of) if job["compile"] else loss_of
-    casts = lambda: torch.autocast("cpu", torch.bfloat16) if precision == "autocast" else contextlib.nullcontext()
+    casts = lambda: (
+        torch.autocast("cpu", torch.bfloat16)
+        if precision == "autocast"
+        else contextlib.nullcontext()
+    )
 
     def call():
         optimizer.zero_grad(set_to_none=True)
@@ -86,7 +101,9 @@ def training_call(job):
 
 
 def rate(call, job):
-    """Images a second: the batch over the median time of calls, for job["seconds"] s and job["least_calls"] at least."""
+    """Images a second: the batch over the median time of calls, for job["seconds"] s and
+    job["least_calls"] at least.
+    """
     for _ in range(WARM_UP):
         call()
     times = []
@@ -99,13 +116,18 @@ def rate(call, job):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], allow_abbrev=False)
-    parser.add_argument("--one", type=json.loads, required=True, metavar="JSON", help="what to measure")
+    parser.add_argument(
+        "--one", type=json.loads, required=True, metavar="JSON", help="what to measure"
+    )
     job = parser.parse_args().one
     if job["cell"] == "version":
         print(json.dumps({"version": torch.__version__}))
         return
-    # As many threads as TensorFlow takes; PyTorch by itself would leave out those that share a core.
-    torch.set_num_threads(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count())
+    # As many threads as TensorFlow takes; PyTorch by itself would leave out those that share a
+    # core.
+    torch.set_num_threads(
+        len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    )
     print(json.dumps({"rate": rate(training_call(job), job)}))
 
 

@@ -1,4 +1,6 @@
-"""CIFAR-10 and CIFAR-100 from where the user has them: the official folders, their archive, an .npz, or Keras' cache."""
+"""CIFAR-10 and CIFAR-100 from where the user has them: the official folders, their archive, an
+.npz, or Keras' cache.
+"""
 
 import contextlib
 import io
@@ -11,8 +13,9 @@ from dataloader.archive import read_tar_gz
 from files import guards, npz, pickle_reader, pickles
 from utils import UserError
 
-# Official files: name of the python folder and of the binary one, training files, test file, key of the labels, and how many
-# label bytes an image has in the binary form, the last being the one that counts.
+# Official files: name of the python folder and of the binary one, training files, test file, key of
+# the labels, and how many label bytes an image has in the binary form, the last being the one that
+# counts.
 OFFICIAL = {
     "CIFAR10": dict(
         python="cifar-10-batches-py",
@@ -45,8 +48,9 @@ PIXELS = 32 * 32 * 3
 def load_cifar(name, classes, data_path=None):
     """(x_train, y_train, x_test, y_test): uint8 [N, 32, 32, 3], int64 [N].
 
-    data_path: a folder that is, or holds, the official python or binary folder; its .tar.gz; an .npz with x_train, y_train,
-    x_test, y_test; or None for Keras' cache and, failing that, its download. Raises UserError naming what is wrong.
+    data_path: a folder that is, or holds, the official python or binary folder; its .tar.gz; an
+    .npz with x_train, y_train, x_test, y_test; or None for Keras' cache and, failing that, its
+    download. Raises UserError naming what is wrong.
     """
     if data_path is None:
         arrays = _from_keras(name)
@@ -66,13 +70,20 @@ def _checked(arrays, name, classes, source):
     for split in (0, 2):
         images, labels = arrays[split], arrays[split + 1]
         if images.ndim != 4 or images.shape[1:] != (32, 32, 3) or images.dtype != np.uint8:
-            raise UserError(f"{source}: images are {images.dtype} {list(images.shape)}, expected uint8 [N, 32, 32, 3]")
+            raise UserError(
+                f"{source}: images are {images.dtype} {list(images.shape)}, expected uint8 [N, 32,"
+                " 32, 3]"
+            )
         if labels.dtype.kind not in "iu" or labels.size != len(images) or len(images) == 0:
-            raise UserError(f"{source}: {labels.size} labels ({labels.dtype}) for {len(images)} images")
+            raise UserError(
+                f"{source}: {labels.size} labels ({labels.dtype}) for {len(images)} images"
+            )
         labels = labels.reshape(-1).astype(np.int64)
         strange = labels[(labels < 0) | (labels >= classes)]
         if len(strange):
-            raise UserError(f"{source}: label {strange[0]} is none of the {classes} classes of {name}")
+            raise UserError(
+                f"{source}: label {strange[0]} is none of the {classes} classes of {name}"
+            )
         checked += [images, labels]
     return tuple(checked)
 
@@ -88,22 +99,37 @@ def _from_npz(path):
 
 
 def _from_keras(name):
-    """From Keras' cache, or its download into it; Keras is asked to fetch, not to read: its reader unpickles."""
+    """From Keras' cache, or its download into it; Keras is asked to fetch, not to read: its reader
+    unpickles.
+    """
     official = OFFICIAL[name]
-    for home in (os.environ.get("KERAS_HOME") or os.path.expanduser("~/.keras"), "/tmp/.keras"):  # as Keras looks for it
-        for folder in (official["python"], os.path.join(f"{official['python']}-target", official["python"])):
+    for home in (
+        os.environ.get("KERAS_HOME") or os.path.expanduser("~/.keras"),
+        "/tmp/.keras",
+    ):  # as Keras looks for it
+        for folder in (
+            official["python"],
+            os.path.join(f"{official['python']}-target", official["python"]),
+        ):
             folder = os.path.join(home, "datasets", folder)
             # A folder that Keras was kept from filling is none.
-            if all(os.path.isfile(os.path.join(folder, file)) for file in [*official["train"], official["test"]]):
+            if all(
+                os.path.isfile(os.path.join(folder, file))
+                for file in [*official["train"], official["test"]]
+            ):
                 return _from_folder(name, pathlib.Path(folder))
     import tensorflow as tf
 
     try:
         with contextlib.redirect_stdout(io.StringIO()):  # its progress bar is made for terminals
-            path = tf.keras.utils.get_file(f"{official['python']}.tar.gz", official["origin"], file_hash=official["sha256"])
+            path = tf.keras.utils.get_file(
+                f"{official['python']}.tar.gz", official["origin"], file_hash=official["sha256"]
+            )
     except Exception as error:
         reason = guards.one_line(error)
-        raise UserError(f"{name} is not in Keras' cache and cannot be downloaded ({reason}); give --data_path") from error
+        raise UserError(
+            f"{name} is not in Keras' cache and cannot be downloaded ({reason}); give --data_path"
+        ) from error
     return _from_archive(name, path)
 
 
@@ -112,18 +138,34 @@ def _from_archive(name, path):
     try:
         files = read_tar_gz(path)
     except (OSError, ValueError) as error:
-        raise UserError(f"--data_path {path} is no .tar.gz or cut short: {guards.one_line(error)}") from error
+        raise UserError(
+            f"--data_path {path} is no .tar.gz or cut short: {guards.one_line(error)}"
+        ) from error
     return _from_files(name, path, set(files), files.__getitem__)
 
 
 def _from_folder(name, path):
     official = OFFICIAL[name]
-    names = {official["test"], official["binary_test"], *official["train"], *official["binary_train"]}
+    names = {
+        official["test"],
+        official["binary_test"],
+        *official["train"],
+        *official["binary_train"],
+    }
     for folder in (path, path / official["python"], path / official["binary"]):
-        files = {entry.name for entry in folder.iterdir() if entry.is_file()} if folder.is_dir() else set()
+        files = (
+            {entry.name for entry in folder.iterdir() if entry.is_file()}
+            if folder.is_dir()
+            else set()
+        )
         if files & names:
-            return _from_files(name, folder, files, lambda file, folder=folder: guards.read_file(folder / file))
-    raise UserError(f"--data_path {path}: neither {official['python']} nor {official['binary']} is in this folder")
+            return _from_files(
+                name, folder, files, lambda file, folder=folder: guards.read_file(folder / file)
+            )
+    raise UserError(
+        f"--data_path {path}: neither {official['python']} nor {official['binary']} is in this"
+        " folder"
+    )
 
 
 def _from_files(name, source, files, read):
@@ -138,7 +180,11 @@ def _from_files(name, source, files, read):
 
     def one(file):
         try:
-            return _binary(read(file), official["label_bytes"]) if binary else _python(read(file), official["labels"])
+            return (
+                _binary(read(file), official["label_bytes"])
+                if binary
+                else _python(read(file), official["labels"])
+            )
         except pickle_reader.UnsafePickle as error:
             raise UserError(f"{source}: {file} is refused: it names {error}") from error
         except OSError as error:
@@ -147,8 +193,8 @@ def _from_files(name, source, files, read):
             raise UserError(f"{source}: {file} is damaged or cut short: {error}") from error
 
     batches = [one(file) for file in [*train, test]]
-    # The official files of a set are of one size, and a test set is a fifth of its training set: a file cut at the end of
-    # an image shows here.
+    # The official files of a set are of one size, and a test set is a fifth of its training set: a
+    # file cut at the end of an image shows here.
     for file, (images, _) in zip(train, batches):
         if len(images) * len(train) != 5 * len(batches[-1][0]):
             counts = f"{len(images)} images, {test} {len(batches[-1][0])}"
@@ -162,10 +208,17 @@ def _python(data, labels_key):
     if not isinstance(content, dict) or b"data" not in content or labels_key not in content:
         raise ValueError(f"it has no {labels_key.decode()} and data")
     rows, labels = content[b"data"], content[labels_key]
-    if isinstance(labels, list) and all(type(label) is int for label in labels):  # lists in lists may stand for 2^n labels
+    if isinstance(labels, list) and all(
+        type(label) is int for label in labels
+    ):  # lists in lists may stand for 2^n labels
         labels = np.asarray(labels)
     arrays = isinstance(rows, np.ndarray) and isinstance(labels, np.ndarray)
-    if not arrays or rows.dtype != np.uint8 or rows.shape[1:] != (PIXELS,) or labels.shape != rows.shape[:1]:
+    if (
+        not arrays
+        or rows.dtype != np.uint8
+        or rows.shape[1:] != (PIXELS,)
+        or labels.shape != rows.shape[:1]
+    ):
         raise ValueError(f"it holds no rows of {PIXELS} bytes with a label each")
     return _images(rows), labels
 

@@ -1,4 +1,6 @@
-"""DIGITS: the 1,797 handwritten digits of scikit-learn (UCI optical recognition), the data set that needs no network."""
+"""DIGITS: the 1,797 handwritten digits of scikit-learn (UCI optical recognition), the data set that
+needs no network.
+"""
 
 import numpy as np
 
@@ -6,7 +8,9 @@ from utils import UserError
 
 
 def load_digits():
-    """(x_train, y_train, x_test, y_test): uint8 [N, 32, 32, 3], int64 [N]. Every fifth image of a class is a test image."""
+    """(x_train, y_train, x_test, y_test): uint8 [N, 32, 32, 3], int64 [N]. Every fifth image of a
+    class is a test image.
+    """
     try:
         from sklearn import datasets
     except ImportError as error:

@@ -1,7 +1,7 @@
 """Decodes images that nobody has to trust.
 
-The decoders take memory for the size that an image's header announces, and time for each scan of a progressive JPEG, so
-both are bounded before they see it.
+The decoders take memory for the size that an image's header announces, and time for each scan of a
+progressive JPEG, so both are bounded before they see it.
 """
 
 import re
@@ -10,7 +10,9 @@ import tensorflow as tf
 
 from files.guards import refusals
 
-MOST_PIXELS = 2**26  # 8192 x 8192, 200 MB as uint8 RGB; a JPEG may announce 65,500 x 65,500. A photograph has 2**18 to 2**25
+# 8192 x 8192, 200 MB as uint8 RGB. A JPEG may announce 65,500 x 65,500; a photograph has 2**18 to
+# 2**25 pixels.
+MOST_PIXELS = 2**26
 MOST_SCANNED = 2**30  # pixels times scans: a second or some. A progressive photograph has ten scans
 LARGEST = 2**25  # bytes of an encoded image; decoding takes eight times that besides the pixels
 JPEG, PNG = b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n"
@@ -18,18 +20,21 @@ SCAN = re.compile(b"\xff\xda")  # faster than bytes.count
 
 
 def decode_image(encoded, scans=None, exact=True):
-    """uint8 [H, W, 3] of a JPEG or PNG, whichever its first bytes say it is: colour, grey, CMYK, palette, 16 bit, alpha.
+    """uint8 [H, W, 3] of a JPEG or PNG, whichever its first bytes say it is: colour, grey, CMYK,
+    palette, 16 bit, alpha.
 
-    encoded: scalar string; scans: what `count_scans` said of it, int64, None to count them here, which is slower; exact: a JPEG
-    to the bit as the libraries decode it that networks were trained with; otherwise a tenth faster, off by 2 of 255 on average.
-    Raises ValueError of one line for what is damaged, neither, or beyond the bounds above. In a graph TensorFlow raises its own
+    encoded: scalar string; scans: what `count_scans` said of it, int64, None to count them here,
+    which is slower; exact: a JPEG to the bit as the libraries decode it that networks were trained
+    with; otherwise a tenth faster, off by 2 of 255 on average. Raises ValueError of one line for
+    what is damaged, neither, or beyond the bounds above. In a graph TensorFlow raises its own
     error, when the graph runs; `files.guards.refusals` around that makes it a ValueError.
     """
     return _decode(encoded, scans, None, exact)
 
 
 def decode_window(encoded, window, scans=None, exact=True):
-    """As decode_image, of the part window(height, width) -> int32 [4]: top, left, height, width, within the image.
+    """As decode_image, of the part window(height, width) -> int32 [4]: top, left, height, width,
+    within the image.
 
     A JPEG is not decoded beyond it.
     """
@@ -37,8 +42,8 @@ def decode_window(encoded, window, scans=None, exact=True):
 
 
 def count_scans(encoded):
-    """At least the number of scans of a JPEG, bytes: a byte 255 of data is followed by 0, so these two always begin one, or lie
-    in a thumbnail.
+    """At least the number of scans of a JPEG, bytes: a byte 255 of data is followed by 0, so these
+    two always begin one, or lie in a thumbnail.
     """
     return len(SCAN.findall(encoded))
 
@@ -49,7 +54,10 @@ def _decode(encoded, scans, window, exact):
         size = tf.strings.length(encoded)
         tf.debugging.Assert(size <= LARGEST, ["an encoded image of too many bytes", size])
         starts_with = lambda magic: tf.strings.substr(encoded, 0, len(magic)) == tf.constant(magic)
-        jpeg, png = lambda: _jpeg(encoded, scans, window, exact), lambda: _png(encoded, starts_with(PNG), window)
+        jpeg, png = (
+            lambda: _jpeg(encoded, scans, window, exact),
+            lambda: _png(encoded, starts_with(PNG), window),
+        )
         return tf.ensure_shape(tf.cond(starts_with(JPEG), jpeg, png), [None, None, 3])
 
 
@@ -59,7 +67,9 @@ def _jpeg(encoded, scans, window, exact):
         data = tf.io.decode_raw(encoded, tf.uint8)
         scans = tf.math.count_nonzero((data[:-1] == 0xFF) & (data[1:] == 0xDA))
     how = dict(channels=3, dct_method="INTEGER_ACCURATE" if exact else "INTEGER_FAST")
-    with tf.control_dependencies(_bounded(tf.cast(height, tf.int64), tf.cast(width, tf.int64), scans)):
+    with tf.control_dependencies(
+        _bounded(tf.cast(height, tf.int64), tf.cast(width, tf.int64), scans)
+    ):
         if window is None:
             return tf.io.decode_jpeg(encoded, **how)
         return tf.io.decode_and_crop_jpeg(encoded, window(height, width), **how)
@@ -68,7 +78,9 @@ def _jpeg(encoded, scans, window, exact):
 def _png(encoded, is_png, window):
     with tf.control_dependencies([tf.debugging.Assert(is_png, ["neither a JPEG nor a PNG"])]):
         # IHDR is always first: behind the magic, a length and its name stand width and height.
-        size = tf.io.decode_raw(tf.strings.substr(encoded, len(PNG) + 8, 8), tf.int32, little_endian=False)
+        size = tf.io.decode_raw(
+            tf.strings.substr(encoded, len(PNG) + 8, 8), tf.int32, little_endian=False
+        )
     width, height = tf.unstack(tf.ensure_shape(size, [2]))
     with tf.control_dependencies(_bounded(tf.cast(height, tf.int64), tf.cast(width, tf.int64))):
         image = tf.io.decode_png(encoded, channels=3)
@@ -81,4 +93,8 @@ def _png(encoded, is_png, window):
 def _bounded(height, width, scans=1):
     sides = (height > 0) & (width > 0) & (width <= MOST_PIXELS) & (height <= MOST_PIXELS)
     ok = sides & (height * width <= MOST_PIXELS) & (height * width * scans <= MOST_SCANNED)
-    return [tf.debugging.Assert(ok, ["an image of impossible height, width or number of scans", height, width, scans])]
+    return [
+        tf.debugging.Assert(
+            ok, ["an image of impossible height, width or number of scans", height, width, scans]
+        )
+    ]

@@ -1,4 +1,6 @@
-"""The images of a set, batch by batch: from an array, or decoded from their files while the devices work on the batch before."""
+"""The images of a set, batch by batch: from an array, or decoded from their files while the devices
+work on the batch before.
+"""
 
 import atexit
 import collections
@@ -22,20 +24,31 @@ from files.guards import one_line
 from utils import UserError, cores
 
 AHEAD = 4  # batches that are asked for before the first is taken
-GRAPH = re.compile(r"\w+Error: |\{\{[^}]*\}\}\s*|\[\[[^\]]*\]\]\s*|\[Op:[^\]]*\]|assertion failed: ")  # TensorFlow's, in a reason
-GONE = (errno.ENOENT, errno.EACCES, errno.EPERM, errno.ELOOP, errno.ENOTDIR, errno.EISDIR, errno.ENXIO)  # a file's own fault
+GRAPH = re.compile(
+    r"\w+Error: |\{\{[^}]*\}\}\s*|\[\[[^\]]*\]\]\s*|\[Op:[^\]]*\]|assertion failed: "
+)  # TensorFlow's, in a reason
+GONE = (
+    errno.ENOENT,
+    errno.EACCES,
+    errno.EPERM,
+    errno.ELOOP,
+    errno.ENOTDIR,
+    errno.EISDIR,
+    errno.ENXIO,
+)  # a file's own fault
 READERS = 16  # files read at a time: what waits for storage takes no core
 
 
 class EncodedImages:
     """Images in files, decoded to uint8 [size, size, 3] as they are needed.
 
-    places: dataloader.places.Places; share: (w, W), which of W machines this is: each decodes its own part of every batch, and
-    an epoch over all images gives it those of its own files; window: images within which a shard's are shuffled, since they
-    are read as they lie; None where each image is a file.
+    places: dataloader.places.Places; share: (w, W), which of W machines this is: each decodes its
+    own part of every batch, and an epoch over all images gives it those of its own files; window:
+    images within which a shard's are shuffled, since they are read as they lie; None where each
+    image is a file.
 
-    An image that cannot be read or decoded is skipped: the next one of its batch takes its place, and `broken` has it, dict
-    image -> reason. report(line) is told of each when it is met.
+    An image that cannot be read or decoded is skipped: the next one of its batch takes its place,
+    and `broken` has it, dict image -> reason. report(line) is told of each when it is met.
     """
 
     draws = DRAWS + CROP_DRAWS  # random numbers that a view takes, those behind DRAWS here
@@ -58,7 +71,7 @@ class EncodedImages:
         w, machines = self.share
         return columns(batch_size, machines, w)
 
-    # -------------------------------------------------------------------------------------------------------------- order
+    # ---------------------------------------------------------------------------------------- order
 
     @property
     def owner(self):
@@ -80,25 +93,30 @@ class EncodedImages:
         owner, machines = self.owner, self.share[1]
         each = min(batch_size, len(self)) // machines
         used = self.steps(batch_size) * each
-        columns = [self._shuffled(np.flatnonzero(owner == w), rng)[:used].reshape(-1, each) for w in range(machines)]
+        columns = [
+            self._shuffled(np.flatnonzero(owner == w), rng)[:used].reshape(-1, each)
+            for w in range(machines)
+        ]
         return np.concatenate(columns, 1)
 
     def _shuffled(self, own, rng):
         if self.window is None:
             return rng.permutation(own)
-        # Shards in random order, images within the window: what is read next is never far from what was read last.
+        # Shards in random order, images within the window: what is read next is never far from what
+        # was read last.
         rank = rng.permutation(len(self.places.names))[self.places.file[own]]
         own = own[np.argsort(rank, kind="stable")]
         return own[np.argsort(np.arange(len(own)) + self.window * rng.random(len(own)))]
 
-    # ------------------------------------------------------------------------------------------------------------ batches
+    # -------------------------------------------------------------------------------------- batches
 
     def batches(self, groups, draws=None, strict=False, pool=None):
         """A generator of (shown, images) for each of `groups`, arrays int [..., B] of images.
 
-        images: uint8 [..., B, S, S, 3], centres, or [..., B, V, S, S, 3], the views that `draws` ask for, an iterable of float32
-        [..., B, V, D]; shown: int [..., B], which images they are of, the same but for broken ones. With several machines the
-        part of the others is not filled in. strict: a broken image raises UserError. pool: int [n], the images that may stand in
+        images: uint8 [..., B, S, S, 3], centres, or [..., B, V, S, S, 3], the views that `draws`
+        ask for, an iterable of float32 [..., B, V, D]; shown: int [..., B], which images they are
+        of, the same but for broken ones. With several machines the part of the others is not filled
+        in. strict: a broken image raises UserError. pool: int [n], the images that may stand in
         where all of a batch are broken; None for the whole set.
         """
         stream = self._stream(groups, draws, strict, np.arange(len(self)) if pool is None else pool)
@@ -125,7 +143,9 @@ class EncodedImages:
                     for new in itertools.islice(pending, before, None):
                         ask(new)
                     yield self._whole(task, images)
-                    if task.fell:  # its images are not in step with the pipeline any more: another one goes on
+                    if (
+                        task.fell
+                    ):  # its images are not in step with the pipeline any more: another one goes on
                         for later in pending:
                             later.replace(self.broken)
                         break
@@ -136,13 +156,19 @@ class EncodedImages:
             return task.shown, images.reshape(*task.shown.shape, *images.shape[1:])
         # Memory that nobody touches is none.
         whole = np.empty((*task.shown.shape, *images.shape[1:]), np.uint8)
-        part = whole[..., task.columns, :, :, :] if task.draws is None else whole[..., task.columns, :, :, :, :]
+        part = (
+            whole[..., task.columns, :, :, :]
+            if task.draws is None
+            else whole[..., task.columns, :, :, :, :]
+        )
         part[...] = images.reshape(part.shape)
         return task.shown, whole
 
     @contextlib.contextmanager
     def _pipeline(self, tasks):
-        """(ask, answers): answers, an iterator, has the images of `tasks`, and then of those that were asked for."""
+        """(ask, answers): answers, an iterator, has the images of `tasks`, and then of those that
+        were asked for.
+        """
         asked = queue.SimpleQueue()
         for task in tasks:
             asked.put(task)
@@ -157,7 +183,11 @@ class EncodedImages:
                     yield data, [count_scans(one) for one in data], *task.crops
 
         kinds = [tf.TensorSpec([count, *kind.shape], kind.dtype) for kind in self._kinds(views)]
-        dataset = tf.data.Dataset.from_generator(encoded, output_signature=tuple(kinds)).prefetch(1).unbatch()
+        dataset = (
+            tf.data.Dataset.from_generator(encoded, output_signature=tuple(kinds))
+            .prefetch(1)
+            .unbatch()
+        )
         dataset = dataset.map(self._graph(views), num_parallel_calls=cores(), deterministic=True)
         answers = iter(dataset.batch(count, drop_remainder=True).prefetch(2))
         try:
@@ -168,19 +198,25 @@ class EncodedImages:
     @staticmethod
     def _kinds(views):
         """What a graph takes: bytes, scans and, of views, the places and factors of their crops."""
-        crops = [] if views is None else [tf.TensorSpec([views, 2]), tf.TensorSpec([views, TRIES, 2])]
+        crops = (
+            [] if views is None else [tf.TensorSpec([views, 2]), tf.TensorSpec([views, TRIES, 2])]
+        )
         return [tf.TensorSpec([], tf.string), tf.TensorSpec([], tf.int64), *crops]
 
     def _graph(self, views):
-        """The function that decodes one image, traced once, to so many views; None for the centre."""
+        """The function that decodes one image to `views` views, traced once; None: the centre."""
         if views not in self._graphs:
             view = centre_view if views is None else training_views
             decode = lambda *image: view(*image, self.size)
-            self._graphs[views] = tf.function(decode, input_signature=self._kinds(views), autograph=False)
+            self._graphs[views] = tf.function(
+                decode, input_signature=self._kinds(views), autograph=False
+            )
         return self._graphs[views]
 
     def _readable(self, images):
-        """The bytes of each; none where it cannot be read: decoding that fails too, where the reason is asked for."""
+        """The bytes of each; none where it cannot be read: decoding that fails too, where the
+        reason is asked for.
+        """
         data = []
         for i in images:
             try:
@@ -189,13 +225,17 @@ class EncodedImages:
                 data.append(b"")
         return data
 
-    # ------------------------------------------------------------------------------------------------------------- broken
+    # --------------------------------------------------------------------------------------- broken
 
     def check(self):
-        """Raises UserError for the first image that cannot be read or does not begin as a JPEG or PNG does."""
+        """Raises UserError for the first image that cannot be read or does not begin as a JPEG or
+        PNG does.
+        """
         with concurrent.futures.ThreadPoolExecutor(READERS) as readers:
             parts = np.array_split(np.arange(len(self)), max(1, len(self) // 256))
-            for problems in readers.map(lambda part: [problem for i in part if (problem := self._problem(i))], parts):
+            for problems in readers.map(
+                lambda part: [problem for i in part if (problem := self._problem(i))], parts
+            ):
                 if problems:
                     raise UserError(f"{problems[0]}; an evaluation needs every image")
 
@@ -207,7 +247,7 @@ class EncodedImages:
             return f"{self.places.name(i)} cannot be read: {one_line(error)}"
 
     def _one_by_one(self, task, strict):
-        """The images of a task of which some are broken: those are found out, named, and replaced."""
+        """The images of a task with broken ones in it, which are found, named and replaced."""
         decode = self._graph(None if task.draws is None else task.draws.shape[-2])
         done = {}  # place in the task -> (image, what was decoded)
         while True:
@@ -227,7 +267,9 @@ class EncodedImages:
                 return np.stack([done[place][1] for place in range(len(task.own))])
 
     def _decoded(self, i, decode, crops):
-        """(None, image), or (reason, None) where the image is at fault. Raises OSError where its storage or the system is."""
+        """(None, image), or (reason, None) where the image is at fault. Raises OSError where its
+        storage or the system is.
+        """
         try:
             data = self.places.read(i)
             with tf.device("CPU"):  # as in the pipeline
@@ -252,21 +294,32 @@ _streams = weakref.WeakSet()
 
 @atexit.register
 def _close_streams():
-    """Closes what nobody has closed, while Python runs: TensorFlow would wait for a thread that waits for Python."""
+    """Closes what nobody has closed, while Python runs: TensorFlow would wait for a thread that
+    waits for Python.
+    """
     for stream in list(_streams):
         with contextlib.suppress(Exception):
             stream.close()
 
 
 class _Task:
-    """What is asked of the pipeline: images int [..., B], their draws, and of them this machine's own `columns`."""
+    """What is asked of the pipeline: images int [..., B], their draws, and of them this machine's
+    own `columns`.
+    """
 
     def __init__(self, group, draws, columns, pool, broken):
-        self.group, self.draws, self.columns, self.pool, self.fell = group, draws, columns, pool, False
+        self.group, self.draws, self.columns, self.pool, self.fell = (
+            group,
+            draws,
+            columns,
+            pool,
+            False,
+        )
         self.replace(broken)
 
     def replace(self, broken):
-        """Lets the next whole image of each batch take the place of a broken one, or one of the pool if there is none.
+        """Lets the next whole image of each batch take the place of a broken one, or one of the
+        pool if there is none.
 
         Which one depends on what is broken alone. Raises UserError where all of the pool are.
         """
@@ -283,7 +336,10 @@ class _Task:
                 turned = itertools.chain(self.pool[start:], self.pool[:start])
                 stand_in = next((i for i in turned if int(i) not in broken), None)
                 if stand_in is None:
-                    raise UserError(f"all {len(self.pool)} images are broken, the first because: {broken[int(part[0])]}")
+                    raise UserError(
+                        f"all {len(self.pool)} images are broken, the first because:"
+                        f" {broken[int(part[0])]}"
+                    )
                 part[:] = stand_in
 
     @property
@@ -292,7 +348,9 @@ class _Task:
 
     @property
     def crops(self):
-        """Of this machine's own, float32 [n, V, 2] and [n, V, TRIES, 2]: see dataloader.views; nothing for centres."""
+        """Of this machine's own, float32 [n, V, 2] and [n, V, TRIES, 2]: see dataloader.views;
+        nothing for centres.
+        """
         if self.draws is None:
             return ()
         own = self.draws[..., self.columns, :, :].reshape(-1, *self.draws.shape[-2:])
@@ -300,7 +358,9 @@ class _Task:
 
 
 def in_batches(images, groups, strict=False):
-    """Yields (shown, uint8 [B, S, S, 3]) for each of `groups`, int arrays [B]. images: an array or EncodedImages, see there."""
+    """Yields (shown, uint8 [B, S, S, 3]) for each of `groups`, int arrays [B]. images: an array or
+    EncodedImages, see there.
+    """
     if isinstance(images, EncodedImages):
         yield from images.batches(groups, strict=strict)
     else:

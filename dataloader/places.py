@@ -14,8 +14,9 @@ from files.guards import one_line
 class Places:
     """Where the N encoded images of a set are.
 
-    root: the folder; names: bytes [F], files below it; file: int32 [N], which of them image i is in, None where each is a file;
-    offsets, sizes: int64 [N], its bytes in that, None where it is all of it.
+    root: the folder; names: bytes [F], files below it; file: int32 [N], which of them image i is
+    in, None where each is a file; offsets, sizes: int64 [N], its bytes in that, None where it is
+    all of it.
     """
 
     root: str
@@ -28,14 +29,20 @@ class Places:
         return len(self.names if self.file is None else self.file)
 
     def path(self, i):
-        return os.path.join(self.root, os.fsdecode(bytes(self.names[i if self.file is None else self.file[i]])))
+        return os.path.join(
+            self.root, os.fsdecode(bytes(self.names[i if self.file is None else self.file[i]]))
+        )
 
     def name(self, i):
         """The image in words."""
-        return one_line(self.path(i)) + ("" if self.offsets is None else f", the image at byte {self.offsets[i]}")
+        return one_line(self.path(i)) + (
+            "" if self.offsets is None else f", the image at byte {self.offsets[i]}"
+        )
 
     def read(self, i, most=LARGEST):
-        """The bytes of image i, or its first `most`. Raises OSError, ValueError for what is no file, too large or cut short."""
+        """The bytes of image i, or its first `most`. Raises OSError, ValueError for what is no
+        file, too large or cut short.
+        """
         descriptor = os.open(self.path(i), os.O_RDONLY | os.O_NONBLOCK)  # a pipe would block
         try:
             status = os.fstat(descriptor)

@@ -1,4 +1,6 @@
-"""Which images go where: D_val and D_subset of a training set, batches for training, padded batches for everything else."""
+"""Which images go where: D_val and D_subset of a training set, batches for training, padded batches
+for everything else.
+"""
 
 import numpy as np
 
@@ -10,8 +12,9 @@ LEAST_PER_CLASS = 32  # images of a class in D_subset, unless fewer are asked fo
 def select_subsets(labels, classes, val_per_class, subset_per_class, seed, names=None):
     """(val, subset): indices into the training set, int64, each shuffled once by `seed`.
 
-    D_val: the last `val_per_class` images of each class in data-set order; D_subset: the first `subset_per_class`, or as many
-    as D_val leaves. names: what the classes are called, None for their numbers. Raises UserError where a class is too small.
+    D_val: the last `val_per_class` images of each class in data-set order; D_subset: the first
+    `subset_per_class`, or as many as D_val leaves. names: what the classes are called, None for
+    their numbers. Raises UserError where a class is too small.
     """
     val, subset, small = [], [], []
     least = min(LEAST_PER_CLASS, subset_per_class)
@@ -28,9 +31,9 @@ def select_subsets(labels, classes, val_per_class, subset_per_class, seed, names
         label, count, left = small[0]
         others = f" ({len(small) - 1} more classes are too small)" if len(small) > 1 else ""
         raise UserError(
-            f"class {names[label] if names else label} has {count} training images: "
-            f"--val_per_class {val_per_class} leaves {left} of them for the subset, which needs {least}; "
-            f"ask for fewer with --val_per_class or --subset_per_class{others}"
+            f"class {names[label] if names else label} has {count} training images: --val_per_class"
+            f" {val_per_class} leaves {left} of them for the subset, which needs {least}; ask for"
+            f" fewer with --val_per_class or --subset_per_class{others}"
         )
     rng = np.random.default_rng(seed)
     return rng.permutation(np.concatenate(val)), rng.permutation(np.concatenate(subset))
@@ -42,16 +45,19 @@ def steps_of(count, batch_size):
 
 
 def shuffled_batches(count, batch_size, rng):
-    """int64 [steps, B]: the indices of one epoch; the images that fill no whole batch wait for another epoch."""
+    """int64 [steps, B]: the indices of one epoch; the images that fill no whole batch wait for
+    another epoch.
+    """
     batch_size, steps = min(batch_size, count), steps_of(count, batch_size)
     return rng.permutation(count)[: steps * batch_size].reshape(steps, batch_size)
 
 
 def padded_batches(count, batch_size):
-    """A list of (indices int64 [B], real): the images 0 .. count - 1 in order, all batches of one size B.
+    """A list of (indices int64 [B], real): the images 0 .. count - 1 in order, all batches of one
+    size B.
 
-    The first `real` of a batch are its own; a last partial batch is filled up with images from the start. A batch size
-    larger than the set is the set.
+    The first `real` of a batch are its own; a last partial batch is filled up with images from the
+    start. A batch size larger than the set is the set.
     """
     batch_size = min(batch_size, count)
     starts = range(0, count, batch_size)

@@ -1,9 +1,11 @@
-"""Where the images lie in TFRecord shards, so that each can be read alone and most of a shard need not be read to know it.
+"""Where the images lie in TFRecord shards, so that each can be read alone and most of a shard need
+not be read to know it.
 
-A shard is a chain of frames: length, its check sum, data, their check sum. The data are a tf.train.Example, a protocol buffer
-(tensorflow/core/example/feature.proto), whose fields say their lengths: going from one to the next finds the label and where
-the encoded image begins, and leaves the image alone, which is nearly all of the shard. No length is believed before it is
-compared with what is there.
+A shard is a chain of frames: length, its check sum, data, their check sum. The data are a
+tf.train.Example, a protocol buffer (tensorflow/core/example/feature.proto), whose fields say their
+lengths: going from one to the next finds the label and where the encoded image begins, and leaves
+the image alone, which is nearly all of the shard. No length is believed before it is compared with
+what is there.
 """
 
 import mmap
@@ -15,17 +17,21 @@ import numpy as np
 from dataloader.encoded import LARGEST
 from files.guards import one_line
 
-HEAD, TAIL = struct.Struct("<QI"), 4  # length and its check sum, before a record; the check sum of its data, behind
+HEAD, TAIL = (
+    struct.Struct("<QI"),
+    4,
+)  # length and its check sum, before a record; the check sum of its data, behind
 MOST_FIELDS = 1000  # of a record; the customary ones have about 15 features of 4 fields
 VARINT, FIXED64, BYTES, FIXED32 = 0, 1, 2, 5  # kinds of fields
 IMAGE, LABEL = b"image/encoded", b"image/class/label"
 
 
 def index_shard(path):
-    """(offsets, sizes, labels, problems): int64 [n], int64 [n], int64 [n] of the records that have an image and a label.
+    """(offsets, sizes, labels, problems): int64 [n], int64 [n], int64 [n] of the records that have
+    an image and a label.
 
-    problems: (record from 0, line) of those that have not, and of the place behind which the shard cannot be read. Raises
-    OSError.
+    problems: (record from 0, line) of those that have not, and of the place behind which the shard
+    cannot be read. Raises OSError.
     """
     found, problems = [], []
     with open(path, "rb") as file:
@@ -59,7 +65,9 @@ def _walk(data, size, found, problems):
 
 
 def _example(data, begin, end):
-    """(offset, size, label) of the record data[begin:end]; raises ValueError where there is no such thing."""
+    """(offset, size, label) of the record data[begin:end]; raises ValueError where there is no such
+    thing.
+    """
     image = label = None
     budget = [MOST_FIELDS]
     for _, features in _messages(data, begin, end, budget):
@@ -100,7 +108,9 @@ def _single(data, feature, kind, budget):
 
 
 def _messages(data, place, end, budget, values=False):
-    """(number, (begin, end)) of the fields of a message that have a length of their own; with `values` plain numbers too."""
+    """(number, (begin, end)) of the fields of a message that have a length of their own; with
+    `values` plain numbers too.
+    """
     while place < end:
         budget[0] -= 1
         if budget[0] < 0:

@@ -1,9 +1,9 @@
 """The list of labels of a flat folder of validation images, in the forms it is passed around in.
 
-A line an image. Either `name label`, in any order of lines, separated by spaces or a comma; or a label alone, for the images in
-the order of their names. A label is a class's name (wnid) or its number. Numbers alone are those of meta.mat, where that lies
-beside the list, as in ILSVRC2012's development kit; otherwise they count the classes in the order of their names, from 0 or
-from 1.
+A line an image. Either `name label`, in any order of lines, separated by spaces or a comma; or a
+label alone, for the images in the order of their names. A label is a class's name (wnid) or its
+number. Numbers alone are those of meta.mat, where that lies beside the list, as in ILSVRC2012's
+development kit; otherwise they count the classes in the order of their names, from 0 or from 1.
 """
 
 import os
@@ -20,7 +20,8 @@ LARGEST = 2**28  # bytes of a list; that of ImageNet has 2 MB at most
 def read_val_labels(path, images, names):
     """(labels int64 [N], names, notes) of the sorted file names `images`.
 
-    names: the classes' names in order, [] where only the list knows them. Raises UserError naming the line that is wrong.
+    names: the classes' names in order, [] where only the list knows them. Raises UserError naming
+    the line that is wrong.
     """
     rows = _rows(path)
     alone = rows[0][0] is None
@@ -36,7 +37,9 @@ def read_val_labels(path, images, names):
     known = {name: number for number, name in enumerate(names)}
     strange = next((label for label in given if label not in known), None)
     if strange is not None:
-        raise UserError(f"--val_labels {path}: {one_line(strange)[:50]!r} is none of the {len(names)} classes")
+        raise UserError(
+            f"--val_labels {path}: {one_line(strange)[:50]!r} is none of the {len(names)} classes"
+        )
     return np.array([known[label] for label in given], np.int64), names, ()
 
 
@@ -59,7 +62,9 @@ def _rows(path):
 
 
 def _row(line):
-    """(name or None, label): behind a comma the first word is the label, else the last one of the line is."""
+    """(name or None, label): behind a comma the first word is the label, else the last one of the
+    line is.
+    """
     name, comma, labels = line.partition(",")
     if comma and labels.split():
         return name.strip(), labels.split()[0]
@@ -75,9 +80,13 @@ def _by_name(path, rows, images):
             base = os.path.basename(name)
             for key in {base, os.path.splitext(base)[0]}:
                 if labels.setdefault(key, label) != label and key == base:
-                    raise UserError(f"--val_labels {path}: {one_line(base)} is in it with two labels")
+                    raise UserError(
+                        f"--val_labels {path}: {one_line(base)} is in it with two labels"
+                    )
     stem = lambda image: os.path.splitext(image)[0]
-    missing = next((image for image in images if image not in labels and stem(image) not in labels), None)
+    missing = next(
+        (image for image in images if image not in labels and stem(image) not in labels), None
+    )
     if missing:
         raise UserError(f"--val_labels {path}: {one_line(missing)} is not in it")
     return [labels[image] if image in labels else labels[stem(image)] for image in images]
@@ -91,16 +100,28 @@ def _numbers(path, numbers, names, alone):
         known = {name: number for number, name in enumerate(names)}
         strange = next((number for number in numbers if wnids.get(number) not in known), None)
         if strange is not None:
-            raise UserError(f"--val_labels {path}: {strange} is none of the {len(names)} classes by {meta}")
+            raise UserError(
+                f"--val_labels {path}: {strange} is none of the {len(names)} classes by {meta}"
+            )
         return np.array([known[wnids[number]] for number in numbers], np.int64), names, ()
     if alone and os.path.basename(path) == DEVKIT:
-        raise UserError(f"--val_labels {path}: its numbers are those of the development kit's meta.mat; put that beside it")
+        raise UserError(
+            f"--val_labels {path}: its numbers are those of the development kit's meta.mat; put"
+            " that beside it"
+        )
     first = 0 if (numbers == 0).any() else 1
     labels = numbers - first
     if names and labels.max() >= len(names):
-        raise UserError(f"--val_labels {path}: {numbers.max()} is none of the {len(names)} classes, counted from {first}")
+        raise UserError(
+            f"--val_labels {path}: {numbers.max()} is none of the {len(names)} classes, counted"
+            f" from {first}"
+        )
     names = names or [str(number + first) for number in range(labels.max() + 1)]
-    return labels, names, (f"--val_labels: numbers count the classes in the order of their names, from {first}",)
+    return (
+        labels,
+        names,
+        (f"--val_labels: numbers count the classes in the order of their names, from {first}",),
+    )
 
 
 def _devkit(path):
@@ -110,6 +131,9 @@ def _devkit(path):
     try:
         with refusals():
             synsets = io.loadmat(path, squeeze_me=True)["synsets"]
-            return {int(number): str(wnid) for number, wnid in zip(synsets["ILSVRC2012_ID"], synsets["WNID"])}
+            return {
+                int(number): str(wnid)
+                for number, wnid in zip(synsets["ILSVRC2012_ID"], synsets["WNID"])
+            }
     except (OSError, ValueError) as error:
         raise UserError(f"{path} is no meta.mat of ILSVRC2012: {one_line(error)}") from error

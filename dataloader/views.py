@@ -1,4 +1,6 @@
-"""What a network sees of a photograph: random resized crops for training, the centre for everything else; in a graph."""
+"""What a network sees of a photograph: random resized crops for training, the centre for everything
+else; in a graph.
+"""
 
 import numpy as np
 import tensorflow as tf
@@ -13,7 +15,9 @@ WHOLE = 256 / 224  # length of the shorter side, before the centre is cut out, b
 
 
 def crop_factors(draws):
-    """float32 [..., TRIES, 2]: height and width of each try in an image of area 1, of draws [..., CROP_DRAWS] in [0, 1)."""
+    """float32 [..., TRIES, 2]: height and width of each try in an image of area 1, of draws [...,
+    CROP_DRAWS] in [0, 1).
+    """
     area, ratio = np.moveaxis(draws.reshape(*draws.shape[:-1], TRIES, 2), -1, 0)
     area = AREA[0] + (AREA[1] - AREA[0]) * area
     ratio = RATIO[0] * (RATIO[1] / RATIO[0]) ** ratio  # uniform in its logarithm
@@ -21,10 +25,12 @@ def crop_factors(draws):
 
 
 def crop_window(height, width, place, factors):
-    """int32 [4]: top, left, height and width of a random resized crop of an image of height x width.
+    """int32 [4]: top, left, height and width of a random resized crop of an image of height x
+    width.
 
-    place: float32 [2], where it lies within what is free, uniform in [0, 1); factors: see crop_factors. Of the tries the first
-    that fits counts; if none does it is the centre, as large as RATIO lets it be.
+    place: float32 [2], where it lies within what is free, uniform in [0, 1); factors: see
+    crop_factors. Of the tries the first that fits counts; if none does it is the centre, as large
+    as RATIO lets it be.
     """
     size = tf.cast(tf.stack([height, width]), tf.float32)
     crops = tf.maximum(tf.round(factors * tf.sqrt(size[0] * size[1])), 1)
@@ -38,10 +44,12 @@ def crop_window(height, width, place, factors):
 
 
 def training_views(encoded, scans, places, factors, size):
-    """uint8 [V, size, size, 3]: V random resized crops of one image, bilinear; flips and colours come later, in the step.
+    """uint8 [V, size, size, 3]: V random resized crops of one image, bilinear; flips and colours
+    come later, in the step.
 
-    encoded: scalar string; scans: of a JPEG, int64, or None to count them; places, factors: float32 [V, 2], [V, TRIES, 2], see
-    crop_window. For one view no more than its window is decoded; for several the image is, once.
+    encoded: scalar string; scans: of a JPEG, int64, or None to count them; places, factors: float32
+    [V, 2], [V, TRIES, 2], see crop_window. For one view no more than its window is decoded; for
+    several the image is, once.
     """
     window = lambda row: lambda height, width: crop_window(height, width, *row)
     rows = list(zip(tf.unstack(places), tf.unstack(factors)))
@@ -50,16 +58,24 @@ def training_views(encoded, scans, places, factors, size):
     image = decode_image(encoded, scans, exact=False)
     height, width = tf.unstack(tf.shape(image)[:2])
     windows = [window(row)(height, width) for row in rows]
-    return tf.concat([_resized(image[None, w[0] : w[0] + w[2], w[1] : w[1] + w[3]], size) for w in windows], 0)
+    return tf.concat(
+        [_resized(image[None, w[0] : w[0] + w[2], w[1] : w[1] + w[3]], size) for w in windows], 0
+    )
 
 
 def _resized(images, size):
-    # Without anti-aliasing, which would take as long as the decoding. What is bilinear stays within 0..255.
-    return tf.cast(tf.raw_ops.ResizeBilinear(images=images, size=[size, size], half_pixel_centers=True) + 0.5, tf.uint8)
+    # Without anti-aliasing, which would take as long as the decoding. What is bilinear stays within
+    # 0..255.
+    return tf.cast(
+        tf.raw_ops.ResizeBilinear(images=images, size=[size, size], half_pixel_centers=True) + 0.5,
+        tf.uint8,
+    )
 
 
 def centre_view(encoded, scans, size):
-    """uint8 [size, size, 3]: the centre of an image whose shorter side is size * 256 / 224, bicubic with anti-aliasing."""
+    """uint8 [size, size, 3]: the centre of an image whose shorter side is size * 256 / 224, bicubic
+    with anti-aliasing.
+    """
     image = decode_image(encoded, scans)
     shape = tf.cast(tf.shape(image)[:2], tf.float32)
     scale = tf.round(size * WHOLE) / tf.reduce_min(shape)

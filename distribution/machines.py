@@ -1,8 +1,10 @@
-"""Several machines that run one command together: who they are (TF_CONFIG), and how they agree before devices are touched.
+"""Several machines that run one command together: who they are (TF_CONFIG), and how they agree
+before devices are touched.
 
-TensorFlow waits for its peers without an end and hears neither Ctrl-C nor SIGTERM meanwhile. So the machines meet here first,
-over plain sockets and in bounded time: they tell each other what they were asked to do and what went wrong, and only those
-that agree go on to tf.distribute. Nothing here imports TensorFlow.
+TensorFlow waits for its peers without an end and hears neither Ctrl-C nor SIGTERM meanwhile. So the
+machines meet here first, over plain sockets and in bounded time: they tell each other what they
+were asked to do and what went wrong, and only those that agree go on to tf.distribute. Nothing here
+imports TensorFlow.
 """
 
 import contextlib
@@ -22,19 +24,21 @@ class PeerLost(OSError):
     """Another machine has stopped, or was never there."""
 
 
-# ---------------------------------------------------------------------------------------------------- who is in the cluster
+# ---------------------------------------------------------------------------- who is in the cluster
 
 
 @dataclasses.dataclass(frozen=True)
 class Cluster:
-    """addresses: 'host:port' of every machine, the chief's first; index: which of them this one is."""
+    """addresses: 'host:port' of every machine, the chief's first; index: that of this machine."""
 
     addresses: tuple
     index: int
 
 
 def cluster_from(environment=os.environ):
-    """The Cluster that TF_CONFIG names, None where this machine is alone. Raises UserError for one that cannot be read."""
+    """The Cluster that TF_CONFIG names, None where this machine is alone. Raises UserError for one
+    that cannot be read.
+    """
     text = environment.get("TF_CONFIG", "").strip()
     if not text:
         return None
@@ -56,8 +60,8 @@ def cluster_from(environment=os.environ):
             raise ValueError(f"there is no {task['type']} {index}")
     except (ValueError, TypeError, AttributeError, KeyError) as error:
         raise UserError(
-            f"TF_CONFIG: {type(error).__name__}: {error}; it should look like "
-            '{"cluster": {"worker": ["host:port", "host:port"]}, "task": {"type": "worker", "index": 0}}'
+            f'TF_CONFIG: {type(error).__name__}: {error}; it should look like {{"cluster":'
+            ' {"worker": ["host:port", "host:port"]}, "task": {"type": "worker", "index": 0}}'
         ) from error
     return Cluster(addresses, addresses.index(own[int(index)])) if len(addresses) > 1 else None
 
@@ -79,7 +83,7 @@ def _split(address):
     return host.strip("[]"), int(port)
 
 
-# ----------------------------------------------------------------------------------------------------- how they agree
+# ----------------------------------------------------------------------------------- how they agree
 
 
 class Alone:
@@ -94,7 +98,7 @@ class Alone:
 
     @contextlib.contextmanager
     def together(self):
-        """A UserError that one machine meets in this block is raised on all of them when it ends."""
+        """A UserError raised on one machine in this block is raised on all of them at its end."""
         yield
 
     def close(self):
@@ -104,18 +108,29 @@ class Alone:
 class Meeting(Alone):
     """Two machines or more; every one of them calls `exchange` and `together` in the same order.
 
-    The workers connect to the chief at its address in `cluster`, which it leaves to TensorFlow's server afterwards. Raises
-    UserError where they do not find each other within `patience` seconds, PeerLost where one has gone later.
+    The workers connect to the chief at its address in `cluster`, which it leaves to TensorFlow's
+    server afterwards. Raises UserError where they do not find each other within `patience` seconds,
+    PeerLost where one has gone later.
     """
 
     def __init__(self, cluster, patience=PATIENCE, say=print):
         self.index, self.addresses, self.patience = cluster.index, cluster.addresses, patience
         self.chief = cluster.index == 0
-        what = "the chief" if self.chief else f"works for the chief, {self.addresses[0]}, which reports"
-        say(f"machine {self.index} of {len(self.addresses)}, {what}; waits up to {patience:g} s for the others")
+        what = (
+            "the chief"
+            if self.chief
+            else f"works for the chief, {self.addresses[0]}, which reports"
+        )
+        say(
+            f"machine {self.index} of {len(self.addresses)}, {what}; waits up to {patience:g} s for"
+            " the others"
+        )
         deadline = time.monotonic() + patience
-        # index of a machine -> (socket, its reader): a worker is linked with the chief, the chief with every worker
-        self._links = self._gather_workers(deadline) if self.chief else {0: self._find_chief(deadline)}
+        # index of a machine -> (socket, its reader): a worker is linked with the chief, the chief
+        # with every worker
+        self._links = (
+            self._gather_workers(deadline) if self.chief else {0: self._find_chief(deadline)}
+        )
         for link, _ in self._links.values():
             link.settimeout(TALK)
             _notice_death(link)
@@ -126,9 +141,13 @@ class Meeting(Alone):
         both = socket.has_dualstack_ipv6()
         family = socket.AF_INET6 if both else socket.AF_INET
         try:
-            server = socket.create_server(("", _split(self.addresses[0])[1]), family=family, dualstack_ipv6=both)
+            server = socket.create_server(
+                ("", _split(self.addresses[0])[1]), family=family, dualstack_ipv6=both
+            )
         except OSError as error:
-            raise UserError(f"TF_CONFIG: {self.addresses[0]} cannot be opened on this machine: {error}") from error
+            raise UserError(
+                f"TF_CONFIG: {self.addresses[0]} cannot be opened on this machine: {error}"
+            ) from error
         links, self._hellos = {}, {}
         with server:
             while len(links) < len(self.addresses) - 1:
@@ -136,7 +155,9 @@ class Meeting(Alone):
                 try:
                     link, _ = server.accept()
                 except TimeoutError as error:
-                    missing = ", ".join(a for i, a in enumerate(self.addresses) if i and i not in links)
+                    missing = ", ".join(
+                        a for i, a in enumerate(self.addresses) if i and i not in links
+                    )
                     said = f"TF_CONFIG: {missing} did not come within {self.patience:g} s"
                     for link, _ in links.values():  # they wait for the first `together`
                         _send(link, [said])
@@ -148,10 +169,15 @@ class Meeting(Alone):
                     reader.close()
                     link.close()
                     continue
-                # One that fits nowhere takes a place all the same: it is to hear why this meeting ends.
+                # One that fits nowhere takes a place all the same: it is to hear why this meeting
+                # ends.
                 index = hello["machine"]
                 fits = index in range(1, len(self.addresses)) and index not in links
-                place = index if fits else next(i for i in range(1, len(self.addresses)) if i not in links)
+                place = (
+                    index
+                    if fits
+                    else next(i for i in range(1, len(self.addresses)) if i not in links)
+                )
                 links[place], self._hellos[place] = (link, reader), hello
         return dict(sorted(links.items()))
 
@@ -159,7 +185,10 @@ class Meeting(Alone):
         for place, hello in self._hellos.items():
             if hello["cluster"] != list(self.addresses):
                 theirs = ", ".join(map(str, hello["cluster"]))
-                raise UserError(f"TF_CONFIG: the chief's machines are {', '.join(self.addresses)}, those of another {theirs}")
+                raise UserError(
+                    f"TF_CONFIG: the chief's machines are {', '.join(self.addresses)}, those of"
+                    f" another {theirs}"
+                )
             if hello["machine"] != place:
                 raise UserError(f"TF_CONFIG: two machines say they are machine {hello['machine']}")
 
@@ -173,7 +202,8 @@ class Meeting(Alone):
             except OSError as error:
                 if time.monotonic() >= deadline:
                     raise UserError(
-                        f"TF_CONFIG: the chief, {self.addresses[0]}, did not answer within {self.patience:g} s: {error}"
+                        f"TF_CONFIG: the chief, {self.addresses[0]}, did not answer within"
+                        f" {self.patience:g} s: {error}"
                     ) from error
                 time.sleep(0.2)
 
@@ -200,7 +230,9 @@ class Meeting(Alone):
         except OSError as error:
             raise self._lost(index) from error
         except ValueError as error:
-            raise UserError(f"TF_CONFIG: something else than this program answers at {self.addresses[index]}") from error
+            raise UserError(
+                f"TF_CONFIG: something else than this program answers at {self.addresses[index]}"
+            ) from error
         raise self._lost(index)
 
     def _lost(self, index):
@@ -234,13 +266,17 @@ def _hello(reader):
     """What a machine says of itself; None if it is a stranger that knocks."""
     try:
         hello = json.loads(reader.readline(10_000))
-        return hello if isinstance(hello["machine"], int) and isinstance(hello["cluster"], list) else None
+        return (
+            hello
+            if isinstance(hello["machine"], int) and isinstance(hello["cluster"], list)
+            else None
+        )
     except (OSError, ValueError, TypeError, KeyError):
         return None
 
 
 def _notice_death(link):
-    """Lets the system look every few seconds whether the machine at the other end is still there."""
+    """Lets the system check every few seconds that the other machine is still there."""
     link.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
     for name, value in (("TCP_KEEPIDLE", 15), ("TCP_KEEPINTVL", 5), ("TCP_KEEPCNT", 4)):
         if hasattr(socket, name):  # not everywhere

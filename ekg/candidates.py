@@ -1,4 +1,6 @@
-"""Which gates may give up a slice, which of those are worth evaluating, and how far the last one goes."""
+"""Which gates may give up a slice, which of those are worth evaluating, and how far the last one
+goes.
+"""
 
 import math
 
@@ -20,10 +22,12 @@ def reduced(rates, gate, step):
 
 
 def trimmed_otsu(numbers):
-    """Otsu's threshold of what is left of `numbers` after trimming a fifth (rounded up) at both ends; None under three left.
+    """Otsu's threshold of what is left of `numbers` after trimming a fifth (rounded up) at both
+    ends; None under three left.
 
-    The split of the sorted rest into a lower side of t and an upper one of at least two maximises w0 * w1 * (m0 - m1)^2, w
-    counts and m means; equal splits: the lowest t. The threshold lies midway between the two numbers at the split.
+    The split of the sorted rest into a lower side of t and an upper one of at least two maximises
+    w0 * w1 * (m0 - m1)^2, w counts and m means; equal splits: the lowest t. The threshold lies
+    midway between the two numbers at the split.
     """
     trim = math.ceil(len(numbers) / 5)
     rest = np.sort(np.asarray(numbers, np.float64))[trim : len(numbers) - trim]
@@ -40,17 +44,20 @@ def trimmed_otsu(numbers):
 def filter_numbers(candidate_filter, scores, sizes, rates, steps, saved=None, uses=None):
     """float64 [G]: the importance at stake at each gate, what the threshold is taken of.
 
-    published: the sum of all scores of a gate that is still whole, 0 for one that is already reduced.
-    slice: the sum of the scores that would go: sorted ascending, positions round((1 - rate) C) to round((1 - rate + step) C).
-    per_mac: that of slice, for every MAC that goes with it: saved(rates, gate) -> MACs; 0 where none would, as nothing is lost.
-    per_use: that of slice, for every use of the gate, uses int [G]: a score is a sum over uses, each without its sign.
+    published: the sum of all scores of a gate that is still whole, 0 for one that is already
+    reduced. slice: the sum of the scores that would go: sorted ascending, positions round((1 -
+    rate) C) to round((1 - rate + step) C). per_mac: that of slice, for every MAC that goes with it:
+    saved(rates, gate) -> MACs; 0 where none would, as nothing is lost. per_use: that of slice, for
+    every use of the gate, uses int [G]: a score is a sum over uses, each without its sign.
     """
     by_gate = split(scores, sizes)
     if candidate_filter == "published":
         return np.array([gate.sum() if rate == 1 else 0.0 for gate, rate in zip(by_gate, rates)])
 
     def sum_of_slice(gate, rate, step):
-        first, last = (round(round(gone * len(gate), 6)) for gone in (1 - rate, 1 - rate + step))  # 6: halves stay halves
+        first, last = (
+            round(round(gone * len(gate), 6)) for gone in (1 - rate, 1 - rate + step)
+        )  # 6: halves stay halves
         return np.sort(gate)[first:last].sum()
 
     sums = np.array([sum_of_slice(*at) for at in zip(by_gate, rates, steps)])
@@ -63,10 +70,11 @@ def filter_numbers(candidate_filter, scores, sizes, rates, steps, saved=None, us
 
 
 def worth_evaluating(candidate_filter, scores, sizes, rates, steps, saved=None, uses=None):
-    """The gates (ascending indices) whose candidates are evaluated: at or under the trimmed Otsu threshold.
+    """The gates (ascending indices) whose candidates are evaluated: at or under the trimmed Otsu
+    threshold.
 
-    scores: float32 [F]; candidate_filter: one of FILTERS; saved, uses: see filter_numbers. A gate at rate 0 is no candidate and
-    no part of the threshold.
+    scores: float32 [F]; candidate_filter: one of FILTERS; saved, uses: see filter_numbers. A gate
+    at rate 0 is no candidate and no part of the threshold.
     """
     open_gates = [i for i, rate in enumerate(rates) if rate > 0]
     if candidate_filter == "none":
@@ -79,8 +87,8 @@ def worth_evaluating(candidate_filter, scores, sizes, rates, steps, saved=None, 
 def fine_search(flops_of, sizes, rates, gate, step, target_flops):
     """The rates of the candidate at `gate`, refilled if it overshoots.
 
-    flops_of(filters [G]) -> MACs. Where the whole slice takes the network under `target_flops`, the widest rate, in steps of
-    one filter from the reduced one, that is at or under it.
+    flops_of(filters [G]) -> MACs. Where the whole slice takes the network under `target_flops`, the
+    widest rate, in steps of one filter from the reduced one, that is at or under it.
     """
     candidate = reduced(rates, gate, step)
     if flops_of(filters_kept(sizes, candidate)) > target_flops:

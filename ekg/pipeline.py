@@ -5,7 +5,8 @@ from ekg.preparation import opened
 
 
 def prune(options):
-    """Runs the method as `options` (Options) describe. Raises UserError before anything is written if it cannot be done.
+    """Runs the method as `options` (Options) describe. Raises UserError before anything is written
+    if it cannot be done.
 
     A stage that an earlier start of the same run has finished is not done again: its file is read.
     """
@@ -14,23 +15,23 @@ def prune(options):
             stages.say_finished(run)
             return
 
-        # ------------------------------------------------------------- baseline: the network to prune, trained
+        # -------------------------------------------------- baseline: the network to prune, trained
         start = stages.baseline(run)
 
-        # ------------------------------------------------------------- warm-up: the supernet, trained on D_subset
+        # ----------------------------------------------- warm-up: the supernet, trained on D_subset
         supernet = stages.warm_up(run, start)
 
-        # ------------------------------------------------------------- search: interim sub-networks down to the target
+        # ------------------------------------------ search: interim sub-networks down to the target
         history = stages.search(run, supernet)
 
-        # ------------------------------------------------------------- memory bank: what the best of them say
+        # --------------------------------------------------- memory bank: what the best of them say
         knows = options.fine_tuning.epochs and options.finetune_teacher == "ensemble"
         bank = stages.build_bank(run, supernet, history) if knows else None
 
-        # ------------------------------------------------------------- extraction: the last one, physically smaller
+        # --------------------------------------------- extraction: the last one, physically smaller
         pruned = stages.extract(run, supernet, history[-1])
 
-        # ------------------------------------------------------------- fine-tuning: two views, labels and bank
+        # -------------------------------------------------- fine-tuning: two views, labels and bank
         if options.fine_tuning.epochs:
             pruned = stages.fine_tune(run, pruned, supernet, bank)
 
@@ -39,6 +40,8 @@ def prune(options):
 
 
 def train_baseline(options):
-    """Trains the baseline that `prune` would train, and leaves it in the run folder as baseline_param.pkl. Raises as `prune`."""
+    """Trains the baseline that `prune` would train, and leaves it in the run folder as
+    baseline_param.pkl. Raises as `prune`.
+    """
     with opened(options) as run:
         stages.baseline(run)

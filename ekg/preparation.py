@@ -41,14 +41,19 @@ class Prepared:
 
 @contextlib.contextmanager
 def opened(options):
-    """Gives the Run that `options` describe. Raises UserError, before anything is written, if it cannot be done."""
+    """Gives the Run that `options` describe. Raises UserError, before anything is written, if it
+    cannot be done.
+    """
     with contextlib.closing(meet()) as machines:
         console = Console(speaks=machines.chief)
         prepared = prepare(options, machines, console)
         folder = _open_folder(options, prepared, machines)
         with contextlib.closing(folder), deferred():
             if folder.writes and not folder.locked and not folder.finished:
-                console.say(f"{options.train_path}: this file system has no locks; make sure that no other process works there")
+                console.say(
+                    f"{options.train_path}: this file system has no locks; make sure that no other"
+                    " process works there"
+                )
             if prepared.source:
                 console.say(f"starts from {prepared.source}")
             if options.search_from:
@@ -56,32 +61,51 @@ def opened(options):
             p, broken = prepared, BrokenImages(prepared.data, folder, machines)
             if not folder.finished:
                 broken.load()
-            yield Run(options, p.data, p.val, p.subset, p.runtime, folder, console, broken, Board(folder), p.given, p.variant)
+            yield Run(
+                options,
+                p.data,
+                p.val,
+                p.subset,
+                p.runtime,
+                folder,
+                console,
+                broken,
+                Board(folder),
+                p.given,
+                p.variant,
+            )
         machines.exchange(None)  # no machine leaves while another one still computes with it
 
 
 def check(options):
-    """Raises UserError where `opened` would for any reason but the run folder, and writes nothing."""
+    """Raises UserError where `opened` would, unless because of the run folder; writes nothing."""
     with contextlib.closing(meet()) as machines:
         prepare(options, machines, Console(speaks=False))
 
 
 def prepare(options, machines, console):
     """The Prepared of a run: all checks that do not need its folder. Raises UserError."""
-    # The chief alone looks into the folder before it is made: elsewhere shared storage might remember that it was not there.
+    # The chief alone looks into the folder before it is made: elsewhere shared storage might
+    # remember that it was not there.
     begun = machines.exchange(machines.chief and _has_baseline(options))[0]
     share = machines.index, len(machines.addresses)
     with machines.together():
         data = load_dataset(options.dataset, options.data_path, options.files, share)
         subsets = options.subsets
         sizes = subsets.val_per_class, subsets.subset_per_class
-        val, subset = select_subsets(data.y_train, data.classes, *sizes, subsets.seed, data.class_names)
+        val, subset = select_subsets(
+            data.y_train, data.classes, *sizes, subsets.seed, data.class_names
+        )
         _check_knowledge(len(val), data.classes)
         if data.encoded:
             data.x_test.check()
         source, given, variant, start = _start(options, begun)
-    # What a run may go on with otherwise, machines have to do alike: it decides which exchanges of theirs meet.
-    alike = {"--steps_per_call": options.feed.steps_per_call, "--resident_mib": options.feed.resident_mib}
+    # What a run may go on with otherwise, machines have to do alike: it decides which exchanges of
+    # theirs meet.
+    alike = {
+        "--steps_per_call": options.feed.steps_per_call,
+        "--resident_mib": options.feed.resident_mib,
+    }
     check_agreement(machines, described(options, start, options.device.accum) | alike, data)
 
     runtime, lines = make_runtime(options.device, machines)
@@ -94,7 +118,9 @@ def prepare(options, machines, console):
     _check_batches(options, runtime, data, len(val), len(subset), baseline=not source)
 
     described_run = described(options, start, runtime.parts)
-    if data.encoded:  # each machine trains on its own files, so their number decides which images meet in a batch
+    if (
+        data.encoded
+    ):  # each machine trains on its own files, so their number decides which images meet in a batch
         described_run |= {"machines": len(machines.addresses), "data": data.digest()}
     return Prepared(data, val, subset, runtime, source, given, variant, described_run)
 
@@ -102,23 +128,34 @@ def prepare(options, machines, console):
 def _open_folder(options, prepared, machines):
     """The RunFolder, with the search that is taken over already in it."""
     with machines.together():
-        adopted = find_search(options, prepared.described) if options.search_from and machines.chief else None
+        adopted = (
+            find_search(options, prepared.described)
+            if options.search_from and machines.chief
+            else None
+        )
     described_run = prepared.described
     if options.search_from:
         described_run |= {ADOPTED: machines.exchange(adopted and adopted.told)[0]}
     made_with = versions() | {"hardware": hardware()}
-    return RunFolder(options.train_path, described_run, made_with, machines, options.overwrite, adopted)
+    return RunFolder(
+        options.train_path, described_run, made_with, machines, options.overwrite, adopted
+    )
 
 
 def _has_baseline(options):
     """Whether this run has begun a baseline of its own before, or adopts one."""
-    own = [] if options.overwrite else [os.path.join(options.train_path, files["baseline"]) for files in (STAGES, UNFINISHED)]
+    own = (
+        []
+        if options.overwrite
+        else [os.path.join(options.train_path, files["baseline"]) for files in (STAGES, UNFINISHED)]
+    )
     theirs = [os.path.join(options.search_from, STAGES["baseline"])] if options.search_from else []
     return any(map(os.path.exists, own + theirs))
 
 
 def _start(options, begun):
-    """(file or None, its arrays or None, variant, what tells this start from any other) of the network a run begins with.
+    """(file or None, its arrays or None, variant, what tells this start from any other) of the
+    network a run begins with.
 
     begun: as _has_baseline says; variant: see nets.variant_of.
     """
@@ -126,8 +163,13 @@ def _start(options, begun):
     if not source:
         variant = variant_of({}, None, options.width_multiplier)
         return None, None, variant, f"a baseline trained here{_unusual(variant)}"
-    if options.overwrite and os.path.realpath(source) in map(os.path.realpath, own_files(options.train_path)):
-        raise UserError(f"--overwrite would delete {source}, which the run starts from; copy it to another place first")
+    if options.overwrite and os.path.realpath(source) in map(
+        os.path.realpath, own_files(options.train_path)
+    ):
+        raise UserError(
+            f"--overwrite would delete {source}, which the run starts from; copy it to another"
+            " place first"
+        )
     parameters, meta = read_parameters(source)
     for key, ours in (("arch", options.arch), ("dataset", options.dataset)):
         check_saved_for(source, meta, key, ours)
@@ -138,7 +180,11 @@ def _start(options, begun):
 def _unusual(variant):
     """What of a variant is out of the ordinary, in words."""
     usual = variant_of({}, None)
-    return "".join(f", {key.replace('_', ' ')} {value}" for key, value in variant.items() if value != usual[key])
+    return "".join(
+        f", {key.replace('_', ' ')} {value}"
+        for key, value in variant.items()
+        if value != usual[key]
+    )
 
 
 def _check_knowledge(images, classes):
@@ -146,15 +192,20 @@ def _check_knowledge(images, classes):
     size = 4 * images * classes
     if size > 0.9 * LARGEST:
         raise UserError(
-            f"--val_per_class: the ensemble knowledge of {images:,} images and {classes:,} classes takes {size / 2**30:.1f} GiB, "
-            f"and {0.9 * LARGEST / 2**30:.1f} GiB are the most; ask for fewer images a class"
+            f"--val_per_class: the ensemble knowledge of {images:,} images and {classes:,} classes"
+            f" takes {size / 2**30:.1f} GiB, and {0.9 * LARGEST / 2**30:.1f} GiB are the most; ask"
+            " for fewer images a class"
         )
 
 
 def _check_batches(options, runtime, data, val, subset, baseline):
-    """Raises UserError if a batch that the run will take does not divide; a batch larger than its set is the set."""
+    """Raises UserError if a batch that the run will take does not divide; a batch larger than its
+    set is the set.
+    """
     train, test, machines = len(data.y_train), len(data.y_test), len(runtime.machines.addresses)
-    batches = [("--val_batch_size", options.val_batch_size, images) for images in (train, test, subset)]
+    batches = [
+        ("--val_batch_size", options.val_batch_size, images) for images in (train, test, subset)
+    ]
     batches.append(("--search_batch_size", options.subsets.batch_size, val))
     if baseline:
         batches.append(("--baseline_batch_size", options.baseline.batch_size, train))
@@ -167,14 +218,18 @@ def _check_batches(options, runtime, data, val, subset, baseline):
         trains = flag in ("--batch_size", "--baseline_batch_size")
         if trains and data.encoded and not data.x_train.steps(size):
             raise UserError(
-                f"{flag}: of a batch of {min(size, images)} each of {machines} machines takes its part from its own files, and "
-                f"one has {data.x_train.fewest} images only"
+                f"{flag}: of a batch of {min(size, images)} each of {machines} machines takes its"
+                f" part from its own files, and one has {data.x_train.fewest} images only"
             )
 
 
 def pretrained(options):
-    """pretrained/ARCH_DATASET.pkl or .npz beside the programs, of another width ARCH-WIDTH_DATASET, if there is one."""
+    """pretrained/ARCH_DATASET.pkl or .npz beside the programs, of another width ARCH-WIDTH_DATASET,
+    if there is one.
+    """
     here = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
     width = "" if options.width_multiplier in (None, 1) else f"-{options.width_multiplier:g}"
     stem = os.path.join(here, "pretrained", f"{options.arch}{width}_{options.dataset}")
-    return next((stem + ending for ending in (".pkl", ".npz") if os.path.exists(stem + ending)), None)
+    return next(
+        (stem + ending for ending in (".pkl", ".npz") if os.path.exists(stem + ending)), None
+    )

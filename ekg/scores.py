@@ -1,8 +1,9 @@
 """What filters are worth: the scores that a search ranks them by.
 
-A score is a function of the sub-network under search, `At`, to float32 [F], flat over all gates, from 0 up and higher for what is
-worth more. A new one is a function in this file under `@score`: the flag --score, the table of scores in an ablation and the
-tests of all scores then know its name. What it gives dropped filters does not count: they score 0.
+A score is a function of the sub-network under search, `At`, to float32 [F], flat over all gates,
+from 0 up and higher for what is worth more. A new one is a function in this file under `@score`:
+the flag --score, the table of scores in an ablation and the tests of all scores then know its name.
+What it gives dropped filters does not count: they score 0.
 """
 
 import dataclasses
@@ -23,18 +24,22 @@ def score(function):
     return function
 
 
-# --------------------------------------------------------------------------------------------------------------- scores
+# ------------------------------------------------------------------------------------------- scores
 
 
 @score
 def ekg(at):
-    """Eq. 9: |sum of dy * y|, y the activation and dy the gradient of the reward loss there, knowledge included."""
+    """Eq. 9: |sum of dy * y|, y the activation and dy the gradient of the reward loss there,
+    knowledge included.
+    """
     return at.importance(at.knowledge)
 
 
 @score
 def gbn(at):
-    """Taylor expansion of the plain loss (You et al., Gate Decorator, 2019): |sum of dy * y| without the knowledge."""
+    """Taylor expansion of the plain loss (You et al., Gate Decorator, 2019): |sum of dy * y|
+    without the knowledge.
+    """
     return at.importance(None)
 
 
@@ -46,7 +51,9 @@ def l1(at):
 
 @score
 def fpgm(at):
-    """Distance of a filter to the geometric median of its layer, as the sum of its distances to all (He et al., FPGM, 2019)."""
+    """Distance of a filter to the geometric median of its layer, as the sum of its distances to all
+    (He et al., FPGM, 2019).
+    """
 
     def distances(weights):
         squares = (weights**2).sum(1)
@@ -61,13 +68,14 @@ def random(at):
     return at.rng.random(len(at.masks), np.float32)
 
 
-# ------------------------------------------------------------------------------------------------- what a score is given
+# ---------------------------------------------------------------------------- what a score is given
 
 
 @dataclasses.dataclass(frozen=True)
 class At:
-    """The sub-network whose filters are scored. masks: float32 [F]; knowledge: T float32 [N, classes], None without a teacher;
-    gradients(masks, knowledge) -> float32 [F]: Validation.score of ekg.validation; seed: of `rng`.
+    """The sub-network whose filters are scored. masks: float32 [F]; knowledge: T float32 [N,
+    classes], None without a teacher; gradients(masks, knowledge) -> float32 [F]: Validation.score
+    of ekg.validation; seed: of `rng`.
     """
 
     network: object
@@ -77,12 +85,15 @@ class At:
     seed: int
 
     def importance(self, knowledge):
-        """float32 [F]: Eq. 9 on D_val, by the loss that `knowledge` is part of, or by that of the labels alone (None)."""
+        """float32 [F]: Eq. 9 on D_val, by the loss that `knowledge` is part of, or by that of the
+        labels alone (None).
+        """
         return self.gradients(self.masks, knowledge)
 
     def of_filters(self, function):
-        """float32 [F]: function(weights float64 [filters kept, n]) -> [filters kept], summed over all convolutions that write
-        through a gate. The kernels are those of the sub-network: without dropped inputs, and of the norm of the whole.
+        """float32 [F]: function(weights float64 [filters kept, n]) -> [filters kept], summed over
+        all convolutions that write through a gate. The kernels are those of the sub-network:
+        without dropped inputs, and of the norm of the whole.
         """
         least = np.finfo(np.float32).tiny  # what is kept, be it zeros, stays ahead of what is gone
         total = [np.full(size, least) for size in self.network.gate_sizes]
@@ -90,25 +101,37 @@ class At:
         arrays = extract(self.network, self.masks)
         for layer in self.network.network_layers:
             if layer.out_gate is not None:
-                i, kernel = layer.out_gate.index, np.asarray(arrays[f"{layer.path}/kernel:0"], np.float64)
-                axis = max(axis for axis, gate in layer.gated["kernel"].items() if gate is layer.out_gate)  # the last is out
-                total[i][kept[i]] += function(np.moveaxis(kernel, axis, 0).reshape(kernel.shape[axis], -1))
+                i, kernel = (
+                    layer.out_gate.index,
+                    np.asarray(arrays[f"{layer.path}/kernel:0"], np.float64),
+                )
+                axis = max(
+                    axis for axis, gate in layer.gated["kernel"].items() if gate is layer.out_gate
+                )  # the last is out
+                total[i][kept[i]] += function(
+                    np.moveaxis(kernel, axis, 0).reshape(kernel.shape[axis], -1)
+                )
         return np.concatenate(total).astype(np.float32)
 
     @functools.cached_property
     def rng(self):
-        """Random numbers of the seed and of this sub-network alone, so that a search goes on with those it would have had."""
+        """Random numbers of the seed and of this sub-network alone, so that a search goes on with
+        those it would have had.
+        """
         return np.random.default_rng([self.seed, zlib.crc32(self.masks.tobytes())])
 
 
 def scorer(name, network, importance, seed):
-    """score(masks, knowledge) -> float32 [F] as a Search takes it, by the score `name`. importance: that of a Validation.
+    """score(masks, knowledge) -> float32 [F] as a Search takes it, by the score `name`. importance:
+    that of a Validation.
 
     It raises ValueError for a score below 0, which would come behind what is dropped.
     """
 
     def scores(masks, knowledge):
-        values = np.where(masks > 0, SCORES[name](At(network, masks, knowledge, importance, seed)), 0)
+        values = np.where(
+            masks > 0, SCORES[name](At(network, masks, knowledge, importance, seed)), 0
+        )
         if values.min() < 0:
             raise ValueError(f"the score {name} gives {values.min():g}; scores are 0 or more")
         return values

@@ -1,4 +1,4 @@
-"""The searches by name: the paper's, and two simple ones that it is compared with at equal FLOPs."""
+"""The searches by name: the paper's, and two simple ones to compare it with at equal FLOPs."""
 
 import time
 
@@ -11,7 +11,9 @@ from engine.console import Silent
 
 
 class Uniform(Search):
-    """Every gate the same rate: it falls by --search_step a step, in the last one to the widest at or under the target."""
+    """Every gate the same rate: it falls by --search_step a step, in the last one to the widest at
+    or under the target.
+    """
 
     def advance(self, state, bar=Silent):
         """One step; gives its record. The filters are ranked anew, and the sub-network joins T."""
@@ -21,25 +23,30 @@ class Uniform(Search):
         (rate,) = reduced(current.rates[:1], 0, self.options.step)
         rates = (self.widest(rate, current.rates[0]),) * len(self.sizes)
         (logits,) = self.predict(masks(self.sizes, rates, order)[None])
-        chosen = self.judge(state.knowledge, rates, order, logits, f"step {len(state.history)}: the sub-network's")
+        chosen = self.judge(
+            state.knowledge, rates, order, logits, f"step {len(state.history)}: the sub-network's"
+        )
         self.take(state, chosen, logits)
         return self.record(state, chosen, logits, None, [], begin)
 
     def widest(self, rate, most):
-        """`rate`, or where that is at or under the target the largest one up to `most` that is too."""
+        """`rate`; if that reaches the target, the largest rate up to `most` that does."""
         flops_at = lambda rate: self.flops_of(filters_kept(self.sizes, [rate] * len(self.sizes)))
         if flops_at(rate) > self.target_flops:
             return rate
-        wider = sorted({round(n / size, 5) for size in set(self.sizes.tolist()) for n in range(1, size + 1)})
+        wider = sorted(
+            {round(n / size, 5) for size in set(self.sizes.tolist()) for n in range(1, size + 1)}
+        )
         wider = [rate, *(other for other in wider if rate < other <= most)]
         return wider[_last(len(wider), lambda i: flops_at(wider[i]) <= self.target_flops)]
 
 
 class RandomWidths(Search):
-    """The best of --search_samples random width vectors, each scaled to just under the target; filters ranked in Theta_0.
+    """The best of --search_samples random width vectors, each scaled to just under the target;
+    filters ranked in Theta_0.
 
-    A step draws one. The best so far is the current sub-network, the last of the history; T stays T_0, since none is chosen
-    on the way.
+    A step draws one. The best so far is the current sub-network, the last of the history; T stays
+    T_0, since none is chosen on the way.
     """
 
     SCALES = 2**40  # of a width vector, between all filters gone and the narrowest gate whole
@@ -52,14 +59,20 @@ class RandomWidths(Search):
         return (len(state.history) - 1) / self.options.samples
 
     def advance(self, state, bar=Silent):
-        """One more width vector; gives its record, which also says whether it is the best so far."""
+        """One more width vector; gives its record, with "best": whether it is the best so far."""
         begin = time.perf_counter()
         count = len(state.history)
         first = count == 1
-        order = ranks(self.scores_of(state, state.history[0]), self.sizes) if first else state.history[-1].order
+        order = (
+            ranks(self.scores_of(state, state.history[0]), self.sizes)
+            if first
+            else state.history[-1].order
+        )
         rates = self.drawn(count)
         (logits,) = self.predict(masks(self.sizes, rates, order)[None])
-        drawn = self.judge(state.knowledge, rates, order, logits, f"step {count}: the sub-network's")
+        drawn = self.judge(
+            state.knowledge, rates, order, logits, f"step {count}: the sub-network's"
+        )
         better = first or drawn.score < state.history[-1].score
         state.history.insert(count if better else count - 1, drawn)
         return self.record(state, drawn, logits, None, [], begin) | {"best": better}
@@ -67,13 +80,16 @@ class RandomWidths(Search):
     def drawn(self, number):
         """The rates of random width vector `number`, which depend on it and the seed alone."""
         shares = np.random.default_rng([self.seed, number]).random(len(self.sizes))
-        scaled = lambda k: tuple(round(rate, 5) for rate in np.minimum(shares * k / self.SCALES / shares.min(), 1).tolist())
+        scaled = lambda k: tuple(
+            round(rate, 5)
+            for rate in np.minimum(shares * k / self.SCALES / shares.min(), 1).tolist()
+        )
         fits = lambda k: self.flops_of(filters_kept(self.sizes, scaled(k))) <= self.target_flops
         return scaled(_last(self.SCALES + 1, fits))
 
 
 def _last(count, holds):
-    """The last of 0 .. count - 1 of which `holds` is true; it is true of 0, and up to some number."""
+    """The last of 0 .. count - 1 for which `holds` is true; it is for 0, and up to some number."""
     low, high = 0, count - 1
     while low < high:
         middle = (low + high + 1) // 2

@@ -1,7 +1,9 @@
-"""The logits of several sub-networks of one batch in one call, what they have in common computed once.
+"""The logits of several sub-networks of one batch in one call, what they have in common computed
+once.
 
-The candidates of a search step differ from each other in one gate each, so that all of them see the same activations up to the
-first part which that gate changes. One graph serves any set of sub-networks: which part is where one begins is data.
+The candidates of a search step differ from each other in one gate each, so that all of them see the
+same activations up to the first part which that gate changes. One graph serves any set of
+sub-networks: which part is where one begins is data.
 """
 
 import numpy as np
@@ -12,7 +14,8 @@ from op_utils import Step, forward_pass
 
 
 class SubNetworks:
-    """Evaluates sub-networks of `network` on batches of one size, batch statistics, up to `most` in a call of the device.
+    """Evaluates sub-networks of `network` on batches of one size, batch statistics, up to `most` in
+    a call of the device.
 
     Called with a batch of B images and masks float32 [n, F]; gives logits float32 [B, n, classes].
     """
@@ -20,21 +23,29 @@ class SubNetworks:
     def __init__(self, network, runtime, prepare, most):
         # Replicas cannot be brought together within a loop of the graph.
         self.most = 1 if runtime.synchronises else most
-        compute = _one(network, runtime, prepare) if self.most == 1 else _several(network, runtime, prepare)
+        compute = (
+            _one(network, runtime, prepare)
+            if self.most == 1
+            else _several(network, runtime, prepare)
+        )
         self.step = Step(compute, runtime, merges=runtime.synchronises)
 
     def __call__(self, batch, masks):
         logits = []
         for first in range(0, len(masks), self.most):
             some = masks[first : first + self.most]
-            filled = np.concatenate([some, np.repeat(some[-1:], self.most - len(some), 0)])  # one shape, one trace
+            filled = np.concatenate(
+                [some, np.repeat(some[-1:], self.most - len(some), 0)]
+            )  # one shape, one trace
             rows = self.step(batch, masks=filled, count=np.int32(len(some)))[1]
             logits.append(rows["logits"].numpy()[:, : len(some)])
         return np.concatenate(logits, 1)
 
 
 def common_bytes(network, runtime, batch_size):
-    """Memory that sub-networks in one call share on a replica: what comes out of every part but the last."""
+    """Memory that sub-networks in one call share on a replica: what comes out of every part but the
+    last.
+    """
     values = sum(part.out_size**2 * _channels(part, runtime) for part in network.parts[:-1])
     return batch_size // runtime.parts * values * runtime.dtype.size
 
@@ -58,33 +69,51 @@ def _several(network, runtime, prepare):
 
     def compute(batch, shared):
         images, masks = tf.cast(prepare(batch), runtime.dtype), shared["masks"]
-        # Sub-networks that miss a slice of one gate each have their union in common, up to the part of that gate. The loop
-        # runs through the union first, as far as anybody needs it, and keeps what comes out of every part.
+        # Sub-networks that miss a slice of one gate each have their union in common, up to the part
+        # of that gate. The loop runs through the union first, as far as anybody needs it, and keeps
+        # what comes out of every part.
         union = tf.reduce_max(masks, 0)
         begins = tf.reduce_min(tf.where(masks == union, len(parts), first_part), 1)  # int32 [n]
         masks = tf.concat([union[None], masks], 0)
         begins, reach = tf.concat([[0], begins], 0), tf.reduce_max(begins)
 
         def network_of(i, common, rows):
-            run, x, outputs = forward_pass(runtime, "batch", network.split_masks(masks[i])), images, []
+            run, x, outputs = (
+                forward_pass(runtime, "batch", network.split_masks(masks[i])),
+                images,
+                [],
+            )
             for k, (part, output) in enumerate(zip(parts, common)):
                 wanted = tf.where(i == 0, k < reach, k >= begins[i])
-                x = tf.cond(wanted, lambda x=x, part=part: part(x, run), lambda output=output: output)
+                x = tf.cond(
+                    wanted, lambda x=x, part=part: part(x, run), lambda output=output: output
+                )
                 outputs.append(tf.cond(i == 0, lambda x=x: x, lambda output=output: output))
             nothing = tf.zeros(rows.element_shape)
             logits = tf.cond(i == 0, lambda: nothing, lambda: head(x, run))
             return i + 1, outputs, rows.write(i, logits)
 
-        rows = tf.TensorArray(tf.float32, masks.shape[0], element_shape=[images.shape[0], network.classes])
+        rows = tf.TensorArray(
+            tf.float32, masks.shape[0], element_shape=[images.shape[0], network.classes]
+        )
         # Where filters are left out, the number of those that stay is data.
-        specs = [[images.shape[0], part.out_size, part.out_size, _channels(part, runtime)] for part in parts]
+        specs = [
+            [images.shape[0], part.out_size, part.out_size, _channels(part, runtime)]
+            for part in parts
+        ]
         invariants = specs if runtime.compile else [[*spec[:3], None] for spec in specs]
-        common = [tf.zeros(spec if runtime.compile else [*spec[:3], 0], runtime.dtype) for spec in specs]
+        common = [
+            tf.zeros(spec if runtime.compile else [*spec[:3], 0], runtime.dtype) for spec in specs
+        ]
         _, _, rows = tf.while_loop(
             lambda i, *_: i <= shared["count"],
             network_of,
             (0, common, rows),
-            (tf.TensorShape([]), [tf.TensorShape(spec) for spec in invariants], tf.TensorShape(None)),
+            (
+                tf.TensorShape([]),
+                [tf.TensorShape(spec) for spec in invariants],
+                tf.TensorShape(None),
+            ),
             parallel_iterations=2,  # two cores wait less for each other
         )
         return {}, {"logits": tf.transpose(rows.stack()[1:], [1, 0, 2])}

@@ -18,10 +18,16 @@ class Board:
 
     @functools.cached_property
     def _writer(self):  # late: a run that is finished gets no new file
-        return tf.summary.create_file_writer(self.folder.path) if self.folder.writes else tf.summary.create_noop_writer()
+        return (
+            tf.summary.create_file_writer(self.folder.path)
+            if self.folder.writes
+            else tf.summary.create_noop_writer()
+        )
 
     def scalars(self, prefix, figures, step):
-        """Writes those of `figures` that are numbers for TensorBoard. Raises OSError where they cannot be written."""
+        """Writes those of `figures` that are numbers for TensorBoard. Raises OSError where they
+        cannot be written.
+        """
         try:
             with self._writer.as_default():
                 for key, value in figures.items():
@@ -33,4 +39,6 @@ class Board:
             if code is None and isinstance(error, tf.errors.ResourceExhaustedError):
                 raise
             said = os.strerror(code) if code else one_line(error.message)
-            raise OSError(code or errno.EIO, said, self.folder.file("events.out.tfevents")) from error
+            raise OSError(
+                code or errno.EIO, said, self.folder.file("events.out.tfevents")
+            ) from error

@@ -11,8 +11,8 @@ from utils import UserError, write_json
 class BrokenImages:
     """The broken training images of one run. All machines call each method together.
 
-    The bank has no row of a broken image, and one that is cut short may still give a crop: so a run skips what it has skipped
-    before, even if the file has been replaced since.
+    The bank has no row of a broken image, and one that is cut short may still give a crop: so a run
+    skips what it has skipped before, even if the file has been replaced since.
     """
 
     def __init__(self, data, folder, machines):
@@ -20,7 +20,9 @@ class BrokenImages:
         self.written = 0  # how many images broken.json names
 
     def count(self):
-        """How many training images and records of shards were skipped so far, on all machines, each counted once."""
+        """How many training images and records of shards were skipped so far, on all machines, each
+        counted once.
+        """
         by_machine = self.machines.exchange(sorted(self.data.x_train.broken))
         return len({i for broken in by_machine for i in broken}) + self.data.broken_records
 
@@ -28,7 +30,9 @@ class BrokenImages:
         """Writes down which images were skipped."""
         if not self.data.encoded:
             return
-        by_machine = self.machines.exchange({str(i): why for i, why in self.data.x_train.broken.items()})
+        by_machine = self.machines.exchange(
+            {str(i): why for i, why in self.data.x_train.broken.items()}
+        )
         broken = {i: why for one in by_machine for i, why in one.items()}
         if len(broken) > self.written and self.folder.writes:
             self.written = len(broken)
@@ -45,7 +49,9 @@ class BrokenImages:
         self.written = len(self.data.x_train.broken)
 
     def _read(self):
-        """dict index -> reason of broken.json; None without one, or where it is about other data (an earlier run's)."""
+        """dict index -> reason of broken.json; None without one, or where it is about other data
+        (an earlier run's).
+        """
         path = self.folder.file(BROKEN)
         if not os.path.exists(path):
             return None

@@ -1,4 +1,6 @@
-"""What an unfinished training has got, so that it goes on to the bit: variables, momentum, loss scale, and how far it is."""
+"""What an unfinished training has got, so that it goes on to the bit: variables, momentum, loss
+scale, and how far it is.
+"""
 
 import dataclasses
 import json
@@ -13,20 +15,28 @@ from utils import UserError, whole_file
 
 
 class Checkpoint:
-    """The state of a training in the file `path`: of `network`, of its `optimizer` (op_utils.Optimizer), and a Progress."""
+    """The state of a training in the file `path`: of `network`, of its `optimizer`
+    (op_utils.Optimizer), and a Progress.
+    """
 
     def __init__(self, path, network, optimizer):
         self.path, self.network, self.optimizer = path, network, optimizer
 
     def _variables(self):
         """dict name -> variable; all that a step changes."""
-        velocities = {f"velocity/{i}": variable for i, variable in enumerate(self.optimizer.velocities)}
+        velocities = {
+            f"velocity/{i}": variable for i, variable in enumerate(self.optimizer.velocities)
+        }
         scale = self.optimizer.loss_scale
-        scaling = {} if scale is None else {"loss_scale": scale.scale, "good_steps": scale.good_steps}
+        scaling = (
+            {} if scale is None else {"loss_scale": scale.scale, "good_steps": scale.good_steps}
+        )
         return self.network.variables_by_name() | velocities | scaling
 
     def save(self, progress, seconds):
-        """Writes the state; seconds: of the stage so far. Raises FloatingPointError, and writes nothing, if it is not finite."""
+        """Writes the state; seconds: of the stage so far. Raises FloatingPointError, and writes
+        nothing, if it is not finite.
+        """
         arrays = {name: variable.numpy() for name, variable in self._variables().items()}
         check_parameters(arrays)
         meta = json.dumps({"progress": dataclasses.asdict(progress), "seconds": seconds})
@@ -36,7 +46,8 @@ class Checkpoint:
     def restore(self, epochs, steps):
         """(Progress, seconds) of the file, and the variables set to what it holds.
 
-        Raises UserError for a file that does not fit the network, or a training of `epochs` epochs of `steps` steps.
+        Raises UserError for a file that does not fit the network, or a training of `epochs` epochs
+        of `steps` steps.
         """
         variables = self._variables()
         try:
@@ -49,30 +60,46 @@ class Checkpoint:
                     raise ValueError("its progress is none")
                 if not (0 <= progress.epoch <= epochs and 0 <= progress.step <= steps):
                     raise ValueError("its progress is that of another training")
-                if not all(array.dtype == np.float32 and np.isfinite(array).all() for array in arrays.values()):
+                if not all(
+                    array.dtype == np.float32 and np.isfinite(array).all()
+                    for array in arrays.values()
+                ):
                     raise ValueError("it holds something else than finite numbers")
-                if {n: a.shape for n, a in arrays.items()} != {n: tuple(v.shape) for n, v in variables.items()}:
+                if {n: a.shape for n, a in arrays.items()} != {
+                    n: tuple(v.shape) for n, v in variables.items()
+                }:
                     raise ValueError("it is of another network")
         except (OSError, ValueError) as error:
-            raise UserError(f"{self.path} is damaged ({error}); delete it to begin this training again") from error
+            raise UserError(
+                f"{self.path} is damaged ({error}); delete it to begin this training again"
+            ) from error
         for name, variable in variables.items():
             variable.assign(arrays[name])
         return progress, seconds
 
 
 def check_parameters(arrays):
-    """Raises FloatingPointError naming the first of `arrays`, a dict by name in network order, that is not finite."""
+    """Raises FloatingPointError naming the first of `arrays`, a dict by name in network order, that
+    is not finite.
+    """
     for name, array in arrays.items():
         if not np.isfinite(array).all():
-            raise FloatingPointError(f"{name} has become NaN or infinite; try a lower learning rate")
+            raise FloatingPointError(
+                f"{name} has become NaN or infinite; try a lower learning rate"
+            )
 
 
 def first_not_finite(network):
-    """The first layer whose batch statistics were not finite in the last training step, in words; "" if all were finite.
+    """The first layer whose batch statistics were not finite in the last training step, in words;
+    "" if all were finite.
 
-    The moving averages tell: they were moved by statistics that came before the update which spoilt all weights.
+    The moving averages tell: they were moved by statistics that came before the update which spoilt
+    all weights.
     """
     for bn in network.batch_norms:
-        if not all(np.isfinite(bn.arrays[name].numpy()).all() for name in ("moving_mean", "moving_variance")):
+        if not all(
+            np.isfinite(bn.arrays[name].numpy()).all()
+            for name in ("moving_mean", "moving_variance")
+        ):
             return bn.path
     return ""

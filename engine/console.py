@@ -10,13 +10,20 @@ QUIET_SECONDS = 30  # at most one line in this time where output is no terminal
 
 
 class Bar:
-    """Progress of one loop. Iterate over it, or call `to(n)`; `show(loss=...)` sets the figures beside it.
+    """Progress of one loop. Iterate over it, or call `to(n)`; `show(loss=...)` sets the figures
+    beside it.
 
     after() is called behind every item, and may end the loop by an exception.
     """
 
     def __init__(self, items, label, total, live, speaks=True, after=lambda: None):
-        self.items, self.label, self.total, self.speaks, self.after = items, label, total, speaks, after
+        self.items, self.label, self.total, self.speaks, self.after = (
+            items,
+            label,
+            total,
+            speaks,
+            after,
+        )
         self.begin = self.last = time.perf_counter()
         self.figures, self.n = {}, 0
         settings = dict(file=sys.stderr, leave=False, dynamic_ncols=True, bar_format=FORMAT)
@@ -37,7 +44,10 @@ class Bar:
                 self.after()
 
     def show(self, **figures):
-        self.figures = {name: f"{value:.4g}" if isinstance(value, float) else str(value) for name, value in figures.items()}
+        self.figures = {
+            name: f"{value:.4g}" if isinstance(value, float) else str(value)
+            for name, value in figures.items()
+        }
         if self.tqdm is not None:
             self.tqdm.set_postfix(self.figures, refresh=False)
 
@@ -52,7 +62,9 @@ class Bar:
             self.last = now
             to_go = (now - self.begin) * (self.total - n) / n
             figures = "".join(f", {name} {value}" for name, value in self.figures.items())
-            print(f"  {self.label} {n:g}/{self.total:g}{figures}, {duration(to_go)} to go", flush=True)
+            print(
+                f"  {self.label} {n:g}/{self.total:g}{figures}, {duration(to_go)} to go", flush=True
+            )
 
 
 class Silent(list):
@@ -84,7 +96,9 @@ class Console:
         sys.stdout.flush()
 
     def bar(self, items, label, total=None, after=lambda: None):
-        return Bar(items, label, len(items) if total is None else total, self.live, self.speaks, after)
+        return Bar(
+            items, label, len(items) if total is None else total, self.live, self.speaks, after
+        )
 
 
 def duration(seconds):
@@ -92,4 +106,8 @@ def duration(seconds):
     if seconds < 60:
         return f"{seconds:.1f} s"
     minutes, rest = divmod(round(seconds), 60)
-    return f"{minutes} min {rest:02d} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02d} min"
+    return (
+        f"{minutes} min {rest:02d} s"
+        if minutes < 60
+        else f"{minutes // 60} h {minutes % 60:02d} min"
+    )

@@ -15,30 +15,44 @@ from op_utils import forward_pass, predicting_step
 
 
 def measure(labels, logits):
-    """dict of sums over images: top1, top5 (hits), loss (cross-entropy). labels int [N]; logits float32 [N, C]."""
+    """dict of sums over images: top1, top5 (hits), loss (cross-entropy). labels int [N]; logits
+    float32 [N, C].
+    """
     own = logits[np.arange(len(labels)), labels]
     better = (logits > own[:, None]).sum(-1)
     # A tie goes to the lower class, as argmax has it.
-    ahead = better + ((logits == own[:, None]) & (np.arange(logits.shape[1]) < labels[:, None])).sum(-1)
+    ahead = better + (
+        (logits == own[:, None]) & (np.arange(logits.shape[1]) < labels[:, None])
+    ).sum(-1)
     loss = -log_softmax(logits)[np.arange(len(labels)), labels]
-    return {"top1": int((ahead < 1).sum()), "top5": int((ahead < 5).sum()), "loss": float(loss.sum())}
+    return {
+        "top1": int((ahead < 1).sum()),
+        "top5": int((ahead < 5).sum()),
+        "loss": float(loss.sum()),
+    }
 
 
 class Evaluator:
     """Evaluates one network on a test set; every image counts once, whatever the batch size.
 
-    statistics: "moving" as in deployment, or "batch", which makes an answer depend on the rest of its batch.
+    statistics: "moving" as in deployment, or "batch", which makes an answer depend on the rest of
+    its batch.
     """
 
-    def __init__(self, network, runtime, augmentation, images, labels, batch_size, statistics="moving"):
-        """images: uint8 [N, S, S, 3] or EncodedImages, every one of which has to be whole; labels: int64 [N]."""
+    def __init__(
+        self, network, runtime, augmentation, images, labels, batch_size, statistics="moving"
+    ):
+        """images: uint8 [N, S, S, 3] or EncodedImages, every one of which has to be whole; labels:
+        int64 [N].
+        """
         prepare = lambda batch: normalise(batch["images"], augmentation)
         self.step = predicting_step(network, runtime, prepare, statistics=statistics)
         self.images, self.labels = images, labels
         self.batches = padded_batches(len(labels), batch_size)
 
     def __call__(self, track=Silent):
-        """dict: top1 and top5 (fractions), loss (mean), images. track: wraps the list of batches to show progress.
+        """dict: top1 and top5 (fractions), loss (mean), images. track: wraps the list of batches to
+        show progress.
 
         Raises FloatingPointError for logits that are not finite.
         """
@@ -53,16 +67,22 @@ class Evaluator:
                     totals[name] += value
                 seen += real
                 progress.show(loss=totals["loss"] / seen, accuracy=totals["top1"] / seen)
-        return {name: value / len(self.labels) for name, value in totals.items()} | {"images": len(self.labels)}
+        return {name: value / len(self.labels) for name, value in totals.items()} | {
+            "images": len(self.labels)
+        }
 
 
 def latencies_ms(networks, runtime, repeats=100):
-    """Median milliseconds of one image through each of `networks`, taken in turn so that they meet the same machine."""
+    """Median milliseconds of one image through each of `networks`, taken in turn so that they meet
+    the same machine.
+    """
     run = forward_pass(runtime, "moving")
     runs = []
     for network in networks:
         image = tf.zeros([1, network.input_size, network.input_size, 3])
-        predict = tf.function(lambda x, network=network: network(x, run), jit_compile=runtime.compile, autograph=False)
+        predict = tf.function(
+            lambda x, network=network: network(x, run), jit_compile=runtime.compile, autograph=False
+        )
         for _ in range(5):
             predict(image)
         runs.append((predict, image, []))

@@ -1,4 +1,6 @@
-"""One training as a stage of a run: its data, its records, its checkpoint, and how it goes on and ends before the end."""
+"""One training as a stage of a run: its data, its records, its checkpoint, and how it goes on and
+ends before the end.
+"""
 
 import dataclasses
 
@@ -36,7 +38,8 @@ def fit(
         network: Network, trained in place.
         options: TrainOptions.
         loss: loss(batch, logits float32 [b, V, C]) -> float32 [b], see op_utils.training_step.
-        views: V, how many views of each image a step sees; colours are changed where there are several.
+        views: V, how many views of each image a step sees; colours are changed where there are
+            several.
         runtime: where it runs, None for the run's.
         indices: int [n] of the images to train on, None for all.
         augmented: whether views are drawn at random.
@@ -45,13 +48,19 @@ def fit(
         evaluate: whether every epoch ends with an evaluation on the test set.
     """
     data, runtime = run.data, runtime or run.runtime
-    prepare = lambda batch: augment(batch["images"], batch["draws"], data.augmentation, colour=views > 1)
+    prepare = lambda batch: augment(
+        batch["images"], batch["draws"], data.augmentation, colour=views > 1
+    )
     optimizer = Optimizer(network.trainable, runtime)
-    arrays = {"images": data.x_train, "labels": data.y_train} | ({} if bank is None else {"bank": bank})
+    arrays = {"images": data.x_train, "labels": data.y_train} | (
+        {} if bank is None else {"bank": bank}
+    )
     feed = Feed(arrays, runtime, run.options.feed.resident_mib, indices)
     step = training_step(network, optimizer, runtime, prepare, loss, feed.tables, teacher)
     checkpoint = Checkpoint(run.folder.unfinished, network, optimizer)
-    hooks = _Hooks(run, name, options.epochs, feed.steps(options.batch_size), checkpoint, evaluate, bank)
+    hooks = _Hooks(
+        run, name, options.epochs, feed.steps(options.batch_size), checkpoint, evaluate, bank
+    )
     progress = hooks.begin()
     train(
         step,
@@ -69,14 +78,24 @@ def fit(
         why=hooks.why,
         precision_flag=runtime.precision_flag,
     )
-    feed.tables.clear()  # the step, which refers to itself, would keep them on the device until it is collected
+    # the step, which refers to itself, would keep them on the device until it is collected
+    feed.tables.clear()
 
 
 class _Hooks:
-    """What happens between the calls of a training: its records, its checkpoint, its end before the end."""
+    """What happens between the calls of a training: its records, its checkpoint, its end before the
+    end.
+    """
 
     def __init__(self, run, name, epochs, steps, checkpoint, evaluate, bank):
-        self.run, self.name, self.epochs, self.steps, self.checkpoint, self.bank = run, name, epochs, steps, checkpoint, bank
+        self.run, self.name, self.epochs, self.steps, self.checkpoint, self.bank = (
+            run,
+            name,
+            epochs,
+            steps,
+            checkpoint,
+            bank,
+        )
         self.evaluator = run.evaluator(checkpoint.network) if evaluate else None
         self.progress = Progress()
 
@@ -114,26 +133,40 @@ class _Hooks:
         check_parameters(self.checkpoint.network.parameters())
         if self.evaluator:
             track = lambda batches: run.console.bar(batches, f"{name} test", after=stop)
-            record |= {f"test_{key}": value for key, value in self.evaluator(track).items() if key != "images"}
+            record |= {
+                f"test_{key}": value
+                for key, value in self.evaluator(track).items()
+                if key != "images"
+            }
             test = f", test loss {record['test_loss']:.4f} top-1 {record['test_top1']:.2%}"
         if run.data.encoded:
             record["broken"] = run.broken.count()
-        # The record comes first: one too many is dropped when the run goes on, one that is missing would stay so.
+        # The record comes first: one too many is dropped when the run goes on, one that is missing
+        # would stay so.
         run.folder.add_line("training.jsonl", {"stage": name, **record})
         try:
             run.board.scalars(name, record, record["epoch"])
         finally:
             self.save(then)
         run.console.say(
-            f"  {name} epoch {record['epoch']}/{self.epochs}: loss {record['loss']:.4f}, accuracy {record['accuracy']:.2%}"
-            f"{test}, {duration(record['seconds'])}"
+            f"  {name} epoch {record['epoch']}/{self.epochs}: loss {record['loss']:.4f}, accuracy"
+            f" {record['accuracy']:.2%}{test}, {duration(record['seconds'])}"
         )
         run.stop_if_asked()
 
     def why(self, images):
-        """What is known of a loss that is not finite, and what to do: the first layer, or what was wrong with the data."""
+        """What is known of a loss that is not finite, and what to do: the first layer, or what was
+        wrong with the data.
+        """
         if self.bank is not None and not np.isfinite(self.bank[images]).all():
-            return ": its rows of the memory bank are not finite", "delete memory_bank.npy to build it again"
+            return (
+                ": its rows of the memory bank are not finite",
+                "delete memory_bank.npy to build it again",
+            )
         # After more steps in the same call the weights are lost, and every layer with them.
-        layer = first_not_finite(self.checkpoint.network) if self.run.options.feed.steps_per_call == 1 else ""
+        layer = (
+            first_not_finite(self.checkpoint.network)
+            if self.run.options.feed.steps_per_call == 1
+            else ""
+        )
         return f", first in {layer}" if layer else "", ""

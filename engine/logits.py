@@ -11,6 +11,10 @@ def log_softmax(logits):
 
 
 def check_finite(logits, whose, flag="--precision"):
-    """Raises FloatingPointError for logits that are not finite: compared with NaN, every other class would be behind."""
+    """Raises FloatingPointError for logits that are not finite: compared with NaN, every other
+    class would be behind.
+    """
     if not np.isfinite(logits).all():
-        raise FloatingPointError(f"{whose} logits are not finite; in float16 or bfloat16, try {flag} float32")
+        raise FloatingPointError(
+            f"{whose} logits are not finite; in float16 or bfloat16, try {flag} float32"
+        )

@@ -2,16 +2,19 @@
 
 import dataclasses
 
-# Of the search: what candidates should agree with besides the labels. Of fine-tuning: what answers to the views of an image.
+# Of the search: what candidates should agree with besides the labels. Of fine-tuning: what answers
+# to the views of an image.
 TEACHERS = ("none", "single", "ensemble")  # nothing, the unpruned network, the interim sub-networks
 
 
 @dataclasses.dataclass(frozen=True)
 class TrainOptions:
-    """One training: lr * decay_rate at each of decay_points (fractions of all epochs); weight_decay is an L2 gradient.
+    """One training: lr * decay_rate at each of decay_points (fractions of all epochs); weight_decay
+    is an L2 gradient.
 
-    schedule: "steps", as above, or "cosine"; warm_up: epochs in which the learning rate rises; see utils.learning_rate_at.
-    label_smoothing: share of a label that is spread evenly over the classes.
+    schedule: "steps", as above, or "cosine"; warm_up: epochs in which the learning rate rises; see
+    utils.learning_rate_at. label_smoothing: share of a label that is spread evenly over the
+    classes.
     """
 
     epochs: int
@@ -27,7 +30,9 @@ class TrainOptions:
 
 @dataclasses.dataclass(frozen=True)
 class SubsetOptions:
-    """D_val and D_subset: images per class, the seed they are shuffled by, and the batch size of the search on D_val."""
+    """D_val and D_subset: images per class, the seed they are shuffled by, and the batch size of
+    the search on D_val.
+    """
 
     val_per_class: int
     subset_per_class: int
@@ -37,9 +42,9 @@ class SubsetOptions:
 
 @dataclasses.dataclass(frozen=True)
 class SearchOptions:
-    """target_rate: share of the FLOPs that may remain; step: largest share of a gate that goes at once; candidate_filter: of
-    ekg.candidates.FILTERS; score: of ekg.scores.SCORES; teacher: of TEACHERS; strategy: of
-    ekg.strategies.STRATEGIES; samples: width vectors of the random one.
+    """target_rate: share of the FLOPs that may remain; step: largest share of a gate that goes at
+    once; candidate_filter: of ekg.candidates.FILTERS; score: of ekg.scores.SCORES; teacher: of
+    TEACHERS; strategy: of ekg.strategies.STRATEGIES; samples: width vectors of the random one.
     """
 
     target_rate: float
@@ -53,9 +58,10 @@ class SearchOptions:
 
 @dataclasses.dataclass(frozen=True)
 class DeviceOptions:
-    """gpu_id: list of ids or None; cpu_replicas: int or None; compile: True, False or None for on with GPUs only; accum: parts
-    a replica's batch; precision: what layers compute in, when networks are trained and evaluated; sync_bn: batch norm's
-    statistics span all replicas; search_precision: what layers compute in from the warm-up to the extraction.
+    """gpu_id: list of ids or None; cpu_replicas: int or None; compile: True, False or None for on
+    with GPUs only; accum: parts a replica's batch; precision: what layers compute in, when networks
+    are trained and evaluated; sync_bn: batch norm's statistics span all replicas; search_precision:
+    what layers compute in from the warm-up to the extraction.
     """
 
     gpu_id: list
@@ -69,8 +75,8 @@ class DeviceOptions:
 
 @dataclasses.dataclass(frozen=True)
 class FeedOptions:
-    """steps_per_call: training steps in one call of the device; resident_mib: how much of the data lies on the devices, or
-    None for what suits them.
+    """steps_per_call: training steps in one call of the device; resident_mib: how much of the data
+    lies on the devices, or None for what suits them.
     """
 
     steps_per_call: int
@@ -79,9 +85,10 @@ class FeedOptions:
 
 @dataclasses.dataclass(frozen=True)
 class Options:
-    """A whole run. width_multiplier: None for that of the network it starts from; log_every: steps between TensorBoard scalars of
-    a training, 0 for none; search_from: folder of the run whose search is taken over, or None; files: dataloader.FileOptions,
-    None where images are no files; finetune_teacher: of TEACHERS; bank_top: logits that each row of the memory bank keeps, 0 for
+    """A whole run. width_multiplier: None for that of the network it starts from; log_every: steps
+    between TensorBoard scalars of a training, 0 for none; search_from: folder of the run whose
+    search is taken over, or None; files: dataloader.FileOptions, None where images are no files;
+    finetune_teacher: of TEACHERS; bank_top: logits that each row of the memory bank keeps, 0 for
     all; temperature: of the distillation, None for what the number of classes suggests.
     """
 

@@ -15,26 +15,44 @@ def closing_table(result, test_images):
     """The baseline beside the pruned network, then the seconds of the stages."""
     old, new = result["baseline"], result["pruned"]
     rows = [("", "baseline", "pruned", "")]
-    rows.append(("top-1", f"{old['top1']:.2%}", f"{new['top1']:.2%}", f"{100 * (new['top1'] - old['top1']):+.2f} points"))
-    rows.append(("loss", f"{old['loss']:.4f}", f"{new['loss']:.4f}", f"{new['loss'] - old['loss']:+.4f}"))
+    rows.append(
+        (
+            "top-1",
+            f"{old['top1']:.2%}",
+            f"{new['top1']:.2%}",
+            f"{100 * (new['top1'] - old['top1']):+.2f} points",
+        )
+    )
+    rows.append(
+        ("loss", f"{old['loss']:.4f}", f"{new['loss']:.4f}", f"{new['loss'] - old['loss']:+.4f}")
+    )
     for label, key in (("parameters", "params"), ("FLOPs", "flops")):
         rows.append((label, f"{old[key]:,}", f"{new[key]:,}", f"{new[key] / old[key]:.1%} remain"))
     speed = f"{old['latency_ms'] / new['latency_ms']:.2f}x as fast"
-    rows.append(("latency, batch 1", f"{old['latency_ms']:.2f} ms", f"{new['latency_ms']:.2f} ms", speed))
+    rows.append(
+        ("latency, batch 1", f"{old['latency_ms']:.2f} ms", f"{new['latency_ms']:.2f} ms", speed)
+    )
     widths = [max(len(row[i]) for row in rows) for i in range(4)]
     lines = [
-        f"{row[0]:<{widths[0]}}  {row[1]:>{widths[1]}}  {row[2]:>{widths[2]}}  {row[3]:>{widths[3]}}".rstrip() for row in rows
+        f"{row[0]:<{widths[0]}}  {row[1]:>{widths[1]}}  {row[2]:>{widths[2]}} "
+        f" {row[3]:>{widths[3]}}".rstrip()
+        for row in rows
     ]
     lines.insert(1, "-" * (sum(widths) + 6))
-    stages = ", ".join(f"{name.replace('_', ' ')} {duration(value)}" for name, value in result["seconds"].items())
-    return "\n".join(["", *lines, "", f"{test_images:,} test images, moving averages. Time: {stages}"])
+    stages = ", ".join(
+        f"{name.replace('_', ' ')} {duration(value)}" for name, value in result["seconds"].items()
+    )
+    return "\n".join(
+        ["", *lines, "", f"{test_images:,} test images, moving averages. Time: {stages}"]
+    )
 
 
 def write_figures(folder, search, training, filters, kept, taught=True):
-    """Draws trajectory.png, filters.png and, where a stage has more than one epoch, training.png; says what was done.
+    """Draws trajectory.png, filters.png and, where a stage has more than one epoch, training.png;
+    says what was done.
 
-    search, training: the records of search.jsonl and training.jsonl; filters, kept: dict layer name -> number; taught: whether
-    fine-tuning had a teacher.
+    search, training: the records of search.jsonl and training.jsonl; filters, kept: dict layer name
+    -> number; taught: whether fine-tuning had a teacher.
     """
     try:
         import matplotlib
@@ -89,7 +107,9 @@ def _filters(plt, filters, kept):
     ax.barh(y, sizes, color=LIGHT, label="dropped")
     ax.barh(y, list(kept.values()), color=GREEN, label="kept")
     for i, (layer, size) in enumerate(filters.items()):
-        ax.text(size + max(sizes) * 0.01, i, f"{kept[layer]}/{size}", va="center", fontsize=7, color=INK)
+        ax.text(
+            size + max(sizes) * 0.01, i, f"{kept[layer]}/{size}", va="center", fontsize=7, color=INK
+        )
     ax.set_yticks(y, list(filters), fontsize=7)
     ax.invert_yaxis()
     ax.margins(y=0.01)
@@ -99,7 +119,9 @@ def _filters(plt, filters, kept):
 
 
 def _training(plt, training, stages, taught):
-    """Loss and accuracy by epoch, a row a stage of more than one epoch. taught: whether fine-tuning's loss has knowledge."""
+    """Loss and accuracy by epoch, a row a stage of more than one epoch. taught: whether
+    fine-tuning's loss has knowledge.
+    """
     figure, axes = plt.subplots(len(stages), 2, figsize=(10, 3.2 * len(stages)), squeeze=False)
     for row, stage in zip(axes, stages):
         records = [record for record in training if record["stage"] == stage]
@@ -108,10 +130,19 @@ def _training(plt, training, stages, taught):
             (row[0], "loss", "test_loss", "loss", 1),
             (row[1], "accuracy", "test_top1", "accuracy, %", 100),
         ):
-            both = " (two views, labels and knowledge)" if taught and stage == "fine_tuning" and key == "loss" else ""
+            both = (
+                " (two views, labels and knowledge)"
+                if taught and stage == "fine_tuning" and key == "loss"
+                else ""
+            )
             ax.plot(epochs, [factor * r[key] for r in records], color=BLUE, label=f"training{both}")
             if test in records[0]:
-                ax.plot(epochs, [factor * r.get(test, np.nan) for r in records], color=ORANGE, label="test")
+                ax.plot(
+                    epochs,
+                    [factor * r.get(test, np.nan) for r in records],
+                    color=ORANGE,
+                    label="test",
+                )
             ax.set(xlabel="epoch", ylabel=label, title=stage.replace("_", " "))
             ax.xaxis.get_major_locator().set_params(integer=True)
             ax.grid(color=LIGHT, linewidth=0.5)

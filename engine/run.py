@@ -1,4 +1,6 @@
-"""What the stages of one run share: options, data, devices, the folder, and networks read from it and written to it."""
+"""What the stages of one run share: options, data, devices, the folder, and networks read from it
+and written to it.
+"""
 
 import contextlib
 import dataclasses
@@ -28,7 +30,9 @@ STREAM = {"baseline": 1, "warm_up": 2, "fine_tuning": 3, "memory_bank": 4}
 
 
 def stage(name):
-    """Decorator of function(run, ...), which carries out the stage `name` (engine.run_folder.STAGES): it is timed as that."""
+    """Decorator of function(run, ...), which carries out the stage `name`
+    (engine.run_folder.STAGES): it is timed as that.
+    """
 
     def decorate(function):
         @functools.wraps(function)
@@ -54,20 +58,28 @@ class Run:
     console: Console
     broken: BrokenImages
     board: Board
-    given: dict | None  # arrays of the network to start from, by name; None: a baseline is trained here
+    given: (
+        dict | None
+    )  # arrays of the network to start from, by name; None: a baseline is trained here
     variant: dict  # of the starting network, see nets.variant_of
 
     @functools.cached_property
     def search_runtime(self):
-        """Where the stages from the warm-up to the memory bank run: the same devices, in --search_precision."""
+        """Where the stages from the warm-up to the memory bank run: the same devices, in
+        --search_precision.
+        """
         precision = self.options.device.search_precision
-        return dataclasses.replace(self.runtime, precision=precision, precision_flag="--search_precision")
+        return dataclasses.replace(
+            self.runtime, precision=precision, precision_flag="--search_precision"
+        )
 
     def network(self, parameters=None):
         """A network on the run's devices, from an array dict or from the seed."""
         with self.runtime.strategy.scope():
             options, kept = self.options, dict(seed=self.options.seed, **self.variant)
-            return build_network(options.arch, self.data.classes, self.data.input_size, parameters, **kept)
+            return build_network(
+                options.arch, self.data.classes, self.data.input_size, parameters, **kept
+            )
 
     def normalised(self, batch):
         return normalise(batch["images"], self.data.augmentation)
@@ -78,15 +90,18 @@ class Run:
         return Evaluator(*parts, options.val_batch_size)
 
     def in_memory(self, indices):
-        """(images uint8 [n, S, S, 3], labels int64 [n]) of some training images, broken ones replaced.
+        """(images uint8 [n, S, S, 3], labels int64 [n]) of some training images, broken ones
+        replaced.
 
-        Of several machines each has the images that its own part of batches of --search_batch_size needs.
+        Of several machines each has the images that its own part of batches of --search_batch_size
+        needs.
         """
         data = self.data
         if not data.encoded:
             return data.x_train[indices], data.y_train[indices]
         images, replaced = np.empty((len(indices), *data.x_train.shape[1:]), np.uint8), {}
-        # The last batch first: what fills it up are images of others, which come after it and are right.
+        # The last batch first: what fills it up are images of others, which come after it and are
+        # right.
         slots = padded_batches(len(indices), self.options.subsets.batch_size)[::-1]
         own = data.x_train.columns(len(slots[0][0]))
         batches = data.x_train.batches(indices[slot] for slot, _ in slots)
@@ -110,9 +125,13 @@ class Run:
             raise UserError(f"{error}; delete {path} to compute it again") from error
 
     def save(self, network):
-        """Completes the stage with a parameter file that says what it is of. Raises FloatingPointError if it is not finite."""
+        """Completes the stage with a parameter file that says what it is of. Raises
+        FloatingPointError if it is not finite.
+        """
         flops, params = network.cost()
-        whole = unpruned_cost(network.arch, network.classes, network.input_size, network.width_multiplier)
+        whole = unpruned_cost(
+            network.arch, network.classes, network.input_size, network.width_multiplier
+        )
         meta = {
             "arch": network.arch,
             "dataset": self.data.name,
@@ -121,7 +140,12 @@ class Run:
             "padding": network.padding,
             "width_multiplier": network.width_multiplier,
         }
-        meta |= {"flops": flops, "params": params, "flops_rate": flops / whole[0], "versions": versions()}
+        meta |= {
+            "flops": flops,
+            "params": params,
+            "flops_rate": flops / whole[0],
+            "versions": versions(),
+        }
         parameters = network.parameters()
         check_parameters(parameters)
         with self.folder.completes() as path:
@@ -129,18 +153,26 @@ class Run:
                 write_parameters(path, parameters, meta)
 
     def check_same(self, value, path):
-        """Raises UserError on all machines unless all have read the same `value` (JSON) from `path`."""
+        """Raises UserError on all machines unless all have read the same `value` (JSON) from
+        `path`.
+        """
         said = self.runtime.machines.exchange(value)
         if any(other != said[0] for other in said):
-            raise UserError(f"the machines do not see the same {path}; they must share the storage it is on")
+            raise UserError(
+                f"the machines do not see the same {path}; they must share the storage it is on"
+            )
 
     def bar(self, items, label, total=None):
         """Progress of a loop that has nothing to save, and may be stopped behind every item."""
         return self.console.bar(items, label, total, after=self.stop_if_asked)
 
     def stop_if_asked(self, save=lambda: None):
-        """If any machine has had a signal to stop: calls save(), and raises Stopped on all of them."""
-        asked = [number for number in self.runtime.machines.exchange(signals.asked()) if number is not None]
+        """If any machine was told to stop: calls save(), and raises Stopped on all of them."""
+        asked = [
+            number
+            for number in self.runtime.machines.exchange(signals.asked())
+            if number is not None
+        ]
         if asked:
             save()
             raise signals.Stopped(asked[0], saved=True)

@@ -1,4 +1,5 @@
-"""SIGTERM and Ctrl-C: heard at once where nothing would be lost, at the next step where there is something to save.
+"""SIGTERM and Ctrl-C: heard at once where nothing would be lost, at the next step where there is
+something to save.
 
 Imports no TensorFlow, so that a program can listen before it is up.
 """
@@ -12,7 +13,9 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 class Stopped(KeyboardInterrupt):
-    """The program was asked to stop. signal: by which; saved: whether everything done so far was saved before."""
+    """The program was asked to stop. signal: by which; saved: whether everything done so far was
+    saved before.
+    """
 
     def __init__(self, number, saved=False):
         super().__init__(number)
@@ -29,8 +32,12 @@ class _Heard:
 
 @contextlib.contextmanager
 def listening():
-    """In this block SIGINT and SIGTERM raise Stopped. A signal that the program was started to ignore stays ignored."""
-    if threading.current_thread() is not threading.main_thread():  # Python hears signals in the main thread only
+    """In this block SIGINT and SIGTERM raise Stopped. A signal that the program was started to
+    ignore stays ignored.
+    """
+    if (
+        threading.current_thread() is not threading.main_thread()
+    ):  # Python hears signals in the main thread only
         yield
         return
     former = {number: signal.getsignal(number) for number in SIGNALS}
@@ -48,7 +55,9 @@ def listening():
 
 @contextlib.contextmanager
 def deferred():
-    """In this block a first signal waits until `asked` is asked; a second one raises Stopped at once."""
+    """In this block a first signal waits until `asked` is asked; a second one raises Stopped at
+    once.
+    """
     _Heard.deferred = _Heard.begun = True
     try:
         yield
@@ -69,8 +78,12 @@ def asked():
 def _handle(number, frame):
     if _Heard.deferred and _Heard.asked is None:
         _Heard.asked = number
-        line = f"\n{signal.Signals(number).name}: stopping at the next step; once more stops at once\n"
+        line = (
+            f"\n{signal.Signals(number).name}: stopping at the next step; once more stops at once\n"
+        )
         with contextlib.suppress(OSError):  # the terminal may be gone
-            os.write(2, line.encode())  # not by print: the signal may have come in the middle of one
+            os.write(
+                2, line.encode()
+            )  # not by print: the signal may have come in the middle of one
         return
     raise Stopped(number)

@@ -16,7 +16,9 @@ NEUTRAL = 0.5  # this draw flips nothing, crops the middle and leaves colours al
 
 @dataclasses.dataclass
 class Progress:
-    """How far a training is: whole epochs; steps of the epoch under way, with the sums of their figures and their seconds."""
+    """How far a training is: whole epochs; steps of the epoch under way, with the sums of their
+    figures and their seconds.
+    """
 
     epoch: int = 0
     step: int = 0
@@ -54,27 +56,38 @@ def train(
     why=lambda images: ("", ""),
     precision_flag="--precision",
 ):
-    """Trains with `step` (op_utils.training_step) on `feed` (engine.feed.Feed) for options.epochs epochs.
+    """Trains with `step` (op_utils.training_step) on `feed` (engine.feed.Feed) for options.epochs
+    epochs.
 
-    Order and draws of an epoch depend on (seed, epoch) alone, seed a sequence of integers. steps_per_call: steps that run in
-    one call of the device, to the same result. bar(label, total) shows the steps of an epoch. on_step(number, figures) is
-    called for every step, on_epoch(record, next) after every epoch, record with epoch (from 1), learning_rate, loss, accuracy,
-    seconds. after_call(progress) is called where the training may end, to go on another time: started with that Progress, or
-    with `next`, it ends as if it had never been interrupted. Raises FloatingPointError when the loss or an activation is not
-    finite; why(images) -> (reason, advice) says in words what is known of it, from the indices of that step's images.
-    precision_flag: the option that says what the step computes in, for advice.
+    Order and draws of an epoch depend on (seed, epoch) alone, seed a sequence of integers.
+    steps_per_call: steps that run in one call of the device, to the same result. bar(label, total)
+    shows the steps of an epoch. on_step(number, figures) is called for every step, on_epoch(record,
+    next) after every epoch, record with epoch (from 1), learning_rate, loss, accuracy, seconds.
+    after_call(progress) is called where the training may end, to go on another time: started with
+    that Progress, or with `next`, it ends as if it had never been interrupted. Raises
+    FloatingPointError when the loss or an activation is not finite; why(images) -> (reason, advice)
+    says in words what is known of it, from the indices of that step's images. precision_flag: the
+    option that says what the step computes in, for advice.
     """
     progress = progress or Progress()
     while progress.epoch < options.epochs:
         began = time.perf_counter() - progress.seconds
         rng = np.random.default_rng([*seed, progress.epoch])
         order = feed.order(options.batch_size, rng)
-        rates = [learning_rate_at(progress.epoch + (k + 0.5) / len(order), options) for k in range(len(order))]
-        together = math.ceil(len(order) / math.ceil(len(order) / steps_per_call))  # evenly: the last call is filled up with few
+        rates = [
+            learning_rate_at(progress.epoch + (k + 0.5) / len(order), options)
+            for k in range(len(order))
+        ]
+        together = math.ceil(
+            len(order) / math.ceil(len(order) / steps_per_call)
+        )  # evenly: the last call is filled up with few
         draws = _draws(rng, order, views, augmented, feed.draws)
         for _ in range(progress.step):
             next(draws)  # the steps done before have taken theirs
-        calls = [range(k, min(k + together, len(order))) for k in range(progress.step, len(order), together)]
+        calls = [
+            range(k, min(k + together, len(order)))
+            for k in range(progress.step, len(order), together)
+        ]
         drawn = (_filled([next(draws) for _ in steps], together) for steps in calls)
         groups = (_filled([order[k] for k in steps], together) for steps in calls)
         batches = feed.batches(groups, drawn, augmented)
@@ -82,7 +95,9 @@ def train(
         with shown, contextlib.closing(batches):
             for steps, batch in zip(calls, batches):
                 learning_rate = _filled([np.float32(rates[k]) for k in steps], together)
-                results = _call(step, batch, len(steps), together, learning_rate, options.weight_decay)
+                results = _call(
+                    step, batch, len(steps), together, learning_rate, options.weight_decay
+                )
                 for k, figures in zip(steps, results):
                     where = f"epoch {progress.epoch + 1}, step {progress.step + 1}"
                     _check(figures, where, why, order[k], f"try {precision_flag} bfloat16")
@@ -106,12 +121,18 @@ def _draws(rng, order, views, augmented, draws):
 
 
 def _filled(values, together):
-    """The value of a call of one step; of several [together, ...], the last repeated as long as steps are missing: one trace."""
-    return values[0] if together == 1 else np.stack([*values, *values[-1:] * (together - len(values))])
+    """The value of a call of one step; of several [together, ...], the last repeated as long as
+    steps are missing: one trace.
+    """
+    return (
+        values[0] if together == 1 else np.stack([*values, *values[-1:] * (together - len(values))])
+    )
 
 
 def _call(step, batch, count, together, learning_rate, weight_decay):
-    """A dict of floats for each of the `count` steps whose data `batch` holds, run in one call of the device."""
+    """A dict of floats for each of the `count` steps whose data `batch` holds, run in one call of
+    the device.
+    """
     shared = {"weight_decay": np.float32(weight_decay)}
     if together == 1:
         results = step(batch, learning_rate=learning_rate, **shared)[0]
@@ -122,13 +143,17 @@ def _call(step, batch, count, together, learning_rate, weight_decay):
 
 
 def _check(figures, where, why, images, half):
-    """Raises FloatingPointError for a step that went wrong; half: what to do about it in float16."""
+    """Raises FloatingPointError for a step that went wrong; half: advice for float16."""
     wrong = f"the loss is {figures['loss']}" if not math.isfinite(figures["loss"]) else None
     if not math.isfinite(figures.pop("sum_of_statistics", 0)):
         wrong = wrong or "activations are not finite"
     if wrong:
         reason, advice = why(images)
         hint = f", or {half}" if "loss_scale" in figures else ""
-        raise FloatingPointError(f"{wrong} in {where}{reason}; {advice or f'try a lower learning rate{hint}'}")
+        raise FloatingPointError(
+            f"{wrong} in {where}{reason}; {advice or f'try a lower learning rate{hint}'}"
+        )
     if figures.get("loss_scale", 1) < 1:
-        raise FloatingPointError(f"the gradients overflow float16 at any loss scale, {where}; {half}")
+        raise FloatingPointError(
+            f"the gradients overflow float16 at any loss scale, {where}; {half}"
+        )

@@ -6,12 +6,15 @@ import os
 from files.pickle_reader import UnsafePickle
 
 NUMBERS = "biuf"  # dtype kinds that are plain numbers: bool, int, unsigned, float
-LARGEST = 4 << 30  # bytes of a file and of its arrays; VGG-16 in float64 has 1.1 GB, the largest file that is asked for here
+# Bytes of a file and of its arrays. VGG-16 in float64, the largest file asked for here, has 1.1 GB.
+LARGEST = 4 << 30
 DEEPEST = 64  # containers in containers, axes of an array
 
 
 def checked_sizes(sizes):
-    """`sizes`, a tuple of a shape or of strides, if it is one of at most DEEPEST plain lengths; raises ValueError."""
+    """`sizes`, a tuple of a shape or of strides, if it is one of at most DEEPEST plain lengths;
+    raises ValueError.
+    """
     if type(sizes) is not tuple or len(sizes) > DEEPEST:
         raise ValueError("a shape that is none")
     for n in sizes:
@@ -23,12 +26,16 @@ def checked_sizes(sizes):
 def one_line(error):
     """What an exception says, on one line of printable characters."""
     line = " ".join(str(error).split())[:300] or type(error).__name__
-    return "".join(c if c.isprintable() else "?" for c in line)  # no colours, no cursor movements out of a file
+    return "".join(
+        c if c.isprintable() else "?" for c in line
+    )  # no colours, no cursor movements out of a file
 
 
 @contextlib.contextmanager
 def refusals():
-    """Whatever reading a damaged file raises in this block, but for OSError and UnsafePickle, is a ValueError of one line."""
+    """Whatever reading a damaged file raises in this block, but for OSError and UnsafePickle, is a
+    ValueError of one line.
+    """
     try:
         yield
     except OSError:
@@ -41,7 +48,9 @@ def refusals():
 
 
 def read_file(path):
-    """The bytes of a file. Raises OSError, or ValueError for one that is larger than any file of arrays."""
+    """The bytes of a file. Raises OSError, or ValueError for one that is larger than any file of
+    arrays.
+    """
     with open(path, "rb") as file:
         size = os.fstat(file.fileno()).st_size
         if size > LARGEST:

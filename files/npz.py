@@ -1,4 +1,6 @@
-"""Reads arrays from archives, .npz and PyTorch's, that nobody has to trust: member by member, within bounds."""
+"""Reads arrays from archives, .npz and PyTorch's, that nobody has to trust: member by member,
+within bounds.
+"""
 
 import contextlib
 import io
@@ -11,14 +13,19 @@ import numpy as np
 from files import guards
 from files.guards import NUMBERS, checked_sizes, refusals
 
-SHRINKING = 100  # how much smaller than its contents a file may be: deflate reaches 1,000, but on zeros, not on weights
+# how much smaller than its contents a file may be: deflate reaches 1,000, but on zeros, not on
+# weights
+SHRINKING = 100
 SMALL = 64 << 20  # bytes; contents below are read however much they shrank
-DIRECTORY = 16 << 20  # bytes of an archive's list of members, 100 or so a member; ten times that when it is read
+# bytes of an archive's list of members, 100 or so a member; ten times that when it is read
+DIRECTORY = 16 << 20
 HEADER = 1024  # bytes of an .npy header; that of 64 axes has 800
 
 
 class _ZipSource(io.FileIO):
-    """A file that is not read in pieces larger than `most`: those of the directory until that has been read."""
+    """A file that is not read in pieces larger than `most`: those of the directory until that has
+    been read.
+    """
 
     most = DIRECTORY
 
@@ -32,7 +39,8 @@ class _ZipSource(io.FileIO):
 def opened_zip(path):
     """Opens a .zip of arrays. Gives {name: function that reads the member, bytes}.
 
-    Raises OSError where the file cannot be read, ValueError where it is damaged or announces more than such a file holds.
+    Raises OSError where the file cannot be read, ValueError where it is damaged or announces more
+    than such a file holds.
     """
     with refusals(), _ZipSource(path) as source, zipfile.ZipFile(source) as archive:
         source.most = guards.LARGEST
@@ -41,7 +49,8 @@ def opened_zip(path):
         if len(set(names)) < len(names):
             raise ValueError("two members of one name")
         total = sum(info.file_size for info in members)
-        # A bomb tells the truth here, or lies: then no more than it said is unpacked, and the check sum is wrong.
+        # A bomb tells the truth here, or lies: then no more than it said is unpacked, and the check
+        # sum is wrong.
         if total > min(guards.LARGEST, max(SMALL, SHRINKING * os.fstat(source.fileno()).st_size)):
             raise ValueError(f"it announces {total} bytes, more than arrays of its size have")
         yield {info.filename: lambda info=info: _member(archive, info) for info in members}
@@ -61,7 +70,8 @@ def _member(archive, info):
 def load_npz(path, names=None):
     """dict name -> array of an .npz: all its arrays, or those of `names`.
 
-    Raises OSError where the file cannot be read, ValueError where it is no .npz of plain arrays or lacks one of `names`.
+    Raises OSError where the file cannot be read, ValueError where it is no .npz of plain arrays or
+    lacks one of `names`.
     """
     with opened_zip(path) as files:
         members = {file.removesuffix(".npy"): read for file, read in files.items()}
@@ -74,7 +84,10 @@ def load_npz(path, names=None):
 def _npy(name, data):
     file = io.BytesIO(data[:HEADER])
     version = np.lib.format.read_magic(file)
-    read_header = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
+    read_header = {
+        (1, 0): np.lib.format.read_array_header_1_0,
+        (2, 0): np.lib.format.read_array_header_2_0,
+    }
     if version not in read_header:
         raise ValueError(f"{name} is of format {version}, which holds no plain array")
     shape, fortran, dtype = read_header[version](file, max_header_size=HEADER)
@@ -83,4 +96,6 @@ def _npy(name, data):
     size = len(data) - file.tell()
     if math.prod(checked_sizes(shape)) * dtype.itemsize != size:
         raise ValueError(f"{name} has {size} bytes for an array of shape {shape}")
-    return np.frombuffer(data, dtype, offset=file.tell()).reshape(shape, order="F" if fortran else "C")
+    return np.frombuffer(data, dtype, offset=file.tell()).reshape(
+        shape, order="F" if fortran else "C"
+    )

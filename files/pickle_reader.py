@@ -1,15 +1,19 @@
 """Reads pickles without unpickling them.
 
-A pickle is a program for a machine that calls whatever the program names, and Python's own unpickler is that machine: it
-reserves what a length in the file promises, sets attributes on whatever BUILD is aimed at, hashes keys that were made to
-collide. So the few opcodes that arrays, numbers and plain containers need are carried out here, on a stack of plain values.
-A name becomes one of the functions a caller of `run` admits, or the file is refused; nothing else can be called or changed.
+A pickle is a program for a machine that calls whatever the program names, and Python's own
+unpickler is that machine: it reserves what a length in the file promises, sets attributes on
+whatever BUILD is aimed at, hashes keys that were made to collide. So the few opcodes that arrays,
+numbers and plain containers need are carried out here, on a stack of plain values. A name becomes
+one of the functions a caller of `run` admits, or the file is refused; nothing else can be called or
+changed.
 """
 
 import pickletools
 
-MOST_OPCODES = 2**19  # CIFAR-100's training file has 200,000; each makes 200 bytes at most, with its place in the memo
-WIDEST_KEY = 64  # bits; the hashes of wider integers can be made equal, and a dict of them takes quadratic time
+# CIFAR-100's training file has 200,000; each makes 200 bytes at most, with its place in the memo
+MOST_OPCODES = 2**19
+# bits; the hashes of wider integers can be made equal, and a dict of them takes quadratic time
+WIDEST_KEY = 64
 
 
 class UnsafePickle(Exception):
@@ -17,7 +21,9 @@ class UnsafePickle(Exception):
 
 
 class Name:
-    """What a global name of a pickle stands for: a function that may be called, or None for one that is only handed on."""
+    """What a global name of a pickle stands for: a function that may be called, or None for one
+    that is only handed on.
+    """
 
     __slots__ = ("function", "text")
 
@@ -26,18 +32,20 @@ class Name:
 
 
 class Built:
-    """Base of values that a pickle gives their state later, by BUILD: `set_state(state)` takes it."""
+    """Base of values that get their state later in the pickle, by BUILD: `set_state(state)`."""
 
     __slots__ = ()
 
 
 def run(stream, names, encoding="ASCII", persistent=None):
-    """The value that a pickle leaves: None, bool, int, float, str, bytes, list, tuple, dict and what `names` make.
+    """The value that a pickle leaves: None, bool, int, float, str, bytes, list, tuple, dict and
+    what `names` make.
 
-    stream: io.BytesIO, left behind the end of the pickle. names: {(module, name): Name}. encoding: how the strings of
-    Python 2 are read, "bytes" leaves them bytes. persistent(id) answers BINPERSID, which is refused without it. Raises
-    UnsafePickle for a name or an opcode that is not admitted; a damaged pickle may raise nearly anything. Takes memory for
-    what the file really holds, whatever lengths it announces.
+    stream: io.BytesIO, left behind the end of the pickle. names: {(module, name): Name}. encoding:
+    how the strings of Python 2 are read, "bytes" leaves them bytes. persistent(id) answers
+    BINPERSID, which is refused without it. Raises UnsafePickle for a name or an opcode that is not
+    admitted; a damaged pickle may raise nearly anything. Takes memory for what the file really
+    holds, whatever lengths it announces.
     """
     machine = _Machine(names, encoding, persistent, stream.getbuffer().nbytes)
     # genops believes no length: reading more from memory than is there gives what is there.
@@ -46,7 +54,9 @@ def run(stream, names, encoding="ASCII", persistent=None):
             raise ValueError(f"more than {MOST_OPCODES} opcodes")
         step = _STEPS.get(opcode.name)
         if step is None:
-            raise UnsafePickle(f"opcode {opcode.name}" + (f" {argument}"[:100] if argument is not None else ""))
+            raise UnsafePickle(
+                f"opcode {opcode.name}" + (f" {argument}"[:100] if argument is not None else "")
+            )
         step(machine, argument)
     return machine.stack.pop()
 
@@ -55,7 +65,9 @@ def plain_key(key):
     """`key`, if a dict may have it; raises ValueError."""
     if isinstance(key, (str, bytes)) or (isinstance(key, int) and key.bit_length() <= WIDEST_KEY):
         return key
-    raise ValueError(f"a key that is a {type(key).__name__}, not a name or a number of {WIDEST_KEY} bits")
+    raise ValueError(
+        f"a key that is a {type(key).__name__}, not a name or a number of {WIDEST_KEY} bits"
+    )
 
 
 class _Machine:
@@ -123,10 +135,13 @@ class _Machine:
     def call(self):
         function, arguments = self.take(2)
         if type(function) is not Name or function.function is None or type(arguments) is not tuple:
-            raise ValueError(f"a call of {function.text if type(function) is Name else type(function).__name__}")
+            raise ValueError(
+                f"a call of {function.text if type(function) is Name else type(function).__name__}"
+            )
         made = function.function(*arguments)
         if type(made) in self.may_make:
-            # An intact file makes each of its strings and dicts once: not a megabyte again and again by naming it.
+            # An intact file makes each of its strings and dicts once: not a megabyte again and
+            # again by naming it.
             self.may_make[type(made)] -= len(made)
             if self.may_make[type(made)] < 0:
                 raise ValueError("calls that make more than the file holds")
@@ -136,7 +151,9 @@ class _Machine:
         (state,) = self.take(1)
         if isinstance(self.stack[-1], Built):
             self.stack[-1].set_state(state)
-        elif type(self.stack[-1]) is not dict:  # an OrderedDict may come with attributes; PyTorch's has `_metadata`
+        elif (
+            type(self.stack[-1]) is not dict
+        ):  # an OrderedDict may come with attributes; PyTorch's has `_metadata`
             raise ValueError(f"a state for a {type(self.stack[-1]).__name__}")
 
     def persistent_id(self):
@@ -152,8 +169,8 @@ def _pairs(items):
 
 
 _LITERALS = (
-    "INT BININT BININT1 BININT2 LONG LONG1 LONG4 FLOAT BINFLOAT UNICODE SHORT_BINUNICODE BINUNICODE BINUNICODE8 "
-    "SHORT_BINBYTES BINBYTES BINBYTES8 BYTEARRAY8"
+    "INT BININT BININT1 BININT2 LONG LONG1 LONG4 FLOAT BINFLOAT UNICODE SHORT_BINUNICODE BINUNICODE"
+    " BINUNICODE8 SHORT_BINBYTES BINBYTES BINBYTES8 BYTEARRAY8"
 )
 _CONSTANTS = {"NONE": None, "NEWTRUE": True, "NEWFALSE": False, "EMPTY_TUPLE": ()}
 _STEPS = {

@@ -1,8 +1,9 @@
 """Reads arrays from pickles that nobody has to trust.
 
-Parameter files and the CIFAR batches need a handful of names only. Those are answered by stand-ins written here, which
-collect (dtype, shape, bytes) and build the array themselves, and every other name is refused before anything is called. No
-header is believed before the bytes it announces are there.
+Parameter files and the CIFAR batches need a handful of names only. Those are answered by stand-ins
+written here, which collect (dtype, shape, bytes) and build the array themselves, and every other
+name is refused before anything is called. No header is believed before the bytes it announces are
+there.
 """
 
 import io
@@ -44,7 +45,9 @@ def _text(value):
 
 
 class Array(Built):
-    """Stands in for an array while the pickle is read; `value` is the array, None until its state has come."""
+    """Stands in for an array while the pickle is read; `value` is the array, None until its state
+    has come.
+    """
 
     __slots__ = ("value",)
 
@@ -65,7 +68,9 @@ def _build(data, dtype, shape, order="C"):
 
 
 def _from_buffer(data, dtype, shape, order, axes=None):
-    """Protocol 5. Order "K" is that of an array with permuted axes: its bytes lie in C order of the permuted shape."""
+    """Protocol 5. Order "K" is that of an array with permuted axes: its bytes lie in C order of the
+    permuted shape.
+    """
     if order == "K" and axes is not None:
         return Array(_build(data, dtype, shape).transpose(checked_sizes(axes)))
     return Array(_build(data, dtype, shape, order))
@@ -83,24 +88,35 @@ def _ordered_dict(items=()):
     return {pickle_reader.plain_key(key): value for key, value in items}
 
 
-_FUNCTIONS = {("numpy", "dtype"): _Dtype, ("_codecs", "encode"): _encode, ("collections", "OrderedDict"): _ordered_dict}
+_FUNCTIONS = {
+    ("numpy", "dtype"): _Dtype,
+    ("_codecs", "encode"): _encode,
+    ("collections", "OrderedDict"): _ordered_dict,
+}
 for _core in ("numpy.core", "numpy._core"):  # NumPy 1 and NumPy 2 spell it differently
     _FUNCTIONS[_core + ".multiarray", "_reconstruct"] = lambda *_: Array()
     _FUNCTIONS[_core + ".multiarray", "scalar"] = _scalar
     _FUNCTIONS[_core + ".numeric", "_frombuffer"] = _from_buffer
 # ndarray is only ever handed on to _reconstruct: called with a shape, it would take memory for it
-_NAMES = {key: Name(".".join(key), function) for key, function in {**_FUNCTIONS, ("numpy", "ndarray"): None}.items()}
+_NAMES = {
+    key: Name(".".join(key), function)
+    for key, function in {**_FUNCTIONS, ("numpy", "ndarray"): None}.items()
+}
 
 
 def _arrays(value, done, depth=0):
-    """The same containers with every stand-in replaced by its array. done: {id of a container: what became of it}."""
+    """The same containers with every stand-in replaced by its array. done: {id of a container: what
+    became of it}.
+    """
     if isinstance(value, Array):
         if (array := value.value) is None:
             raise ValueError("an array without contents")
         return array
     if type(value) not in (dict, list, tuple):
         return value
-    if id(value) not in done:  # a container that is met again is not gone through again: there may be 2^n ways to it
+    if (
+        id(value) not in done
+    ):  # a container that is met again is not gone through again: there may be 2^n ways to it
         if depth == DEEPEST:
             raise ValueError(f"containers that are nested deeper than {DEEPEST}")
         done[id(value)] = None
@@ -114,11 +130,13 @@ def _arrays(value, done, depth=0):
 
 
 def load_pickle(data, encoding="ASCII"):
-    """The object a pickle holds, if it is made of plain containers, plain values and NumPy arrays of numbers.
+    """The object a pickle holds, if it is made of plain containers, plain values and NumPy arrays
+    of numbers.
 
-    data: bytes. `encoding="bytes"` reads Python 2 pickles such as the CIFAR batches. An array comes back as an ndarray that
-    shares memory with `data`, a dict with keys that are text, bytes or numbers; an object met twice comes back as one.
-    Raises UnsafePickle naming what is not admitted, ValueError for anything that is no readable pickle.
+    data: bytes. `encoding="bytes"` reads Python 2 pickles such as the CIFAR batches. An array comes
+    back as an ndarray that shares memory with `data`, a dict with keys that are text, bytes or
+    numbers; an object met twice comes back as one. Raises UnsafePickle naming what is not admitted,
+    ValueError for anything that is no readable pickle.
     """
     stream = io.BytesIO(data)
     value = load_pickle_from(stream, encoding)
@@ -128,6 +146,10 @@ def load_pickle(data, encoding="ASCII"):
 
 
 def load_pickle_from(stream, encoding="ASCII", names=None, persistent=None):
-    """load_pickle of one pickle of an io.BytesIO, with more `names` and with persistent ids: see pickle_reader.run."""
+    """load_pickle of one pickle of an io.BytesIO, with more `names` and with persistent ids: see
+    pickle_reader.run.
+    """
     with refusals():
-        return _arrays(pickle_reader.run(stream, {**_NAMES, **(names or {})}, encoding, persistent), {})
+        return _arrays(
+            pickle_reader.run(stream, {**_NAMES, **(names or {})}, encoding, persistent), {}
+        )

@@ -1,8 +1,10 @@
-"""Reads the arrays of PyTorch's files, .pth, without PyTorch: it need not be installed, and its reader need not be trusted.
+"""Reads the arrays of PyTorch's files, .pth, without PyTorch: it need not be installed, and its
+reader need not be trusted.
 
-Two forms, https://github.com/pytorch/pytorch/blob/main/torch/serialization.py. Since 1.6 a .zip with a pickle, data.pkl, and
-one member a storage; before that five pickles - magic number, version, system, object, keys of the storages - and the
-storages behind them. A tensor is a window into a storage: offset, size, strides, all of them claims of the file.
+Two forms, https://github.com/pytorch/pytorch/blob/main/torch/serialization.py. Since 1.6 a .zip
+with a pickle, data.pkl, and one member a storage; before that five pickles - magic number, version,
+system, object, keys of the storages - and the storages behind them. A tensor is a window into a
+storage: offset, size, strides, all of them claims of the file.
 """
 
 import io
@@ -30,7 +32,9 @@ STORAGES = {
 
 
 def is_pth(path):
-    """Whether the file begins as one of PyTorch's forms does. Raises OSError, ValueError for a damaged .zip."""
+    """Whether the file begins as one of PyTorch's forms does. Raises OSError, ValueError for a
+    damaged .zip.
+    """
     with open(path, "rb") as file:
         start = file.read(32)
     if not start.startswith(b"PK"):
@@ -40,10 +44,12 @@ def is_pth(path):
 
 
 def load_pth(path):
-    """The dict in a .pth: of a state dict name -> array, of a checkpoint whatever plain values and arrays it holds.
+    """The dict in a .pth: of a state dict name -> array, of a checkpoint whatever plain values and
+    arrays it holds.
 
-    Arrays have the type of their tensor, bfloat16 becomes float32; they may overlap and be read-only. Raises OSError,
-    UnsafePickle naming what is neither a tensor of numbers nor a plain container, ValueError for a damaged file.
+    Arrays have the type of their tensor, bfloat16 becomes float32; they may overlap and be
+    read-only. Raises OSError, UnsafePickle naming what is neither a tensor of numbers nor a plain
+    container, ValueError for a damaged file.
     """
     with open(path, "rb") as file:
         zipped = file.read(2) == b"PK"
@@ -58,7 +64,9 @@ def _load_zip(path):
         roots = [name.removesuffix("data.pkl") for name in members if name.endswith("/data.pkl")]
         if len(roots) != 1:
             raise ValueError("it has not one data.pkl")
-        order = members[roots[0] + "byteorder"]() if roots[0] + "byteorder" in members else b"little"
+        order = (
+            members[roots[0] + "byteorder"]() if roots[0] + "byteorder" in members else b"little"
+        )
         storages = _Storages(lambda key, _: members[f"{roots[0]}data/{key}"](), order == b"little")
         return storages.load(io.BytesIO(members[roots[0] + "data.pkl"]()))
 
@@ -71,7 +79,9 @@ def _load_legacy(path):
     contents = {}
 
     def read(key, sizes):
-        if not contents:  # the first array is asked for when the object has been read: the storages come next
+        if (
+            not contents
+        ):  # the first array is asked for when the object has been read: the storages come next
             for name in pickle_reader.run(stream, {}):
                 count = int.from_bytes(stream.read(8), "little" if little else "big")
                 contents[name] = stream.read(count * sizes[name])
@@ -81,7 +91,9 @@ def _load_legacy(path):
 
 
 class _Storages:
-    """The storages of one file. read(key, {key: bytes of an element}) -> the bytes of one, called once the object is read."""
+    """The storages of one file. read(key, {key: bytes of an element}) -> the bytes of one, called
+    once the object is read.
+    """
 
     def __init__(self, read, little):
         self.read, self.order = read, "<" if little else ">"
@@ -92,12 +104,16 @@ class _Storages:
 
     def persistent(self, id):
         """The stand-in for a storage: ("storage", type, key, device, elements[, None])."""
-        known = type(id) is tuple and len(id) in (5, 6) and id[0] == "storage" and type(id[1]) is Name
+        known = (
+            type(id) is tuple and len(id) in (5, 6) and id[0] == "storage" and type(id[1]) is Name
+        )
         if not known or id[1].text not in STORAGES or id[5:] not in ((), (None,)):
             raise UnsafePickle("a persistent id that is no storage of numbers")
         kind, key, _, count = id[1:5]
         (count,) = checked_sizes((count,))
-        if type(key) is not str or self.sizes.setdefault(key, int(STORAGES[kind.text][1])) != int(STORAGES[kind.text][1]):
+        if type(key) is not str or self.sizes.setdefault(key, int(STORAGES[kind.text][1])) != int(
+            STORAGES[kind.text][1]
+        ):
             raise ValueError("a storage of two types")
         return _Storage(self, kind.text, key, count)
 
@@ -108,7 +124,9 @@ class _Storages:
                 data = (data.astype(np.uint32) << 16).view(np.float32)
             self.done[kind, key] = data
         if len(self.done[kind, key]) != count:
-            raise ValueError(f"storage {key} has {len(self.done[kind, key])} elements instead of {count}")
+            raise ValueError(
+                f"storage {key} has {len(self.done[kind, key])} elements instead of {count}"
+            )
         return self.done[kind, key]
 
 
@@ -124,10 +142,16 @@ class _Tensor(pickles.Array):
 
     __slots__ = ("offset", "size", "storage", "stride")
 
-    def __init__(self, storage, offset, size, stride, requires_grad=False, hooks=None, metadata=None):
+    def __init__(
+        self, storage, offset, size, stride, requires_grad=False, hooks=None, metadata=None
+    ):
         if type(storage) is not _Storage:
             raise ValueError("a tensor without a storage")
-        (self.offset,), self.size, self.stride = checked_sizes((offset,)), checked_sizes(size), checked_sizes(stride)
+        (self.offset,), self.size, self.stride = (
+            checked_sizes((offset,)),
+            checked_sizes(size),
+            checked_sizes(stride),
+        )
         self.storage = storage
 
     def set_state(self, state):
@@ -141,14 +165,29 @@ class _Tensor(pickles.Array):
             raise ValueError(f"a tensor of size {self.size} and strides {self.stride}")
         if 0 in self.size:
             return np.empty(self.size, data.dtype)
-        # A stride of 0 makes a terabyte of one number, so a tensor may not be larger than what it looks at either.
+        # A stride of 0 makes a terabyte of one number, so a tensor may not be larger than what it
+        # looks at either.
         last = self.offset + sum((n - 1) * stride for n, stride in zip(self.size, self.stride))
         if last >= len(data) or math.prod(self.size) > len(data):
-            raise ValueError(f"a tensor of size {self.size}, strides {self.stride} in a storage of {len(data)} elements")
-        strides = [stride * data.itemsize if n > 1 else data.itemsize for n, stride in zip(self.size, self.stride)]
-        return np.lib.stride_tricks.as_strided(data[self.offset :], self.size, strides, writeable=False)
+            raise ValueError(
+                f"a tensor of size {self.size}, strides {self.stride} in a storage of {len(data)}"
+                " elements"
+            )
+        strides = [
+            stride * data.itemsize if n > 1 else data.itemsize
+            for n, stride in zip(self.size, self.stride)
+        ]
+        return np.lib.stride_tricks.as_strided(
+            data[self.offset :], self.size, strides, writeable=False
+        )
 
 
-_FUNCTIONS = {"_rebuild_tensor_v2": _Tensor, "_rebuild_parameter": lambda tensor, requires_grad, hooks: tensor}
-_NAMES = {("torch._utils", name): Name(f"torch._utils.{name}", function) for name, function in _FUNCTIONS.items()}
+_FUNCTIONS = {
+    "_rebuild_tensor_v2": _Tensor,
+    "_rebuild_parameter": lambda tensor, requires_grad, hooks: tensor,
+}
+_NAMES = {
+    ("torch._utils", name): Name(f"torch._utils.{name}", function)
+    for name, function in _FUNCTIONS.items()
+}
 _NAMES |= {tuple(name.split(".")): Name(name) for name in STORAGES}

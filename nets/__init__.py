@@ -7,7 +7,14 @@ from nets.catalogue import BUILDERS, PADDINGS, WIDEST
 
 
 def build_network(
-    arch, classes, input_size, parameters=None, origin="the parameter file", seed=0, padding="SAME", width_multiplier=1.0
+    arch,
+    classes,
+    input_size,
+    parameters=None,
+    origin="the parameter file",
+    seed=0,
+    padding="SAME",
+    width_multiplier=1.0,
 ):
     """The network `arch` for images [B, input_size, input_size, 3], logits float32 [B, classes].
 
@@ -15,42 +22,58 @@ def build_network(
         arch: a key of BUILDERS.
         classes: C, the number of classes.
         input_size: height and width of an image.
-        parameters: dict name -> float32 array (nets.parameters.read_parameters). It gives values and shapes, so a pruned file
-            builds the pruned network. None: full width, initialised from `seed`.
+        parameters: dict name -> float32 array (nets.parameters.read_parameters). It gives values
+            and shapes, so a pruned file builds the pruned network. None: full width, initialised
+            from `seed`.
         origin: what error messages call the file.
         seed: of the initial values.
         padding: of PADDINGS, the one the file was trained with; the file's meta has it.
-        width_multiplier: scales all widths (Network.scaled). No file is wider than that, and where a MobileNet has shortcuts
-            depends on it; the file's meta has it.
+        width_multiplier: scales all widths (Network.scaled). No file is wider than that, and where
+            a MobileNet has shortcuts depends on it; the file's meta has it.
 
-    Raises UserError naming the first array in which `parameters` and `arch` differ, or an unknown padding.
+    Raises UserError naming the first array in which `parameters` and `arch` differ, or an unknown
+    padding.
     """
     from nets.initial import Arrays
     from utils import UserError
 
     if padding not in PADDINGS:
-        raise UserError(f"{origin} was saved for padding {str(padding)[:50]!r}, not {' or '.join(PADDINGS)}")
+        raise UserError(
+            f"{origin} was saved for padding {str(padding)[:50]!r}, not {' or '.join(PADDINGS)}"
+        )
     module, name, options = BUILDERS[arch]
     builder = getattr(importlib.import_module(module), name)
     called = arch if width_multiplier == 1 else f"{arch} of width {width_multiplier:g}"
     arrays = Arrays(parameters, origin=origin, arch=called, seed=seed)
-    network = builder(arch, classes, input_size, arrays, padding=padding, width_multiplier=width_multiplier, **options)
+    network = builder(
+        arch,
+        classes,
+        input_size,
+        arrays,
+        padding=padding,
+        width_multiplier=width_multiplier,
+        **options,
+    )
     arrays.check_all_taken()
     return network
 
 
 def variant_of(meta, path, width_multiplier=None):
-    """dict of the padding and the width_multiplier with which build_network builds the network in the parameter file at `path`.
+    """dict of the padding and the width_multiplier with which build_network builds the network in
+    the parameter file at `path`.
 
-    meta: what the file says of itself; width_multiplier: the one asked for, None for the file's, or 1 where it says nothing.
-    Raises UserError where the two differ, or the file's is none.
+    meta: what the file says of itself; width_multiplier: the one asked for, None for the file's, or
+    1 where it says nothing. Raises UserError where the two differ, or the file's is none.
     """
     from nets.parameters import check_saved_for
     from utils import UserError
 
     written = meta.get("width_multiplier", 1.0)
     if type(written) not in (int, float) or not 0 < written <= WIDEST:
-        raise UserError(f"{path} was saved for width multiplier {str(written)[:50]!r}, not one above 0 and at most {WIDEST}")
+        raise UserError(
+            f"{path} was saved for width multiplier {str(written)[:50]!r}, not one above 0 and at"
+            f" most {WIDEST}"
+        )
     if width_multiplier is not None:
         check_saved_for(path, meta, "width_multiplier", width_multiplier)
         written = width_multiplier

@@ -1,8 +1,9 @@
 """The names of networks, and what each builds.
 
-A name says all of a network but what the data say (classes, size of the images), and its variant: padding and width multiplier,
-which parameter files tell (`variant_of`). So MobileNet-v2 has two names. Its strides on small images are others, with the same
-arrays, and a file of the one is none of the other.
+A name says all of a network but what the data say (classes, size of the images), and its variant:
+padding and width multiplier, which parameter files tell (`variant_of`). So MobileNet-v2 has two
+names. Its strides on small images are others, with the same arrays, and a file of the one is none
+of the other.
 """
 
 BUILDERS = {
@@ -12,9 +13,16 @@ BUILDERS = {
     "ResNet-34": ("nets.resnet", "ImageNetResNet", {"blocks": (3, 4, 6, 3)}),
     "ResNet-50": ("nets.resnet", "ImageNetResNet", {"blocks": (3, 4, 6, 3), "bottlenecks": True}),
     "MobileNet-v2": ("nets.mobilenet_v2", "MobileNetV2", {"strides": (1, 1, 1, 2, 2, 1, 2, 1)}),
-    "MobileNet-v2-ImageNet": ("nets.mobilenet_v2", "MobileNetV2", {"strides": (2, 1, 2, 2, 2, 1, 2, 1)}),
+    "MobileNet-v2-ImageNet": (
+        "nets.mobilenet_v2",
+        "MobileNetV2",
+        {"strides": (2, 1, 2, 2, 2, 1, 2, 1)},
+    ),
 }
 CIFAR = ("ResNet-20", "ResNet-56", "MobileNet-v2")  # what they are for
 IMAGENET = ("ResNet-18", "ResNet-34", "ResNet-50", "MobileNet-v2-ImageNet")
-PADDINGS = ("SAME", "symmetric")  # of what has a stride: TensorFlow's, bottom and right first; PyTorch's, all sides alike
+PADDINGS = (
+    "SAME",
+    "symmetric",
+)  # of what has a stride: TensorFlow's, bottom and right first; PyTorch's, all sides alike
 WIDEST = 16  # of width multipliers

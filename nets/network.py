@@ -1,4 +1,6 @@
-"""What every architecture shares: a chain of parts, with their layers and gates, costs and parameters."""
+"""What every architecture shares: a chain of parts, with their layers and gates, costs and
+parameters.
+"""
 
 import math
 
@@ -10,11 +12,13 @@ from nets.widths import scaled
 
 
 class Network(tf.Module):
-    """What every architecture shares: a chain of parts, layers and gates in network order, costs, parameters.
+    """What every architecture shares: a chain of parts, layers and gates in network order, costs,
+    parameters.
 
-    A part has `layers`, the `gates` it owns, and __call__(x, run: Pass) -> [B, out_size, out_size, out_gate.size], what the
-    next part takes; the last one gives the logits float32 [B, classes]. padding: that of nets.PADDINGS which the subclass gives
-    to what has a stride; width_multiplier: by which it scales its widths, see `scaled`.
+    A part has `layers`, the `gates` it owns, and __call__(x, run: Pass) -> [B, out_size, out_size,
+    out_gate.size], what the next part takes; the last one gives the logits float32 [B, classes].
+    padding: that of nets.PADDINGS which the subclass gives to what has a stride; width_multiplier:
+    by which it scales its widths, see `scaled`.
     """
 
     def __init__(self, arch, classes, input_size, padding="SAME", width_multiplier=1.0):
@@ -68,20 +72,33 @@ class Network(tf.Module):
 
     def variables_by_name(self):
         """dict name -> variable, in network order."""
-        return {f"{layer.path}/{name}:0": v for layer in self.network_layers for name, v in layer.arrays.items()}
+        return {
+            f"{layer.path}/{name}:0": v
+            for layer in self.network_layers
+            for name, v in layer.arrays.items()
+        }
 
     def cost(self, filters=None):
-        """(MACs, parameters) when gate i keeps filters[i] filters; as it is, if `filters` is None. BN counts 2 MACs a value."""
+        """(MACs, parameters) when gate i keeps filters[i] filters; as it is, if `filters` is None.
+        BN counts 2 MACs a value.
+        """
         layers = self.network_layers
-        return sum(layer.macs(filters) for layer in layers), sum(layer.params(filters) for layer in layers)
+        return sum(layer.macs(filters) for layer in layers), sum(
+            layer.params(filters) for layer in layers
+        )
 
     def moving_averages(self, filters=None):
-        """How many of the parameters that cost(filters) counts are moving averages, which others do not count."""
+        """How many of the parameters that cost(filters) counts are moving averages, which others do
+        not count.
+        """
         averages = ("moving_mean", "moving_variance")
-        return sum(math.prod(bn.shape(name, filters)) for bn in self.batch_norms for name in averages)
+        return sum(
+            math.prod(bn.shape(name, filters)) for bn in self.batch_norms for name in averages
+        )
 
     def layer_filters(self, filters=None):
-        """dict layer name -> filters of each convolution, in network order, when gate i keeps filters[i] filters.
+        """dict layer name -> filters of each convolution, in network order, when gate i keeps
+        filters[i] filters.
 
         Depthwise ones are left out: theirs are the filters of the convolution before.
         """

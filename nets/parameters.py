@@ -19,7 +19,8 @@ META = "__meta__"
 
 
 def write_parameters(path, arrays, meta):
-    """Writes a parameter file in the published format, a pickled dict name -> float32 array, plus `meta` as JSON.
+    """Writes a parameter file in the published format, a pickled dict name -> float32 array, plus
+    `meta` as JSON.
 
     A path that ends in .npz gets the same arrays as .npz.
     """
@@ -32,23 +33,32 @@ def write_parameters(path, arrays, meta):
 
 
 def read_parameters(path):
-    """(arrays, meta) of a parameter file: dict name -> float32 array, and what the file says of itself ({} if nothing).
+    """(arrays, meta) of a parameter file: dict name -> float32 array, and what the file says of
+    itself ({} if nothing).
 
-    Reads the published pickles, dense or pruned, through files.pickles, .npz files of the same arrays, PyTorch's .pth and
-    .safetensors. A state dict of one of PyTorch's networks that are known here comes back under our names, its meta saying which
-    it is and how that pads. Keys that hold no array of numbers are ignored. Raises UserError for a file that is missing, damaged,
-    not of numbers, or of a network of PyTorch that is nearly one of ours.
+    Reads the published pickles, dense or pruned, through files.pickles, .npz files of the same
+    arrays, PyTorch's .pth and .safetensors. A state dict of one of PyTorch's networks that are
+    known here comes back under our names, its meta saying which it is and how that pads. Keys that
+    hold no array of numbers are ignored. Raises UserError for a file that is missing, damaged, not
+    of numbers, or of a network of PyTorch that is nearly one of ours.
     """
     try:
         content = _content(path)
     except OSError as error:
-        raise UserError(f"cannot read the parameter file {path}: {error.strerror or error}") from error
+        raise UserError(
+            f"cannot read the parameter file {path}: {error.strerror or error}"
+        ) from error
     except UnsafePickle as error:
-        raise UserError(f"{path} is refused: it names {error}; parameter files hold NumPy arrays only") from error
+        raise UserError(
+            f"{path} is refused: it names {error}; parameter files hold NumPy arrays only"
+        ) from error
     except ValueError as error:
         raise UserError(f"{path} is no parameter file: {error}") from error
     if not isinstance(content, dict):
-        raise UserError(f"{path} is no parameter file: it holds a {type(content).__name__}, not a dict of arrays")
+        raise UserError(
+            f"{path} is no parameter file: it holds a {type(content).__name__}, not a dict of"
+            " arrays"
+        )
     try:
         content, meta = translated(content) or (content, _meta(content.get(META)))
     except ValueError as error:
@@ -60,8 +70,12 @@ def read_parameters(path):
     }
     if not arrays:
         raise UserError(f"{path} is no parameter file: it holds no array")
-    if 4 * sum(array.size for array in arrays.values()) > guards.LARGEST:  # many names may share one array
-        raise UserError(f"{path} is no parameter file: its arrays take more than {guards.LARGEST} bytes")
+    if (
+        4 * sum(array.size for array in arrays.values()) > guards.LARGEST
+    ):  # many names may share one array
+        raise UserError(
+            f"{path} is no parameter file: its arrays take more than {guards.LARGEST} bytes"
+        )
     return {name: _float32(path, name, array) for name, array in arrays.items()}, meta
 
 
@@ -84,13 +98,17 @@ def _float32(path, name, array):
 
 
 def check_saved_for(path, meta, key, asked):
-    """Raises UserError if the file at `path` says in its `meta` that it is of another `key` (arch, dataset) than `asked`."""
+    """Raises UserError if the file at `path` says in its `meta` that it is of another `key` (arch,
+    dataset) than `asked`.
+    """
     if meta.get(key, asked) != asked:
         raise UserError(f"{path} was saved for --{key} {meta[key]}, not {asked}")
 
 
 def _meta(value):
-    """The dict in a file's META entry; a strange entry counts as none, since it only ever adds to what the arrays say."""
+    """The dict in a file's META entry; a strange entry counts as none, since it only ever adds to
+    what the arrays say.
+    """
     if isinstance(value, np.ndarray) and value.ndim == 0:  # as .npz has it
         value = value.item()
     try:
@@ -99,4 +117,8 @@ def _meta(value):
         return {}
     if not isinstance(meta, dict):
         return {}
-    return {key: value for key, value in meta.items() if key not in ("arch", "dataset") or isinstance(value, str)}
+    return {
+        key: value
+        for key, value in meta.items()
+        if key not in ("arch", "dataset") or isinstance(value, str)
+    }

@@ -7,14 +7,20 @@ from nets.tcl import FC, BatchNorm, Conv2d
 
 
 class ConvPart:
-    """Convolution, BN, activation, and the gate that the convolution owns. Layers are `conv` and `bn`, then `suffix`."""
+    """Convolution, BN, activation, and the gate that the convolution owns. Layers are `conv` and
+    `bn`, then `suffix`.
+    """
 
-    def __init__(self, arrays, kernel_size, channels, filters, *, in_size, activation, suffix="", **conv):
+    def __init__(
+        self, arrays, kernel_size, channels, filters, *, in_size, activation, suffix="", **conv
+    ):
         self.gate, self.activation = Gate(f"conv{suffix}"), activation
         into = dict(in_size=in_size, out_gate=self.gate, **conv)
         self.conv = Conv2d(f"conv{suffix}", arrays, kernel_size, channels, filters, **into)
         self.out_size = self.conv.out_size
-        self.bn = BatchNorm(f"bn{suffix}", arrays, self.gate.size, size=self.out_size, gate=self.gate)
+        self.bn = BatchNorm(
+            f"bn{suffix}", arrays, self.gate.size, size=self.out_size, gate=self.gate
+        )
         self.layers, self.gates, self.out_gate = [self.conv, self.bn], [self.gate], self.gate
 
     def __call__(self, x, run):

@@ -1,7 +1,8 @@
-"""The layers: convolutions, fully connected layer and batch norm that can be pruned without being changed.
+"""The layers: convolutions, fully connected layer and batch norm that can be pruned without being
+changed.
 
-Masks reach them in a `Pass` (nets.gates). They know how many multiply-accumulates (MACs) and parameters they cost at any number
-of filters, by arithmetic alone.
+Masks reach them in a `Pass` (nets.gates). They know how many multiply-accumulates (MACs) and
+parameters they cost at any number of filters, by arithmetic alone.
 """
 
 import math
@@ -20,14 +21,16 @@ def same_size(size, strides):
 
 
 def conv_padding(padding, kernel_size, strides):
-    """The `padding` of tf.nn.conv2d for one of nets.PADDINGS, which differ at strides above 1 only."""
+    """The `padding` of tf.nn.conv2d for one of PADDINGS, which differ at strides above 1 only."""
     if padding == "SAME" or strides == 1 or kernel_size == 1:
         return "SAME"
     return [[0, 0], [kernel_size // 2] * 2, [kernel_size // 2] * 2, [0, 0]]
 
 
 def max_pool(x, size, strides, padding):
-    """Max pool, [B, H, W, C] of values from 0 up, as ReLU leaves them: to them a border of 0 is as one of -inf."""
+    """Max pool, [B, H, W, C] of values from 0 up, as ReLU leaves them: to them a border of 0 is as
+    one of -inf.
+    """
     pads = conv_padding(padding, size, strides)
     if pads != "SAME":  # tf.nn.max_pool2d takes these too, but XLA does not
         x, pads = tf.pad(x, pads), "VALID"
@@ -35,10 +38,11 @@ def max_pool(x, size, strides, padding):
 
 
 class Layer(tf.Module):
-    """A layer's arrays by name, and the axes of each that a gate owns: enough for masks, costs and extraction.
+    """A layer's arrays by name, and the axes of each that a gate owns: enough for masks, costs and
+    extraction.
 
-    `arrays`: dict array name ('kernel') -> tf.Variable; `gated`: dict array name -> {axis: Gate or None}; `path`: name in
-    parameter files; `out_size`: height and width of the output.
+    `arrays`: dict array name ('kernel') -> tf.Variable; `gated`: dict array name -> {axis: Gate or
+    None}; `path`: name in parameter files; `out_size`: height and width of the output.
     """
 
     def __init__(self, name):
@@ -47,12 +51,15 @@ class Layer(tf.Module):
         self.arrays, self.gated = {}, {}
 
     def _add(self, array_name, value, gated, trainable=True):
-        # The update writes what all replicas have agreed on before, so one replica's value stands for all.
+        # The update writes what all replicas have agreed on before, so one replica's value stands
+        # for all.
         once = dict(
             synchronization=tf.VariableSynchronization.ON_WRITE,
             aggregation=tf.VariableAggregation.ONLY_FIRST_REPLICA,
         )
-        variable = tf.Variable(value, trainable=trainable, name=f"{self.path}/{array_name}", dtype=tf.float32, **once)
+        variable = tf.Variable(
+            value, trainable=trainable, name=f"{self.path}/{array_name}", dtype=tf.float32, **once
+        )
         self.arrays[array_name], self.gated[array_name] = variable, gated
         return variable
 
@@ -69,18 +76,33 @@ class Layer(tf.Module):
         return sum(math.prod(self.shape(name, filters)) for name in self.arrays)
 
     def macs(self, filters=None):
-        """Multiply-accumulates of one image: each weight of the kernel once at every place of the output."""
+        """Multiply-accumulates of one image: each weight of the kernel once at every place of the
+        output.
+        """
         return math.prod(self.shape("kernel", filters)) * self.out_size**2
 
 
 class Conv2d(Layer):
-    """Convolution without bias: [B, H, W, in] -> [B, H / strides, W / strides, out], rounded up; padding: of nets.PADDINGS.
+    """Convolution without bias: [B, H, W, in] -> [B, H / strides, W / strides, out], rounded up;
+    padding: of nets.PADDINGS.
 
-    The first convolution that writes through `out_gate` settles its size: `filters`, or what a parameter file has.
+    The first convolution that writes through `out_gate` settles its size: `filters`, or what a
+    parameter file has.
     """
 
     def __init__(
-        self, name, arrays, kernel_size, channels, filters, *, in_size, strides=1, in_gate=None, out_gate=None, padding="SAME"
+        self,
+        name,
+        arrays,
+        kernel_size,
+        channels,
+        filters,
+        *,
+        in_size,
+        strides=1,
+        in_gate=None,
+        out_gate=None,
+        padding="SAME",
     ):
         super().__init__(name)
         self.strides, self.in_gate, self.out_gate = strides, in_gate, out_gate
@@ -104,9 +126,13 @@ class Conv2d(Layer):
 
 
 class DepthwiseConv2d(Layer):
-    """Depthwise convolution without bias; the channels it reads and writes are those of one gate. padding: of nets.PADDINGS."""
+    """Depthwise convolution without bias; the channels it reads and writes are those of one gate.
+    padding: of nets.PADDINGS.
+    """
 
-    def __init__(self, name, arrays, kernel_size, channels, *, in_size, strides=1, gate=None, padding="SAME"):
+    def __init__(
+        self, name, arrays, kernel_size, channels, *, in_size, strides=1, gate=None, padding="SAME"
+    ):
         super().__init__(name)
         self.padding = conv_padding(padding, kernel_size, strides)
         self.strides, self.in_gate, self.out_gate = strides, gate, gate
@@ -116,16 +142,22 @@ class DepthwiseConv2d(Layer):
 
     def __call__(self, x, run):
         kernel = run.kernel(self.kernel, self.gated["kernel"])
-        return tf.nn.depthwise_conv2d(x, tf.cast(kernel, x.dtype), [1, self.strides, self.strides, 1], self.padding)
+        return tf.nn.depthwise_conv2d(
+            x, tf.cast(kernel, x.dtype), [1, self.strides, self.strides, 1], self.padding
+        )
 
 
 class FC(Layer):
-    """Fully connected layer with bias, always in float32, which costs nothing here: [B, in] -> float32 [B, classes]."""
+    """Fully connected layer with bias, always in float32, which costs nothing here: [B, in] ->
+    float32 [B, classes].
+    """
 
     def __init__(self, name, arrays, channels, classes, *, in_gate=None):
         super().__init__(name)
         self.in_gate, self.out_gate, self.out_size = in_gate, None, 1
-        self.kernel = self._add("kernel", arrays.take(f"{name}/kernel:0", [channels, classes], normal), {0: in_gate})
+        self.kernel = self._add(
+            "kernel", arrays.take(f"{name}/kernel:0", [channels, classes], normal), {0: in_gate}
+        )
         self.biases = self._add("biases", arrays.take(f"{name}/biases:0", [1, classes], zeros), {})
 
     def __call__(self, x, run):
@@ -136,9 +168,9 @@ class FC(Layer):
 class BatchNorm(Layer):
     """Batch norm over [B, H, W, C], biased variance.
 
-    With batch statistics it leaves them in the pass and changes nothing: whoever trains moves the moving averages
-    (`move`), after replicas and accumulated parts have been brought together. So a masked network leaves them alone by
-    construction.
+    With batch statistics it leaves them in the pass and changes nothing: whoever trains moves the
+    moving averages (`move`), after replicas and accumulated parts have been brought together. So a
+    masked network leaves them alone by construction.
     """
 
     def __init__(self, name, arrays, channels, *, size, gate=None, gamma=ones):
@@ -157,23 +189,33 @@ class BatchNorm(Layer):
         if run.merge is not None:
             wide = tf.cast(x, tf.float32)
             mean, variance = run.merge(*tf.nn.moments(wide, [0, 1, 2]))
-            y = tf.cast(tf.nn.batch_normalization(wide, mean, variance, beta, gamma, BN_EPSILON), x.dtype)
+            y = tf.cast(
+                tf.nn.batch_normalization(wide, mean, variance, beta, gamma, BN_EPSILON), x.dtype
+            )
         elif run.tape is not None:
             y, mean, variance = self._while_scoring(x, gamma, beta)
         else:
             fused = self._fused(x, gamma, beta)
             n = tf.cast(tf.size(x) / tf.shape(x)[3], tf.float32)
-            y, mean, variance = fused.y, fused.batch_mean, fused.batch_variance * (n - 1) / n  # the kernel's is unbiased
-        run.batch_statistics.append((run.of_filters(mean, self.in_gate), run.of_filters(variance, self.in_gate)))
+            y, mean, variance = (
+                fused.y,
+                fused.batch_mean,
+                fused.batch_variance * (n - 1) / n,
+            )  # the kernel's is unbiased
+        run.batch_statistics.append(
+            (run.of_filters(mean, self.in_gate), run.of_filters(variance, self.in_gate))
+        )
         return y
 
     @staticmethod
     @tf.custom_gradient
     def _while_scoring(x, gamma, beta):
-        """(y, mean, variance) in the arithmetic that the recorded scores were made with, the gradient of y to x alone.
+        """(y, mean, variance) in the arithmetic that the recorded scores were made with, the
+        gradient of y to x alone.
 
-        Scores are sums that nearly cancel, and a ReLU input rounded to the other side of 0 moves them by up to 1 %; so the
-        way there keeps to moments and a normalisation. The way back meets no such edge, and takes the fused kernel.
+        Scores are sums that nearly cancel, and a ReLU input rounded to the other side of 0 moves
+        them by up to 1 %; so the way there keeps to moments and a normalisation. The way back meets
+        no such edge, and takes the fused kernel.
         """
         wide = tf.cast(x, tf.float32)
         mean, variance = tf.nn.moments(wide, [0, 1, 2])
@@ -189,7 +231,7 @@ class BatchNorm(Layer):
 
     @staticmethod
     def _fused(x, gamma, beta, mean=None, variance=None):
-        """One kernel for the whole layer, about a third faster on CPUs than moments and arithmetic."""
+        """One kernel for the whole layer, a third faster on CPUs than moments and arithmetic."""
         batch, empty = mean is None, tf.zeros([0], tf.float32)
         return tf.raw_ops.FusedBatchNormV3(
             x=x,

@@ -13,7 +13,8 @@ MOBILENET_STAGES = (  # (expansion, channels, blocks) of MobileNet-v2 (Sandler e
 
 
 def scaled(filters, multiplier):
-    """int: `filters` times a width multiplier, to the nearest multiple of 8 that loses no more than a tenth; at least 8.
+    """int: `filters` times a width multiplier, to the nearest multiple of 8 that loses no more than
+    a tenth; at least 8.
 
     As MobileNets round (Sandler et al. 2018).
     """

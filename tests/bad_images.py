@@ -1,4 +1,6 @@
-"""Every bad input of images in files that is tried, as in bad_inputs.py: flags, layouts, lists of labels, shards, images."""
+"""Every bad input of images in files that is tried, as in bad_inputs.py: flags, layouts, lists of
+labels, shards, images.
+"""
 
 import tensorflow as tf
 from bad_inputs import Bad, saved, test_py
@@ -128,7 +130,12 @@ LAYOUTS = {
 
 
 def on_images(what, flags, lay_out=lambda folder: None):
-    return Bad(what, tuple(flags.split()), lambda folder, monkeypatch: lay_out(folder), ("train_imagenet.py",))
+    return Bad(
+        what,
+        tuple(flags.split()),
+        lambda folder, monkeypatch: lay_out(folder),
+        ("train_imagenet.py",),
+    )
 
 
 def evaluated(lay_out, classes=4):
@@ -137,7 +144,9 @@ def evaluated(lay_out, classes=4):
     def prepare(folder, monkeypatch):
         lay_out(folder)
         network = build_network("ResNet-18", classes, 32)
-        write_parameters(str(folder / "p.pkl"), network.parameters(), {"arch": "ResNet-18", "input_size": 32})
+        write_parameters(
+            str(folder / "p.pkl"), network.parameters(), {"arch": "ResNet-18", "input_size": 32}
+        )
 
     return prepare
 

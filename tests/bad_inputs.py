@@ -1,6 +1,8 @@
-"""Every bad input that is tried, by section: docs/errors.md is the table of these and of their answers.
+"""Every bad input that is tried, by section: docs/errors.md is the table of these and of their
+answers.
 
-A case is prepared in an empty folder, which is the working folder of the command. The answer is one line on stderr.
+A case is prepared in an empty folder, which is the working folder of the command. The answer is one
+line on stderr.
 """
 
 import dataclasses
@@ -28,9 +30,11 @@ from nets.parameters import write_parameters
 
 @dataclasses.dataclass(frozen=True)
 class Bad:
-    """what: in words; flags: of the program, or of a run on DIGITS; prepare(folder, monkeypatch) -> None lays things out.
+    """what: in words; flags: of the program, or of a run on DIGITS; prepare(folder, monkeypatch) ->
+    None lays things out.
 
-    code: the exit code wanted; runs: whether the run begins, and may write into its folder, before it ends.
+    code: the exit code wanted; runs: whether the run begins, and may write into its folder, before
+    it ends.
     """
 
     what: str
@@ -42,7 +46,11 @@ class Bad:
 
     def argv(self, program="train_cifar.py"):
         folder = () if program == "test.py" else ("--train_path", "run")
-        network = ("--arch", "ResNet-20", "--dataset", "DIGITS") if "train_cifar.py" in self.programs else ()
+        network = (
+            ("--arch", "ResNet-20", "--dataset", "DIGITS")
+            if "train_cifar.py" in self.programs
+            else ()
+        )
         return [program, *folder, *network, *self.flags]
 
 
@@ -55,7 +63,7 @@ def test_py(what, flags, prepare=lambda folder, monkeypatch: None):
     return Bad(what, tuple(flags.split()), prepare, ("test.py",))
 
 
-# ------------------------------------------------------------------------------------------------------------------ options
+# ------------------------------------------------------------------------------------------ options
 
 OPTIONS = [
     of("--arch ResNet-21"),
@@ -108,7 +116,12 @@ TWO_MACHINES = '{"cluster": {"worker": ["a:1", "b:1"]}, "task": {"type": "worker
 
 
 def ablations(what, flags, prepare=lambda folder, monkeypatch: None):
-    return Bad(what, ("--arch", "ResNet-20", "--dataset", "DIGITS", *flags.split()), prepare, ("ablation.py",))
+    return Bad(
+        what,
+        ("--arch", "ResNet-20", "--dataset", "DIGITS", *flags.split()),
+        prepare,
+        ("ablation.py",),
+    )
 
 
 ABLATIONS = [
@@ -121,8 +134,14 @@ ABLATIONS = [
     ablations("`--search_from run`", "--table teachers --search_from run"),
     ablations("`--score l1` for `--table filters scores`", "--table filters scores --score=l1"),
     ablations("`--search_target_rate 0.0001`", "--table teachers --search_target_rate 0.0001"),
-    ablations("the same, with `--overwrite`", "--table teachers --search_target_rate 0.0001 --overwrite"),
-    ablations("`TF_CONFIG` of two machines", "--table teachers", lambda f, m: m.setenv("TF_CONFIG", TWO_MACHINES)),
+    ablations(
+        "the same, with `--overwrite`", "--table teachers --search_target_rate 0.0001 --overwrite"
+    ),
+    ablations(
+        "`TF_CONFIG` of two machines",
+        "--table teachers",
+        lambda f, m: m.setenv("TF_CONFIG", TWO_MACHINES),
+    ),
     ablations(
         "other options than those of the runs there",
         "--table filters --baseline_epoch 3",
@@ -139,15 +158,22 @@ SETTINGS = [
     of("--cpu_replicas 3"),
     of("--cpu_replicas 2 --accum 3"),
     of("--search_target_rate 0.0001", "`--search_target_rate 0.0001`, which no network reaches"),
-    of("--val_per_class 130 --search_batch_size 130", "`--val_per_class 130` of classes with about 144 images"),
+    of(
+        "--val_per_class 130 --search_batch_size 130",
+        "`--val_per_class 130` of classes with about 144 images",
+    ),
     of("--data_path here", "`--data_path` for DIGITS"),
     *(
-        Bad(f"`TF_CONFIG={text}`", (), lambda folder, monkeypatch, text=text: monkeypatch.setenv("TF_CONFIG", text))
+        Bad(
+            f"`TF_CONFIG={text}`",
+            (),
+            lambda folder, monkeypatch, text=text: monkeypatch.setenv("TF_CONFIG", text),
+        )
         for text in ("[]", "nonsense", '{"cluster": {"worker": ["a:1", "b:1"]}}')
     ),
 ]
 
-# --------------------------------------------------------------------------------------------------------------------- data
+# --------------------------------------------------------------------------------------------- data
 
 
 def file(name, content):
@@ -192,21 +218,49 @@ DATA = [
     on_cifar("a `--data_path` that is not there", "missing"),
     on_cifar("an `.npz` that is not there", "missing.npz"),
     on_cifar("a folder with nothing of CIFAR in it", "."),
-    on_cifar("an `.npz` cut short", "cifar.npz", lambda f, m: half(write_npz(f, generate("CIFAR10")))),
+    on_cifar(
+        "an `.npz` cut short", "cifar.npz", lambda f, m: half(write_npz(f, generate("CIFAR10")))
+    ),
     on_cifar("an `.npz` without y_test", "cifar.npz", cifar_npz(y_test=None)),
-    on_cifar("an `.npz` with images in float64", "cifar.npz", cifar_npz(x_train=np.zeros((50, 32, 32, 3)))),
-    on_cifar("an `.npz` with fewer labels than images", "cifar.npz", cifar_npz(y_train=np.zeros(3, np.int64))),
-    on_cifar("an `.npz` with label 10 of 10 classes", "cifar.npz", cifar_npz(y_test=np.full(10, 10))),
-    on_cifar("an `.npz` with an object array", "cifar.npz", cifar_npz(y_test=np.array([Runs()] * 10, object))),
-    on_cifar("a web page for a `.tar.gz`", "cifar.tar.gz", file("cifar.tar.gz", b"<html>404</html>")),
+    on_cifar(
+        "an `.npz` with images in float64",
+        "cifar.npz",
+        cifar_npz(x_train=np.zeros((50, 32, 32, 3))),
+    ),
+    on_cifar(
+        "an `.npz` with fewer labels than images",
+        "cifar.npz",
+        cifar_npz(y_train=np.zeros(3, np.int64)),
+    ),
+    on_cifar(
+        "an `.npz` with label 10 of 10 classes", "cifar.npz", cifar_npz(y_test=np.full(10, 10))
+    ),
+    on_cifar(
+        "an `.npz` with an object array",
+        "cifar.npz",
+        cifar_npz(y_test=np.array([Runs()] * 10, object)),
+    ),
+    on_cifar(
+        "a web page for a `.tar.gz`", "cifar.tar.gz", file("cifar.tar.gz", b"<html>404</html>")
+    ),
     on_cifar("a `.tar.gz` cut short", "cifar-10-batches-py.tar.gz", cifar(broken_archive)),
-    on_cifar("a folder without data_batch_3", ".", cifar(lambda path: (path / "data_batch_3").unlink())),
+    on_cifar(
+        "a folder without data_batch_3", ".", cifar(lambda path: (path / "data_batch_3").unlink())
+    ),
     on_cifar("a batch cut short", ".", cifar(lambda path: half(path / "data_batch_2"))),
-    on_cifar("a batch that calls os.system", ".", cifar(lambda path: (path / "test_batch").write_bytes(pickle.dumps(Runs())))),
-    on_cifar("a batch of a list", ".", cifar(lambda path: (path / "test_batch").write_bytes(pickle.dumps([1])))),
+    on_cifar(
+        "a batch that calls os.system",
+        ".",
+        cifar(lambda path: (path / "test_batch").write_bytes(pickle.dumps(Runs()))),
+    ),
+    on_cifar(
+        "a batch of a list",
+        ".",
+        cifar(lambda path: (path / "test_batch").write_bytes(pickle.dumps([1]))),
+    ),
 ]
 
-# ---------------------------------------------------------------------------------------------------------- parameter files
+# ---------------------------------------------------------------------------------- parameter files
 
 _parameters = {}
 
@@ -238,7 +292,10 @@ def with_array(name, array):
 def archive(folder, monkeypatch):
     with zipfile.ZipFile(folder / "param.npz", "w", zipfile.ZIP_DEFLATED) as packed:
         header = b"{'descr': '<f4', 'fortran_order': False, 'shape': (1000000000000,)}"
-        packed.writestr("conv/kernel:0.npy", b"\x93NUMPY\x01\x00" + len(header).to_bytes(2, "little") + header + bytes(100))
+        packed.writestr(
+            "conv/kernel:0.npy",
+            b"\x93NUMPY\x01\x00" + len(header).to_bytes(2, "little") + header + bytes(100),
+        )
 
 
 def objects(folder, monkeypatch):
@@ -251,7 +308,11 @@ def huge_claim(folder, monkeypatch):
     class Claim:
         def __reduce__(self):
             rebuild = np.zeros(0).__reduce__()[0]
-            return rebuild, (np.ndarray, (0,), b"b"), (1, (10**12,), np.dtype("f4"), False, bytes(4))
+            return (
+                rebuild,
+                (np.ndarray, (0,), b"b"),
+                (1, (10**12,), np.dtype("f4"), False, bytes(4)),
+            )
 
     (folder / "param.pkl").write_bytes(pickle.dumps({"conv/kernel:0": Claim()}))
 
@@ -265,7 +326,10 @@ def pth(content, write=write_zip):
     return lambda folder, monkeypatch: write(folder / "param.pth", content)
 
 
-STATE_DICT = {"conv1.weight": Tensor(np.zeros((16, 3, 3, 3), np.float32)), "bn1.weight": Tensor(np.ones(16, np.float32))}
+STATE_DICT = {
+    "conv1.weight": Tensor(np.zeros((16, 3, 3, 3), np.float32)),
+    "bn1.weight": Tensor(np.ones(16, np.float32)),
+}
 RESNET_101 = {
     f"layer{stage}.{block}.conv{n}.weight": Tensor(np.zeros((1, 1, 1, 1), np.float32))
     for stage, count in enumerate((3, 4, 23, 3), 1)
@@ -277,18 +341,27 @@ MOBILENET_110D = {
     for stage, count in enumerate((1, 3, 4, 5, 4, 4, 1))
     for block in range(count)
 }
-WIDE = Tensor(np.zeros(4, np.float32), size=(10**6, 10**6), stride=(0, 0))  # 10^12 times the same number
+WIDE = Tensor(
+    np.zeros(4, np.float32), size=(10**6, 10**6), stride=(0, 0)
+)  # 10^12 times the same number
 
 
 def zip_bomb(folder, monkeypatch):
     """128 MiB of zeros in 128 KiB."""
     with zipfile.ZipFile(folder / "param.npz", "w", zipfile.ZIP_DEFLATED) as packed:
         header = b"{'descr': '<f4', 'fortran_order': False, 'shape': (33554432,)}"
-        packed.writestr("conv/kernel:0.npy", b"\x93NUMPY\x01\x00" + len(header).to_bytes(2, "little") + header + bytes(2**27))
+        packed.writestr(
+            "conv/kernel:0.npy",
+            b"\x93NUMPY\x01\x00" + len(header).to_bytes(2, "little") + header + bytes(2**27),
+        )
 
 
 def safetensors_of(folder, **changes):
-    return write_safetensors(folder / "param.safetensors", {"conv1.weight": np.zeros((16, 3, 3, 3), np.float32)}, **changes)
+    return write_safetensors(
+        folder / "param.safetensors",
+        {"conv1.weight": np.zeros((16, 3, 3, 3), np.float32)},
+        **changes,
+    )
 
 
 def claiming(**claims):
@@ -302,11 +375,16 @@ def longer(folder, monkeypatch):
 
 
 def resnet_18(folder, monkeypatch):
-    write_zip(folder / "param.pth", {name: Tensor(array) for name, array in state_dict("ResNet-18").items()})
+    write_zip(
+        folder / "param.pth",
+        {name: Tensor(array) for name, array in state_dict("ResNet-18").items()},
+    )
 
 
 def squeezed(folder, monkeypatch):
-    state = state_dict("ResNet-18") | {"layer1.0.se.fc1.weight": np.zeros((4, 64, 1, 1), np.float32)}
+    state = state_dict("ResNet-18") | {
+        "layer1.0.se.fc1.weight": np.zeros((4, 64, 1, 1), np.float32)
+    }
     write_safetensors(folder / "param.safetensors", state)
 
 
@@ -323,27 +401,54 @@ FILES = [
     both("a pickle that promises 10^12 elements", huge_claim),
     both("an `.npz` that promises 10^12 elements", archive, "param.npz"),
     both("an `.npz` with an object array", objects, "param.npz"),
-    both("a pickle that calls os.system", lambda f, m: (f / "param.pkl").write_bytes(pickle.dumps({"x": Runs()}))),
+    both(
+        "a pickle that calls os.system",
+        lambda f, m: (f / "param.pkl").write_bytes(pickle.dumps({"x": Runs()})),
+    ),
     both("an `.npz` of 128 MiB of zeros in 128 KiB", zip_bomb, "param.npz"),
     both("a `.pth` that calls os.system", pth({"conv1.weight": Runs()}), "param.pth"),
-    both("a `.pth` of the old form that calls os.system", pth({"conv1.weight": Runs()}, write_legacy), "param.pth"),
+    both(
+        "a `.pth` of the old form that calls os.system",
+        pth({"conv1.weight": Runs()}, write_legacy),
+        "param.pth",
+    ),
     both("a `.pth` that promises 10^12 elements", pth({"conv1.weight": WIDE}), "param.pth"),
-    both("a `.pth` cut short", lambda f, m: half(write_zip(f / "param.pth", STATE_DICT)), "param.pth"),
+    both(
+        "a `.pth` cut short", lambda f, m: half(write_zip(f / "param.pth", STATE_DICT)), "param.pth"
+    ),
     both("a `.pth` of another network", pth(STATE_DICT), "param.pth"),
-    both("a `.pth` of a ResNet-101", pth({"state_dict": {**STATE_DICT, **RESNET_101}}), "param.pth"),
+    both(
+        "a `.pth` of a ResNet-101", pth({"state_dict": {**STATE_DICT, **RESNET_101}}), "param.pth"
+    ),
     both("a `.pth` of timm's mobilenetv2_110d", pth({"state_dict": MOBILENET_110D}), "param.pth"),
-    both("a `.safetensors` of a ResNet-18 with squeeze and excitation", squeezed, "param.safetensors"),
+    both(
+        "a `.safetensors` of a ResNet-18 with squeeze and excitation", squeezed, "param.safetensors"
+    ),
     both("a `.pth` of a ResNet-18 for a ResNet-20", resnet_18, "param.pth"),
-    both("a `.safetensors` of something else than numbers", claiming(dtype="C64", shape=[216]), "param.safetensors"),
-    both("a `.safetensors` that promises 10^12 elements", claiming(shape=[10**6, 10**6]), "param.safetensors"),
+    both(
+        "a `.safetensors` of something else than numbers",
+        claiming(dtype="C64", shape=[216]),
+        "param.safetensors",
+    ),
+    both(
+        "a `.safetensors` that promises 10^12 elements",
+        claiming(shape=[10**6, 10**6]),
+        "param.safetensors",
+    ),
     both("a `.safetensors` with a header longer than the file", longer, "param.safetensors"),
     both("a `.safetensors` cut short", lambda f, m: half(safetensors_of(f)), "param.safetensors"),
     both("NaN in an array", saved(NAN)),
     both("another network's arrays", saved(arch="ResNet-56")),
     both("another number of classes", saved(classes=100)),
     both("an array too few", saved(without("BasicBlock2.1/bn2/gamma:0"))),
-    both("an array too many", saved(with_array("BasicBlock2.3/conv1/kernel:0", np.zeros((3, 3, 64, 64), np.float32)))),
-    both("an array of another shape", saved(with_array("BasicBlock1.0/conv1/kernel:0", np.zeros((3, 3, 8, 32), np.float32)))),
+    both(
+        "an array too many",
+        saved(with_array("BasicBlock2.3/conv1/kernel:0", np.zeros((3, 3, 64, 64), np.float32))),
+    ),
+    both(
+        "an array of another shape",
+        saved(with_array("BasicBlock1.0/conv1/kernel:0", np.zeros((3, 3, 8, 32), np.float32))),
+    ),
     both("a file that says it is of ResNet-56", saved(meta={"arch": "ResNet-56"})),
     both("a file that says it is of CIFAR10", saved(meta={"dataset": "CIFAR10"})),
     both("a file that says it is of another padding", saved(meta={"padding": "VALID"})),
@@ -359,22 +464,39 @@ FILES = [
         "--trained_param param.pkl --arch MobileNet-v2-ImageNet",
         saved(meta={"arch": "MobileNet-v2"}),
     ),
-    test_py("a file that says it is of VGG-16", "--trained_param param.pkl", saved(meta={"arch": "VGG-16"})),
+    test_py(
+        "a file that says it is of VGG-16",
+        "--trained_param param.pkl",
+        saved(meta={"arch": "VGG-16"}),
+    ),
 ]
 
-# ------------------------------------------------------------------------------------------------------------- the run folder
+# ----------------------------------------------------------------------------------- the run folder
 
 
 def run_of(*flags, parts=1, at="run", **files):
-    """Lays out the folder `at` of a run that was begun with `flags`, and `files` in it: a stage -> writes(path)."""
+    """Lays out the folder `at` of a run that was begun with `flags`, and `files` in it: a stage ->
+    writes(path).
+    """
 
     def prepare(folder, monkeypatch):
         import train_cifar
 
         options = train_cifar.parse(Bad("", flags).argv()[1:])
-        RunFolder(str(folder / at), described(options, "a baseline trained here", parts), versions(), Alone()).close()
+        RunFolder(
+            str(folder / at),
+            described(options, "a baseline trained here", parts),
+            versions(),
+            Alone(),
+        ).close()
         for name, write in files.items():
-            write(folder / at / {**STAGES, "bank": BANK, "result": "result.json", "records": "search.jsonl"}.get(name, name))
+            write(
+                folder
+                / at
+                / {**STAGES, "bank": BANK, "result": "result.json", "records": "search.jsonl"}.get(
+                    name, name
+                )
+            )
 
     return prepare
 
@@ -399,7 +521,9 @@ def garbage(path):
 def searched(path):
     """A search that was over before it began: the unpruned network alone."""
     sizes = build_network("ResNet-20", 10, 32).gate_sizes
-    whole = SubNetwork((1.0,) * len(sizes), np.concatenate([np.arange(n, dtype=np.int32) for n in sizes]), 0.5, 0.5)
+    whole = SubNetwork(
+        (1.0,) * len(sizes), np.concatenate([np.arange(n, dtype=np.int32) for n in sizes]), 0.5, 0.5
+    )
     SearchState([whole], np.zeros((320, 10), np.float32)).save(path)
 
 
@@ -475,7 +599,7 @@ FOLDER = [
     ),
 ]  # fmt: skip
 
-# --------------------------------------------------------------------------------------------------------- while a run is on
+# -------------------------------------------------------------------------------- while a run is on
 
 
 def in_the_search(error):
@@ -499,7 +623,9 @@ def in_the_search(error):
 def out_of_memory():
     import tensorflow as tf
 
-    return tf.errors.ResourceExhaustedError(None, None, "OOM when allocating tensor with shape[128,64,32,32]")
+    return tf.errors.ResourceExhaustedError(
+        None, None, "OOM when allocating tensor with shape[128,64,32,32]"
+    )
 
 
 class InternalError(Exception):
@@ -531,7 +657,9 @@ def full_board(folder, monkeypatch):
     import tensorflow as tf
 
     def scalar(*_, **__):
-        raise tf.errors.ResourceExhaustedError(None, None, "run/events.out.tfevents.1.host.2; No space left on device")
+        raise tf.errors.ResourceExhaustedError(
+            None, None, "run/events.out.tfevents.1.host.2; No space left on device"
+        )
 
     run_of(baseline=network, warm_up=network)(folder, monkeypatch)
     monkeypatch.setattr("tensorflow.summary.scalar", scalar)
@@ -555,23 +683,41 @@ def running(what, prepare, *flags, code=1):
 
 
 RUNNING = [
-    running("`--baseline_learning_rate 1e30`: the loss", lambda f, m: None, "--baseline_learning_rate", "1e30"),
+    running(
+        "`--baseline_learning_rate 1e30`: the loss",
+        lambda f, m: None,
+        "--baseline_learning_rate",
+        "1e30",
+    ),
     running("NaN in the scores", in_the_search(np.nan)),
     running(
         "NaN in the memory bank",
         run_of(*WHOLE, **DONE, memory_bank=not_finite_bank, extraction=network),
         *WHOLE,
     ),
-    running("a GPU that is out of memory (raised by the test)", lambda f, m: in_the_search(out_of_memory())(f, m)),
+    running(
+        "a GPU that is out of memory (raised by the test)",
+        lambda f, m: in_the_search(out_of_memory())(f, m),
+    ),
     running(
         "the same, as XLA says it (raised by the test)",
-        in_the_search(InternalError("RESOURCE_EXHAUSTED: Out of memory while trying to allocate 68719476736 bytes.")),
+        in_the_search(
+            InternalError(
+                "RESOURCE_EXHAUSTED: Out of memory while trying to allocate 68719476736 bytes."
+            )
+        ),
     ),
     running("a host that is out of memory (raised by the test)", in_the_search(MemoryError())),
     running("a full disk (raised by the test)", full_disk),
     running("a limit on the size of a file", no_room(3000)),
     running("a full disk under TensorBoard (raised by the test)", full_board),
-    running("NaN in the closing evaluation (raised by the test)", evaluated_to_nan, *WHOLE, "--train_epoch", "0"),
+    running(
+        "NaN in the closing evaluation (raised by the test)",
+        evaluated_to_nan,
+        *WHOLE,
+        "--train_epoch",
+        "0",
+    ),
     running("SIGTERM", in_the_search(signal.SIGTERM), code=143),
     running("Ctrl-C", in_the_search(signal.SIGINT), code=130),
 ]

@@ -1,11 +1,13 @@
-"""Compares the first steps of a search with the published implementation's, on the ResNet-56 that it ships.
+"""Compares the first steps of a search with the published implementation's, on the ResNet-56 that
+it ships.
 
     python tests/check_published_resnet56.py PARAM DATA
 
-Not part of the test suite, because it needs two files that are not in the repository: the published parameter file, and an
-.npz of CIFAR-10 whose test set is that of the record (1,017 images with their original pixels; D_val is the last 32 of each
-class of the test set, one batch of 320, no warm-up). Exit code 0 if gates, widths, MACs, parameters and candidates are the
-recorded ones and loss and score within 1e-4. About a minute on 2 cores.
+Not part of the test suite, because it needs two files that are not in the repository: the published
+parameter file, and an .npz of CIFAR-10 whose test set is that of the record (1,017 images with
+their original pixels; D_val is the last 32 of each class of the test set, one batch of 320, no
+warm-up). Exit code 0 if gates, widths, MACs, parameters and candidates are the recorded ones and
+loss and score within 1e-4. About a minute on 2 cores.
 """
 
 import json
@@ -38,8 +40,12 @@ def make_search(param, data_path):
     val, _ = select_subsets(data.y_test, 10, 32, 32, 0)
     images, labels = data.x_test[val], data.y_test[val]
     prepare = lambda batch: normalise(batch["images"], data.augmentation)
-    on_val = Validation(network, Runtime(tf.distribute.get_strategy()), prepare, images, labels, 320)
-    return Greedy(network, labels, on_val.score, on_val.predict, SearchOptions(0.45, 0.2, "published"))
+    on_val = Validation(
+        network, Runtime(tf.distribute.get_strategy()), prepare, images, labels, 320
+    )
+    return Greedy(
+        network, labels, on_val.score, on_val.predict, SearchOptions(0.45, 0.2, "published")
+    )
 
 
 def main(param, data_path):
@@ -57,7 +63,10 @@ def main(param, data_path):
         same = same and alike and max(apart.values()) < 1e-4
         said = "as recorded" if alike else f"recorded {step['gate']}"
         figures = f"loss {apart['loss']:.1e} and score {apart['score']:.1e} apart"
-        print(f"step {ours['step']}: {ours['gate']}, {said}; {figures}, margin to the second {step['margin']:.1e}")
+        print(
+            f"step {ours['step']}: {ours['gate']}, {said}; {figures}, margin to the second"
+            f" {step['margin']:.1e}"
+        )
     print("the same" if same else "NOT the same")
     return 0 if same else 1
 

@@ -11,7 +11,15 @@ BINARY = {"CIFAR10": "cifar-10-batches-bin", "CIFAR100": "cifar-100-binary"}
 TRAIN = {"CIFAR10": [f"data_batch_{i}" for i in range(1, 6)], "CIFAR100": ["train"]}
 TEST = {"CIFAR10": "test_batch", "CIFAR100": "test"}
 CLASSES = {"CIFAR10": 10, "CIFAR100": 100}
-FORMS = ["python", "python parent", "python archive", "binary", "binary parent", "binary archive", "npz"]
+FORMS = [
+    "python",
+    "python parent",
+    "python archive",
+    "binary",
+    "binary parent",
+    "binary archive",
+    "npz",
+]
 
 
 def generate(name, seed=0):
@@ -26,7 +34,9 @@ def generate(name, seed=0):
 
 def planes(images):
     """Rows of the official files: all of red, then green, then blue, each row by row."""
-    return np.stack([images[..., channel].reshape(len(images), -1) for channel in range(3)], 1).reshape(len(images), -1)
+    return np.stack(
+        [images[..., channel].reshape(len(images), -1) for channel in range(3)], 1
+    ).reshape(len(images), -1)
 
 
 def files_of(name, arrays):
@@ -40,7 +50,11 @@ def write_python(root, name, arrays):
     folder = root / PYTHON[name]
     folder.mkdir(parents=True)
     for file, (images, labels) in files_of(name, arrays).items():
-        content = {"data": planes(images), "batch_label": file, "filenames": [f"{i}.png" for i in range(len(images))]}
+        content = {
+            "data": planes(images),
+            "batch_label": file,
+            "filenames": [f"{i}.png" for i in range(len(images))],
+        }
         if name == "CIFAR10":
             content["labels"] = labels.tolist()
         else:
@@ -81,4 +95,8 @@ def write(form, root, name, arrays):
         return write_npz(root, arrays)
     kind, _, where = form.partition(" ")
     folder = (write_python if kind == "python" else write_binary)(root, name, arrays)
-    return {"": folder, "parent": root, "archive": folder if where != "archive" else write_archive(folder)}[where]
+    return {
+        "": folder,
+        "parent": root,
+        "archive": folder if where != "archive" else write_archive(folder),
+    }[where]

@@ -9,7 +9,8 @@ from distribution.startup import import_tensorflow
 
 import_tensorflow()
 
-# A shell without job control starts what is in its background to ignore Ctrl-C; tests and their processes are to hear it.
+# A shell without job control starts what is in its background to ignore Ctrl-C; tests and their
+# processes are to hear it.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
@@ -33,8 +34,12 @@ def runtime():
 
 @pytest.fixture
 def network():
-    """A ResNet-20 whose every array is random, so that no BN hides a filter and no block is the identity."""
-    return build_network("ResNet-20", 10, 32, randomised(build_network("ResNet-20", 10, 32).parameters(), 0))
+    """A ResNet-20 whose every array is random, so that no BN hides a filter and no block is the
+    identity.
+    """
+    return build_network(
+        "ResNet-20", 10, 32, randomised(build_network("ResNet-20", 10, 32).parameters(), 0)
+    )
 
 
 @pytest.fixture

@@ -1,4 +1,5 @@
-"""Makes data laid out like ImageNet: JPEGs of several sizes whose colours tell the class, in folders, flat, or in shards.
+"""Makes data laid out like ImageNet: JPEGs of several sizes whose colours tell the class, in
+folders, flat, or in shards.
 
 Among those of each class are a grey and a CMYK JPEG and a PNG that is called .JPEG.
 """
@@ -18,11 +19,17 @@ def picture(label, number, kind=None):
     rng = np.random.default_rng([label, number])
     height, width = rng.integers(48, 90, 2)
     colour = np.array([40 + 60 * (label % 4), 220 - 50 * (label % 4), 120])
-    waves = 40 * np.sin(np.arange(width)[None, :, None] / (2 + label) + number) * np.ones((height, 1, 1))
+    waves = (
+        40
+        * np.sin(np.arange(width)[None, :, None] / (2 + label) + number)
+        * np.ones((height, 1, 1))
+    )
     image = np.clip(colour + waves + rng.normal(0, 12, (height, width, 3)), 0, 255).astype(np.uint8)
     form, mode = KINDS.get(kind, ("JPEG", "RGB"))
     file = io.BytesIO()
-    Image.fromarray(image).convert(mode).save(file, form, **({"quality": 90} if form == "JPEG" else {}))
+    Image.fromarray(image).convert(mode).save(
+        file, form, **({"quality": 90} if form == "JPEG" else {})
+    )
     return file.getvalue()
 
 
@@ -43,7 +50,9 @@ def write_folders(folder, images):
 
 
 def write_flat(folder, images, seed=0):
-    """Images in one folder, named in an order of no meaning; gives [(name, label)] in the order of their names."""
+    """Images in one folder, named in an order of no meaning; gives [(name, label)] in the order of
+    their names.
+    """
     folder.mkdir(parents=True)
     order = np.random.default_rng(seed).permutation(len(images))
     listed = []

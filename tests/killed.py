@@ -1,8 +1,10 @@
-"""Runs train_cifar.py and sends itself a signal at a chosen moment: python killed.py MOMENT SIGNAL FOLDER IMAGES FLAG ...
+"""Runs train_cifar.py and sends itself a signal at a chosen moment: python killed.py MOMENT SIGNAL
+FOLDER IMAGES FLAG ...
 
-A moment is the start of something that a run does: a step on a device, or an event of a file under FOLDER - opened, brought
-to the disk, renamed, deleted. They are counted from 1; at MOMENT the process gets SIGNAL. MOMENT 0 lets it run, and prints their
-number. IMAGES: so many of DIGITS' images take part in training and testing, 0 for all.
+A moment is the start of something that a run does: a step on a device, or an event of a file under
+FOLDER - opened, brought to the disk, renamed, deleted. They are counted from 1; at MOMENT the
+process gets SIGNAL. MOMENT 0 lets it run, and prints their number. IMAGES: so many of DIGITS'
+images take part in training and testing, 0 for all.
 """
 
 import os
@@ -17,7 +19,12 @@ EVENTS = ("open", "os.rename", "os.remove", "os.truncate", "os.mkdir")
 
 class Moments:
     def __init__(self, moment, number, folder):
-        self.moment, self.number, self.folder, self.count = moment, number, os.path.abspath(folder), 0
+        self.moment, self.number, self.folder, self.count = (
+            moment,
+            number,
+            os.path.abspath(folder),
+            0,
+        )
 
     def pass_one(self):
         self.count += 1
@@ -26,7 +33,11 @@ class Moments:
 
     def hear(self, event, arguments):
         # What is opened by its number, or from within C, has no path here.
-        if event in EVENTS and isinstance(arguments[0], str) and os.path.abspath(arguments[0]).startswith(self.folder):
+        if (
+            event in EVENTS
+            and isinstance(arguments[0], str)
+            and os.path.abspath(arguments[0]).startswith(self.folder)
+        ):
             self.pass_one()
 
     def before(self, function):

@@ -9,14 +9,32 @@ from pathlib import Path
 from hypothesis import strategies as st
 
 SECONDS, BYTES = 5, 1 << 30
-EXTREMES = [0, 1, 2**7, 2**8 - 1, 2**15, 2**16 - 1, 2**31 - 1, 2**31, 2**32 - 1, 2**40, 2**63 - 1, 2**64 - 1]
+EXTREMES = [
+    0,
+    1,
+    2**7,
+    2**8 - 1,
+    2**15,
+    2**16 - 1,
+    2**31 - 1,
+    2**31,
+    2**32 - 1,
+    2**40,
+    2**63 - 1,
+    2**64 - 1,
+]
 OPCODES = [opcode.code.encode("latin1") for opcode in pickletools.opcodes]
-IN_PLACE, MOVING = ["flip", "replace", "number"], ["insert", "delete", "duplicate", "swap", "truncate"]
+IN_PLACE, MOVING = (
+    ["flip", "replace", "number"],
+    ["insert", "delete", "duplicate", "swap", "truncate"],
+)
 
 
 @st.composite
 def mutations(draw, data, opcodes=False):
-    """`data` with one to four mutations, with `opcodes` of pickles too: in a header, in a trailer, or anywhere."""
+    """`data` with one to four mutations, with `opcodes` of pickles too: in a header, in a trailer,
+    or anywhere.
+    """
     data = bytearray(data)
     # More often in place: what moves all that follows is mostly refused at once.
     kinds = st.sampled_from([*IN_PLACE * 3, *MOVING, *["opcode"] * 2 * opcodes])
@@ -46,7 +64,10 @@ def _mutate(draw, data, kind, at):
         data[at:at] = data[at : at + length]
     elif kind == "swap":
         other = _place(draw, data)
-        data[at : at + length], data[other : other + length] = data[other : other + length], data[at : at + length]
+        data[at : at + length], data[other : other + length] = (
+            data[other : other + length],
+            data[at : at + length],
+        )
     elif kind == "truncate":
         del data[at:]
     elif kind == "number":

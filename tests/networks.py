@@ -6,7 +6,9 @@ from ekg.importance import masks
 
 
 def randomised(parameters, seed):
-    """Every array different everywhere, so that no batch norm hides a filter and no block is the identity."""
+    """Every array different everywhere, so that no batch norm hides a filter and no block is the
+    identity.
+    """
     rng = np.random.default_rng(seed)
     for name, array in parameters.items():
         if name.endswith(("gamma:0", "moving_variance:0")):

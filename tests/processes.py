@@ -11,7 +11,8 @@ import sys
 QUIET = {name: value for name, value in os.environ.items() if name != "TF_CPP_MIN_LOG_LEVEL"}
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
-# Runs a program and ends it with 77 if it writes under a folder, other than rows of the memory bank.
+# Runs a program and ends it with 77 if it writes under a folder, other than rows of the memory
+# bank.
 WATCHED = """
 import os, runpy, sys
 folder = sys.argv[1]
@@ -43,11 +44,17 @@ def addresses(count):
 
 
 def start(*flags_by_machine, program="train_cifar.py", watched=None):
-    """The processes of a cluster, the chief first. flags_by_machine: the flags each machine is started with."""
+    """The processes of a cluster, the chief first. flags_by_machine: the flags each machine is
+    started with.
+    """
     where, processes = addresses(len(flags_by_machine)), []
     for index, flags in enumerate(flags_by_machine):
         config = {"cluster": {"worker": where}, "task": {"type": "worker", "index": index}}
-        run = [sys.executable] if watched is None or index == 0 else [sys.executable, "-c", WATCHED, str(watched)]
+        run = (
+            [sys.executable]
+            if watched is None or index == 0
+            else [sys.executable, "-c", WATCHED, str(watched)]
+        )
         processes.append(
             subprocess.Popen(
                 [*run, program, *flags],

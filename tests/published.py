@@ -1,5 +1,6 @@
-"""What tests/data/published_resnet20.npz was recorded with: the published implementation (TensorFlow 2.8, CPU, float32) on a
-ResNet-20 whose parameters and inputs come from seeds, so that they can be made here again.
+"""What tests/data/published_resnet20.npz was recorded with: the published implementation
+(TensorFlow 2.8, CPU, float32) on a ResNet-20 whose parameters and inputs come from seeds, so that
+they can be made here again.
 
 Every array depends on its own name, never on the order in which arrays are made.
 """
@@ -22,7 +23,9 @@ def parameter(name, shape):
     rng = np.random.RandomState(zlib.crc32(name.encode()))
     kind = name.split("/")[-1].split(":")[0]
     if kind == "kernel":
-        value = rng.standard_normal(shape) * (np.sqrt(2.0 / (shape[0] * shape[1] * shape[3])) if len(shape) == 4 else 0.1)
+        value = rng.standard_normal(shape) * (
+            np.sqrt(2.0 / (shape[0] * shape[1] * shape[3])) if len(shape) == 4 else 0.1
+        )
     elif kind in ("gamma", "moving_variance"):
         value = rng.uniform(0.5, 1.5, shape)
     else:
@@ -37,11 +40,17 @@ def normalise(images):
 def validation():
     """images float32 [64, 32, 32, 3], labels int64 [64], knowledge float32 [64, 10]."""
     images = normalise(np.random.RandomState(0).randint(0, 256, [64, 32, 32, 3]))
-    return images, np.arange(64) % 10, np.random.RandomState(1).standard_normal([64, 10]).astype(np.float32)
+    return (
+        images,
+        np.arange(64) % 10,
+        np.random.RandomState(1).standard_normal([64, 10]).astype(np.float32),
+    )
 
 
 def distillation():
-    """views float32 [8, 2, 32, 32, 3], labels int64 [8], rows of the memory bank float32 [8, 10, 5]."""
+    """views float32 [8, 2, 32, 32, 3], labels int64 [8], rows of the memory bank float32 [8, 10,
+    5].
+    """
     views = normalise(np.random.RandomState(2).randint(0, 256, [8, 2, 32, 32, 3]))
     bank = np.random.RandomState(3).standard_normal([8, 10, 5]).astype(np.float32) * 2
     bank[..., 1] = bank[..., 0] + 0.05 * bank[..., 1]  # close to teacher 0: it counts

@@ -1,7 +1,8 @@
-"""Every step and a short search on a small network, on any runtime: what the tests of replicas, parts and compilation compare.
+"""Every step and a short search on a small network, on any runtime: what the tests of replicas,
+parts and compilation compare.
 
-Run as a program, `replicated.py N sync|local FILE`, it splits the CPU into N replicas and writes the results to an .npz: a
-process can hold MirroredStrategies of one size only.
+Run as a program, `replicated.py N sync|local FILE`, it splits the CPU into N replicas and writes
+the results to an .npz: a process can hold MirroredStrategies of one size only.
 """
 
 import pathlib
@@ -33,20 +34,30 @@ from op_utils import Optimizer, on_devices, predicting_step, scoring_step, train
 
 SIZE, IMAGES, STEPS = 8, 16, 5
 rng = np.random.default_rng(0)
-# Small images: in a million activations some ReLU input lies so near 0 that rounding decides on its side.
+# Small images: in a million activations some ReLU input lies so near 0 that rounding decides on its
+# side.
 PIXELS = rng.standard_normal((IMAGES, SIZE, SIZE, 3)).astype(np.float32)
 LABELS = np.arange(IMAGES) % 10
 KNOWLEDGE = rng.standard_normal((IMAGES, 10)).astype(np.float32)
-# Teacher 1 is all but the top and always counts, teacher 2 is far from it and never does, whatever part of the batch decides.
+# Teacher 1 is all but the top and always counts, teacher 2 is far from it and never does, whatever
+# part of the batch decides.
 TOP = rng.standard_normal((IMAGES, 10))
-BANK = np.stack([TOP, TOP + 1e-3 * rng.standard_normal(TOP.shape), -30 * TOP], -1).astype(np.float16)
+BANK = np.stack([TOP, TOP + 1e-3 * rng.standard_normal(TOP.shape), -30 * TOP], -1).astype(
+    np.float16
+)
 
 
 def small_network(parameters=None):
     """A ResNet of one block a stage with random arrays everywhere, so that no BN hides a filter."""
     if parameters is None:
         parameters = randomised(small_network({}).parameters(), 1)
-    return CifarResNet("ResNet-8", 10, SIZE, Arrays(parameters or None, origin="test", arch="ResNet-8", seed=0), blocks=1)
+    return CifarResNet(
+        "ResNet-8",
+        10,
+        SIZE,
+        Arrays(parameters or None, origin="test", arch="ResNet-8", seed=0),
+        blocks=1,
+    )
 
 
 def given(batch):
@@ -63,15 +74,28 @@ def network_on(runtime):
 
 
 def scores_and_logits(runtime):
-    """Signed sums, order and logits of the scoring step; bank logits before float16; logits on moving averages."""
+    """Signed sums, order and logits of the scoring step; bank logits before float16; logits on
+    moving averages.
+    """
     network = network_on(runtime)
     masks = (np.random.default_rng(4).random(network.gate_sizes.sum()) < 0.8).astype(np.float32)
-    batch = {"images": PIXELS, "labels": LABELS, "knowledge": KNOWLEDGE, "weights": np.full(IMAGES, 1 / IMAGES, np.float32)}
+    batch = {
+        "images": PIXELS,
+        "labels": LABELS,
+        "knowledge": KNOWLEDGE,
+        "weights": np.full(IMAGES, 1 / IMAGES, np.float32),
+    }
     sums, rows = scoring_step(network, runtime, given, reward_loss)(batch, masks=masks)
     scores = importance([tf.nest.map_structure(np.asarray, sums["signed"])])
     predicting = predicting_step(network, runtime, given)
     # Three sub-networks, the first as it was scored, the others with a gate less of it.
-    some = np.stack([masks, masks * (np.arange(len(masks)) != 3), masks * (np.arange(len(masks)) != len(masks) - 5)])
+    some = np.stack(
+        [
+            masks,
+            masks * (np.arange(len(masks)) != 3),
+            masks * (np.arange(len(masks)) != len(masks) - 5),
+        ]
+    )
     return {
         "signed": np.concatenate(tf.nest.flatten(sums["signed"])),
         "scores": scores,
@@ -83,36 +107,69 @@ def scores_and_logits(runtime):
 
 
 def trained(runtime):
-    """Losses and parameters of STEPS steps of distillation: two called one by one, the others in one call.
+    """Losses and parameters of STEPS steps of distillation: two called one by one, the others in
+    one call.
 
     Labels and bank lie on the devices, in another order than the images' in the batch.
     """
     network = network_on(runtime)
     rows = np.random.default_rng(5).permutation(IMAGES)
     back = np.argsort(rows)
-    tables = on_devices({"labels": LABELS[back], "bank": BANK[back], "bytes": np.zeros(IMAGES, np.uint8)}, runtime)
-    step = training_step(network, Optimizer(network.trainable, runtime), runtime, both_ways, contrastive_loss, tables)
-    batch, shared = {"images": PIXELS, "rows": rows.astype(np.int32)}, {"learning_rate": 0.01, "weight_decay": 5e-4}
+    tables = on_devices(
+        {"labels": LABELS[back], "bank": BANK[back], "bytes": np.zeros(IMAGES, np.uint8)}, runtime
+    )
+    step = training_step(
+        network, Optimizer(network.trainable, runtime), runtime, both_ways, contrastive_loss, tables
+    )
+    batch, shared = (
+        {"images": PIXELS, "rows": rows.astype(np.int32)},
+        {"learning_rate": 0.01, "weight_decay": 5e-4},
+    )
     losses = [float(step(batch, **shared)[0]["loss"]) for _ in range(2)]
     more = STEPS - 2
     # One batch more than is asked for, which changes nothing.
     each = {"learning_rate": np.full(more + 1, shared.pop("learning_rate"), np.float32)}
-    losses += list(step.several({k: np.stack([v] * (more + 1)) for k, v in batch.items()}, more, each, **shared)["loss"].numpy())
+    losses += list(
+        step.several(
+            {k: np.stack([v] * (more + 1)) for k, v in batch.items()}, more, each, **shared
+        )["loss"].numpy()
+    )
     assert step.traces == 2 and len(losses) == STEPS
     for variable in network.trainable:
-        copies = [np.asarray(copy) for copy in runtime.strategy.experimental_local_results(variable)]
-        assert all((copy == copies[0]).all() for copy in copies), f"replicas differ in {variable.name}"
+        copies = [
+            np.asarray(copy) for copy in runtime.strategy.experimental_local_results(variable)
+        ]
+        assert all((copy == copies[0]).all() for copy in copies), (
+            f"replicas differ in {variable.name}"
+        )
     return {"losses": np.array(losses), **network.parameters()}
 
 
 def taught(runtime):
-    """Loss and parameters after a step with a live teacher, which every replica asks about its own views."""
+    """Loss and parameters after a step with a live teacher, which every replica asks about its own
+    views.
+    """
     network = network_on(runtime)
     with runtime.strategy.scope():
-        teacher = small_network({name: array[..., ::-1] for name, array in network.parameters().items()})
-    step = training_step(network, Optimizer(network.trainable, runtime), runtime, both_ways, taught_loss, teacher=teacher)
-    loss = step({"images": PIXELS[::-1], "labels": LABELS}, learning_rate=0.01, weight_decay=5e-4)[0]["loss"]
-    after = {f"taught {name}": value for name, value in network.parameters().items() if name.endswith("kernel:0")}
+        teacher = small_network(
+            {name: array[..., ::-1] for name, array in network.parameters().items()}
+        )
+    step = training_step(
+        network,
+        Optimizer(network.trainable, runtime),
+        runtime,
+        both_ways,
+        taught_loss,
+        teacher=teacher,
+    )
+    loss = step({"images": PIXELS[::-1], "labels": LABELS}, learning_rate=0.01, weight_decay=5e-4)[
+        0
+    ]["loss"]
+    after = {
+        f"taught {name}": value
+        for name, value in network.parameters().items()
+        if name.endswith("kernel:0")
+    }
     return {"taught loss": np.asarray(loss), **after}
 
 
@@ -120,7 +177,9 @@ def searched(runtime, target_rate=0.75):
     """FLOPs, widths and taken gates of a short search."""
     network = network_on(runtime)
     on_val = Validation(network, runtime, given, PIXELS, LABELS, IMAGES)
-    search = Greedy(network, LABELS, on_val.score, on_val.predict, SearchOptions(target_rate, 0.2, "none"))
+    search = Greedy(
+        network, LABELS, on_val.score, on_val.predict, SearchOptions(target_rate, 0.2, "none")
+    )
     state, record = search.start()
     records = [record]
     while not search.done(state):

@@ -1,6 +1,8 @@
-"""A bad input is one line on stderr, its exit code, and nothing written; docs/errors.md has them all.
+"""A bad input is one line on stderr, its exit code, and nothing written; docs/errors.md has them
+all.
 
-`make errors` writes that page anew, from what the cases of bad_inputs.py and bad_images.py are answered with now.
+`make errors` writes that page anew, from what the cases of bad_inputs.py and bad_images.py are
+answered with now.
 """
 
 import os
@@ -30,7 +32,10 @@ MAINS = {
 }
 SECTIONS = {**SECTIONS, "Images in files": IMAGES}
 CASES = [(section, bad) for section, cases in SECTIONS.items() for bad in cases]
-MADE_WITH = f"Python {sys.version_info.major}.{sys.version_info.minor} and NumPy {np.__version__.rpartition('.')[0]}"
+MADE_WITH = (
+    f"Python {sys.version_info.major}.{sys.version_info.minor} and NumPy"
+    f" {np.__version__.rpartition('.')[0]}"
+)
 HEAD = f"""# What is answered to bad inputs
 
 Made by `make errors` with {MADE_WITH}; the test suite tries every one of them and compares. An answer is one line on stderr
@@ -97,7 +102,9 @@ def table(page):
         if line.startswith("## "):
             section = line[3:]
         elif line.startswith("| ") and not line.startswith(("| bad input", "| ---")):
-            what, programs, answer, code = (cell.strip() for cell in re.split(r"(?<!\\)\|", line)[1:5])
+            what, programs, answer, code = (
+                cell.strip() for cell in re.split(r"(?<!\\)\|", line)[1:5]
+            )
             rows[section, what] = programs, answer.replace("\\|", "|"), int(code)
     return rows
 
@@ -116,22 +123,33 @@ def expected():
     yield rows
     lines = [HEAD]
     for section, cases in SECTIONS.items():
-        lines += [f"## {section}", "", "| bad input | program | answer | exit code |", "| --- | --- | --- | ---: |"]
+        lines += [
+            f"## {section}",
+            "",
+            "| bad input | program | answer | exit code |",
+            "| --- | --- | --- | ---: |",
+        ]
         for bad in cases:
             programs, answer, code = rows[section, bad.what]
-            lines.append(f"| {bad.what} | {programs} | {answer.replace('|', chr(92) + '|')} | {code} |")
+            lines.append(
+                f"| {bad.what} | {programs} | {answer.replace('|', chr(92) + '|')} | {code} |"
+            )
         lines.append("")
     PAGE.write_text("\n".join(lines).rstrip() + "\n")
 
 
-@pytest.mark.parametrize("section, bad", CASES, ids=[f"{section}: {bad.what}" for section, bad in CASES])
+@pytest.mark.parametrize(
+    "section, bad", CASES, ids=[f"{section}: {bad.what}" for section, bad in CASES]
+)
 def test_the_answer_is_the_one_on_the_page(section, bad, tmp_path, patches, capfd, expected):
     for program in bad.programs:
         code, lines = answered(bad, program, tmp_path / program, patches, capfd)
         if code > 128:
             assert lines.pop(0).endswith("stopping at the next step; once more stops at once")
         assert len(lines) == 1 and "Traceback" not in lines[0], lines
-        name, kind, answer = re.fullmatch(r"(\S+): (error: |stopped: |)(stopped by .*|.*)", lines[0]).groups()
+        name, kind, answer = re.fullmatch(
+            r"(\S+): (error: |stopped: |)(stopped by .*|.*)", lines[0]
+        ).groups()
         assert name == program and code == bad.code
         assert (kind == "error: ") == (code == 2)
         assert str(tmp_path) not in answer

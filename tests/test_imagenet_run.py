@@ -1,4 +1,6 @@
-"""The whole method on JPEGs that lie as ImageNet's do: in folders, one of them broken, and in shards."""
+"""The whole method on JPEGs that lie as ImageNet's do: in folders, one of them broken, and in
+shards.
+"""
 
 import contextlib
 import io
@@ -18,9 +20,10 @@ from utils import UserError
 
 SIZE, TARGET = 32, 0.93
 COMMAND = (
-    f"--arch ResNet-18 --input_size {SIZE} --val_per_class 8 --subset_per_class 16 --num_teacher 2 --train_epoch 2 "
-    "--batch_size 20 --baseline_epoch 1 --baseline_batch_size 20 --search_batch_size 32 --search_warmup_batch_size 32 "
-    f"--val_batch_size 40 --search_target_rate {TARGET} --warmup_epoch 1 --schedule cosine --label_smoothing 0.1"
+    f"--arch ResNet-18 --input_size {SIZE} --val_per_class 8 --subset_per_class 16 --num_teacher 2"
+    " --train_epoch 2 --batch_size 20 --baseline_epoch 1 --baseline_batch_size 20"
+    " --search_batch_size 32 --search_warmup_batch_size 32 --val_batch_size 40"
+    f" --search_target_rate {TARGET} --warmup_epoch 1 --schedule cosine --label_smoothing 0.1"
 ).split()
 TRAIN, VAL = pictures(25), pictures(5, first=100)
 BROKEN = TRAIN[7][1]
@@ -28,7 +31,9 @@ BROKEN = TRAIN[7][1]
 
 @pytest.fixture(scope="module")
 def root(tmp_path_factory):
-    """25 training images of each of 4 classes, 5 for validation; grey, CMYK, PNG among them, and one in a folder broken."""
+    """25 training images of each of 4 classes, 5 for validation; grey, CMYK, PNG among them, and
+    one in a folder broken.
+    """
     root = tmp_path_factory.mktemp("data")
     write_folders(root / "folders" / "train", TRAIN)
     (root / "folders" / "train" / WNIDS[0] / BROKEN).write_bytes(TRAIN[7][2][:150])
@@ -72,10 +77,18 @@ def test_the_whole_method_runs(form, request):
     epochs = [(line["stage"], line["epoch"]) for line in records(folder, "training.jsonl")]
     assert epochs[-2:] == [("fine_tuning", 1), ("fine_tuning", 2)]
     figures = json.loads((folder / "result.json").read_text())
-    assert figures["pruned"]["flops"] < figures["baseline"]["flops"] and 0 <= figures["pruned"]["top1"] <= 1
+    assert (
+        figures["pruned"]["flops"] < figures["baseline"]["flops"]
+        and 0 <= figures["pruned"]["top1"] <= 1
+    )
     assert figures["broken"] == (form == "in_folders")
     arrays, meta = read_parameters(str(folder / "trained_param.pkl"))
-    assert (meta["arch"], meta["dataset"], meta["classes"], meta["input_size"]) == ("ResNet-18", "ImageNet", 4, SIZE)
+    assert (meta["arch"], meta["dataset"], meta["classes"], meta["input_size"]) == (
+        "ResNet-18",
+        "ImageNet",
+        4,
+        SIZE,
+    )
     assert arrays["fc/biases:0"].shape == (1, 4)
 
 
@@ -85,7 +98,9 @@ def test_a_broken_image_is_named_once_and_has_no_row(in_folders):
     assert [line["broken"] for line in records(folder, "training.jsonl")][-1] == 1
     bank = np.load(folder / "memory_bank.npy", mmap_mode="r")
     assert bank.shape == (100, 4, 2) and bank.dtype == np.float16
-    assert [i for i, row in enumerate(bank) if not row.any()] == [sorted(name for _, name, _ in TRAIN[:25]).index(BROKEN)]
+    assert [i for i, row in enumerate(bank) if not row.any()] == [
+        sorted(name for _, name, _ in TRAIN[:25]).index(BROKEN)
+    ]
 
 
 def test_rows_of_the_largest_logits(in_shards):
@@ -98,7 +113,11 @@ def test_rows_of_the_largest_logits(in_shards):
 
 def test_rates_rise_and_fall_within_epochs(in_folders):
     """Warm-up of one epoch, then a cosine: the record has the rate of an epoch's first step."""
-    rates = [line["learning_rate"] for line in records(in_folders[0], "training.jsonl") if line["stage"] == "fine_tuning"]
+    rates = [
+        line["learning_rate"]
+        for line in records(in_folders[0], "training.jsonl")
+        if line["stage"] == "fine_tuning"
+    ]
     whole = 0.1 * 20 / 256
     assert rates == pytest.approx([0.1 * whole, whole * 0.5 * (1 + np.cos(np.pi * 0.1))])
 
@@ -110,13 +129,25 @@ def printed(capsys, *command, monkeypatch):
 
 
 @pytest.mark.parametrize("form", ["folders", "shards"])
-def test_the_other_program_agrees_and_takes_another_size(in_folders, root, capsys, monkeypatch, form):
+def test_the_other_program_agrees_and_takes_another_size(
+    in_folders, root, capsys, monkeypatch, form
+):
     """Both forms hold the same validation images."""
     labels = ["--val_labels", str(root / "labels.txt")] if form == "folders" else []
-    command = ["--trained_param", str(in_folders[0] / "trained_param.pkl"), "--data_path", str(root / form), "--json", *labels]
+    command = [
+        "--trained_param",
+        str(in_folders[0] / "trained_param.pkl"),
+        "--data_path",
+        str(root / form),
+        "--json",
+        *labels,
+    ]
     own = printed(capsys, *command, monkeypatch=monkeypatch)
     figures = json.loads((in_folders[0] / "result.json").read_text())["pruned"]
-    assert own["images"] == 20 and (own["top1"], own["flops"]) == (figures["top1"], figures["flops"])
+    assert own["images"] == 20 and (own["top1"], own["flops"]) == (
+        figures["top1"],
+        figures["flops"],
+    )
     assert own["loss"] == pytest.approx(figures["loss"], rel=1e-5)
     if form == "folders":
         large = printed(capsys, *command, "--input_size", "224", monkeypatch=monkeypatch)
@@ -135,12 +166,28 @@ def test_other_data_are_another_run(in_shards, root):
     shard.rename(other)
     try:
         with pytest.raises(UserError, match="holds a run with other options \\(data: "):
-            start(in_shards[0], "--data_path", str(root / "shards"), "--trained_param", source, "--bank_top", "2")
+            start(
+                in_shards[0],
+                "--data_path",
+                str(root / "shards"),
+                "--trained_param",
+                source,
+                "--bank_top",
+                "2",
+            )
     finally:
         other.rename(shard)
 
 
 def test_a_second_start_finds_it_finished(in_shards, root, capsys):
     source = json.loads((in_shards[0] / "config.json").read_text())["options"]["trained_param"]
-    start(in_shards[0], "--data_path", str(root / "shards"), "--trained_param", source, "--bank_top", "2")
+    start(
+        in_shards[0],
+        "--data_path",
+        str(root / "shards"),
+        "--trained_param",
+        source,
+        "--bank_top",
+        "2",
+    )
     assert "nothing is left to do" in capsys.readouterr().out

@@ -1,4 +1,6 @@
-"""Imports point one way: from programs down to utils, those inside functions included, and never in a circle."""
+"""Imports point one way: from programs down to utils, those inside functions included, and never in
+a circle.
+"""
 
 import ast
 import graphlib
@@ -8,7 +10,19 @@ import pytest
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 # Each room may import what stands below it. op_utils.py and utils.py are rooms of their own.
-ROOMS = ["programs", "ablations", "cli", "ekg", "engine", "op_utils", "dataloader", "nets", "distribution", "files", "utils"]
+ROOMS = [
+    "programs",
+    "ablations",
+    "cli",
+    "ekg",
+    "engine",
+    "op_utils",
+    "dataloader",
+    "nets",
+    "distribution",
+    "files",
+    "utils",
+]
 
 
 def modules():
@@ -16,7 +30,10 @@ def modules():
     paths = [path for path in ROOT.glob("*.py")]
     paths += [path for room in ROOMS for path in (ROOT / room).rglob("*.py")]
     names = {path: path.relative_to(ROOT).with_suffix("").parts for path in paths}
-    return {".".join(parts[:-1] if parts[-1] == "__init__" else parts): path for path, parts in names.items()}
+    return {
+        ".".join(parts[:-1] if parts[-1] == "__init__" else parts): path
+        for path, parts in names.items()
+    }
 
 
 def room_of(module):
@@ -48,8 +65,13 @@ def test_every_room_is_there():
 def test_imports_point_down(module):
     above = ROOMS[: ROOMS.index(room_of(module))]
     for imported in imports_of(KNOWN[module], KNOWN) - {module}:
-        program = module == "ablation" and imported in ("train_cifar", "train_imagenet")  # it runs their flags
-        assert room_of(imported) not in above and (room_of(imported) != "programs" or program), f"{module} -> {imported}"
+        program = module == "ablation" and imported in (
+            "train_cifar",
+            "train_imagenet",
+        )  # it runs their flags
+        assert room_of(imported) not in above and (room_of(imported) != "programs" or program), (
+            f"{module} -> {imported}"
+        )
 
 
 def test_imports_run_in_no_circle():
@@ -61,7 +83,9 @@ def test_imports_run_in_no_circle():
 def test_the_engine_would_serve_another_method():
     for module, path in KNOWN.items():
         if room_of(module) == "engine":
-            assert not any(room_of(imported) == "ekg" for imported in imports_of(path, KNOWN)), module
+            assert not any(room_of(imported) == "ekg" for imported in imports_of(path, KNOWN)), (
+                module
+            )
 
 
 def test_the_root_holds_programs_and_two_more_files():

@@ -1,4 +1,6 @@
-"""A run that is killed at any moment goes on by the same command, and ends as the one that was never interrupted, to the bit."""
+"""A run that is killed at any moment goes on by the same command, and ends as the one that was
+never interrupted, to the bit.
+"""
 
 import json
 import pathlib
@@ -19,8 +21,9 @@ from nets.parameters import read_parameters
 
 HERE = pathlib.Path(__file__).resolve().parent
 COMMAND = (
-    "--arch ResNet-20 --dataset DIGITS --baseline_epoch 2 --train_epoch 2 --search_target_rate 0.93 --num_teacher 3 "
-    "--baseline_learning_rate 0.2 --subset_per_class 20 --val_per_class 8 --search_batch_size 80 --search_warmup_batch_size 100"
+    "--arch ResNet-20 --dataset DIGITS --baseline_epoch 2 --train_epoch 2 --search_target_rate 0.93"
+    " --num_teacher 3 --baseline_learning_rate 0.2 --subset_per_class 20 --val_per_class 8"
+    " --search_batch_size 80 --search_warmup_batch_size 100"
 ).split()
 SHORT = [*COMMAND, *"--batch_size 100 --baseline_batch_size 100 --val_batch_size 20".split()]
 WHOLE = [*COMMAND, *"--batch_size 128 --baseline_batch_size 128 --val_batch_size 40".split()]
@@ -29,12 +32,19 @@ KILL, TERM, INT = int(signal.SIGKILL), int(signal.SIGTERM), int(signal.SIGINT)
 
 def command(folder, flags, images, moment=0, number=KILL):
     """A process that gets the signal `number` at `moment`."""
-    return [sys.executable, str(HERE / "killed.py"), *map(str, (moment, number, folder, images)), *flags]
+    return [
+        sys.executable,
+        str(HERE / "killed.py"),
+        *map(str, (moment, number, folder, images)),
+        *flags,
+    ]
 
 
 def start(*arguments, **settings):
     """(exit code, stdout, stderr) of the `command`."""
-    done = subprocess.run(command(*arguments), capture_output=True, text=True, timeout=900, env=QUIET, **settings)
+    done = subprocess.run(
+        command(*arguments), capture_output=True, text=True, timeout=900, env=QUIET, **settings
+    )
     return done.returncode, done.stdout, done.stderr
 
 
@@ -54,17 +64,37 @@ def without_times(value):
 
 def same_run(one, other):
     """All that two runs wrote is the same, to the bit; but for how long it took."""
-    names = {path.relative_to(one).as_posix() for path in one.rglob("*") if "tfevents" not in path.name}
-    assert names == {path.relative_to(other).as_posix() for path in other.rglob("*") if "tfevents" not in path.name}
+    names = {
+        path.relative_to(one).as_posix() for path in one.rglob("*") if "tfevents" not in path.name
+    }
+    assert names == {
+        path.relative_to(other).as_posix()
+        for path in other.rglob("*")
+        if "tfevents" not in path.name
+    }
     for name in ("search.jsonl", "training.jsonl"):
-        ours, theirs = ([json.loads(line) for line in (folder / name).read_text().splitlines()] for folder in (one, other))
-        assert [without_times(line) for line in ours] == [without_times(line) for line in theirs], name
+        ours, theirs = (
+            [json.loads(line) for line in (folder / name).read_text().splitlines()]
+            for folder in (one, other)
+        )
+        assert [without_times(line) for line in ours] == [without_times(line) for line in theirs], (
+            name
+        )
     assert (one / "memory_bank.npy").read_bytes() == (other / "memory_bank.npy").read_bytes()
-    for name in ("baseline_param.pkl", "checkpoints/warm_param.pkl", "slimmed_param.pkl", "trained_param.pkl"):
-        (ours, our_meta), (theirs, their_meta) = (read_parameters(str(folder / name)) for folder in (one, other))
+    for name in (
+        "baseline_param.pkl",
+        "checkpoints/warm_param.pkl",
+        "slimmed_param.pkl",
+        "trained_param.pkl",
+    ):
+        (ours, our_meta), (theirs, their_meta) = (
+            read_parameters(str(folder / name)) for folder in (one, other)
+        )
         assert our_meta == their_meta
         same_arrays(ours, theirs)
-    same_arrays(*({**load_npz(folder / "search_state.npz"), "seconds": 0} for folder in (one, other)))
+    same_arrays(
+        *({**load_npz(folder / "search_state.npz"), "seconds": 0} for folder in (one, other))
+    )
     ours, theirs = (json.loads((folder / "result.json").read_text()) for folder in (one, other))
     assert without_times(ours) == without_times(theirs)
     assert ours["seconds"].keys() == theirs["seconds"].keys() == ours["peak_rss_mib"].keys()
@@ -77,7 +107,9 @@ def same_arrays(ours, theirs):
 
 
 def interrupted(folder, flags, images, moment, number):
-    """Starts a run, sends it `number` at `moment`; a signal that can be heard is answered with one line and its own code."""
+    """Starts a run, sends it `number` at `moment`; a signal that can be heard is answered with one
+    line and its own code.
+    """
     code, out, err = start(folder, flags, images, moment, number)
     if code == 0:
         assert number != KILL and "is the result" in out  # it was told when nothing was left to do
@@ -90,7 +122,11 @@ def interrupted(folder, flags, images, moment, number):
     name = signal.Signals(number).name
     assert code == 128 + number and "Traceback" not in err, err
     assert lines[-1].startswith(f"train_cifar.py: stopped by {name}")
-    then = "; the same command without --overwrite goes on from there" if "--overwrite" in flags else "; the same command goes on"
+    then = (
+        "; the same command without --overwrite goes on from there"
+        if "--overwrite" in flags
+        else "; the same command goes on"
+    )
     assert then in lines[-1]
 
 
@@ -121,9 +157,13 @@ def test_a_run_interrupted_at_a_random_moment_ends_as_if_it_had_not_been(whole, 
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", range(6))
 def test_a_run_killed_from_outside_ends_as_if_it_had_not_been(whole, tmp_path, seed):
-    """By the clock, behind one of the lines it prints: in the middle of a step on the device, of a write, of a start."""
+    """By the clock, behind one of the lines it prints: in the middle of a step on the device, of a
+    write, of a start.
+    """
     rng, folder = np.random.default_rng(seed), tmp_path / "run"
-    with subprocess.Popen(command(folder, WHOLE, 0), stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as process:
+    with subprocess.Popen(
+        command(folder, WHOLE, 0), stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
+    ) as process:
         for _ in range(rng.integers(15)):  # the last one is that of the last epoch but one
             process.stdout.readline()
         time.sleep(rng.uniform(0, 1.5))
@@ -133,13 +173,20 @@ def test_a_run_killed_from_outside_ends_as_if_it_had_not_been(whole, tmp_path, s
     same_run(folder, whole[0])
 
 
-CONFIGURATIONS = ["--accum 2 --steps_per_call 2", "--cpu_replicas 2 --val_batch_size 40", "--precision float16", "--overwrite"]
+CONFIGURATIONS = [
+    "--accum 2 --steps_per_call 2",
+    "--cpu_replicas 2 --val_batch_size 40",
+    "--precision float16",
+    "--overwrite",
+]
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("more", CONFIGURATIONS)
 def test_other_configurations_go_on_to_the_bit(tmp_path, more):
-    """Two interruptions each, the second of what the first has left; the first start of the last one overwrites another run."""
+    """Two interruptions each, the second of what the first has left; the first start of the last
+    one overwrites another run.
+    """
     flags, rng = [*SHORT, *more.split()], np.random.default_rng(len(more))
     moments = uninterrupted(tmp_path / "one", flags, 300)
     if more == "--overwrite":
@@ -147,7 +194,9 @@ def test_other_configurations_go_on_to_the_bit(tmp_path, more):
     for first, number in ((True, TERM), (False, KILL)):
         if more == "--overwrite" and not first:
             flags = SHORT
-        interrupted(tmp_path / "other", flags, 300, int(rng.integers(moments // 4, moments // 2)), number)
+        interrupted(
+            tmp_path / "other", flags, 300, int(rng.integers(moments // 4, moments // 2)), number
+        )
     uninterrupted(tmp_path / "other", [flag for flag in flags if flag != "--overwrite"], 300)
     same_run(tmp_path / "other", tmp_path / "one")
 
@@ -158,29 +207,47 @@ def test_a_signal_during_the_start_is_answered_with_one_line(tmp_path, seed):
     """From imports to the first steps."""
     rng, number = np.random.default_rng(seed), (TERM, INT)[seed % 2]
     with subprocess.Popen(
-        command(tmp_path / "run", SHORT, 300), stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=QUIET
+        command(tmp_path / "run", SHORT, 300),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env=QUIET,
     ) as run:
         assert run.stdout.readline() == b"listening\n"
         time.sleep(rng.uniform(0, 8))
         run.send_signal(number)
         err = run.communicate(timeout=60)[1].decode()
     assert run.returncode == 128 + number and "Traceback" not in err, err
-    assert err.splitlines()[-1].startswith(f"train_cifar.py: stopped by {signal.Signals(number).name}")
+    assert err.splitlines()[-1].startswith(
+        f"train_cifar.py: stopped by {signal.Signals(number).name}"
+    )
 
 
 def out_of_room(folder, flags, images, size):
-    """Starts a run that may write no file larger than `size`: it ends with one line, and without a file half written."""
+    """Starts a run that may write no file larger than `size`: it ends with one line, and without a
+    file half written.
+    """
     limit = lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (size, size))
     code, _, err = start(folder, flags, images, preexec_fn=limit)
     assert code == 1, err
-    said = "/checkpoints/baseline.npz: File too large; what was written before is whole: make room; the same command goes on"
-    assert len(err.splitlines()) == 1 and err.startswith("train_cifar.py: stopped: ") and said in err, err
+    said = (
+        "/checkpoints/baseline.npz: File too large; what was written before is whole: make room;"
+        " the same command goes on"
+    )
+    assert (
+        len(err.splitlines()) == 1 and err.startswith("train_cifar.py: stopped: ") and said in err
+    ), err
     files = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
-    assert {name for name in files if "tfevents" not in name} == {".lock", "config.json", "training.jsonl"}
+    assert {name for name in files if "tfevents" not in name} == {
+        ".lock",
+        "config.json",
+        "training.jsonl",
+    }
 
 
 def test_a_run_killed_again_and_again_ends_as_if_it_had_not_been(short, tmp_path):
-    """One folder: first a disk that is full, then five interruptions at random moments of what is left."""
+    """One folder: first a disk that is full, then five interruptions at random moments of what is
+    left.
+    """
     rng, left, folder = np.random.default_rng(5), short[1], tmp_path / "run"
     out_of_room(folder, SHORT, 300, size=1_000_000)
     for number in (KILL, TERM, KILL, INT, KILL):

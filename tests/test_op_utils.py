@@ -1,4 +1,6 @@
-"""The compiled steps: one trace each, the same results compiled or not and in parts or whole, the update rule."""
+"""The compiled steps: one trace each, the same results compiled or not and in parts or whole, the
+update rule.
+"""
 
 import dataclasses
 
@@ -15,7 +17,14 @@ from ekg.knowledge import reward_loss
 from ekg.sub_networks import SubNetworks
 from nets import build_network
 from nets.gates import Pass
-from op_utils import Optimizer, nesterov, predicting_step, scoring_step, statistics_step, training_step
+from op_utils import (
+    Optimizer,
+    nesterov,
+    predicting_step,
+    scoring_step,
+    statistics_step,
+    training_step,
+)
 from utils import accumulator
 
 CIFAR = AUGMENTATIONS["CIFAR10"]
@@ -42,8 +51,16 @@ def distillation_batch(count):
 def scoring_batch(images):
     rng = np.random.default_rng(10)
     count = len(images)
-    knowledge, weights = rng.standard_normal((count, 10)).astype(np.float32), np.full(count, 1 / count, np.float32)
-    return {"images": images, "labels": np.arange(count) % 10, "knowledge": knowledge, "weights": weights}
+    knowledge, weights = (
+        rng.standard_normal((count, 10)).astype(np.float32),
+        np.full(count, 1 / count, np.float32),
+    )
+    return {
+        "images": images,
+        "labels": np.arange(count) % 10,
+        "knowledge": knowledge,
+        "weights": weights,
+    }
 
 
 def two_views(batch):
@@ -51,34 +68,50 @@ def two_views(batch):
 
 
 def test_every_step_is_traced_once(network, runtime):
-    """Over the last partial batch, other masks, learning rates, images and numbers given as Python or NumPy values."""
+    """Over the last partial batch, other masks, learning rates, images and numbers given as Python
+    or NumPy values.
+    """
     sizes, rng = network.gate_sizes.sum(), np.random.default_rng(0)
     prepare = lambda batch: normalise(batch["images"], CIFAR)
     scoring, sub_networks = (
         scoring_step(network, runtime, prepare, reward_loss),
         SubNetworks(network, runtime, prepare, 3),
     )
-    moving, statistics = predicting_step(network, runtime, prepare), statistics_step(network, runtime, prepare)
-    distil = training_step(network, Optimizer(network.trainable, runtime), runtime, two_views, contrastive_loss)
+    moving, statistics = (
+        predicting_step(network, runtime, prepare),
+        statistics_step(network, runtime, prepare),
+    )
+    distil = training_step(
+        network, Optimizer(network.trainable, runtime), runtime, two_views, contrastive_loss
+    )
     one_view = lambda batch: augment(batch["images"], batch["draws"], CIFAR, colour=False)
-    plain = training_step(network, Optimizer(network.trainable, runtime), runtime, one_view, plain_loss)
+    plain = training_step(
+        network, Optimizer(network.trainable, runtime), runtime, one_view, plain_loss
+    )
     images = pixels(10)
     for indices, _ in padded_batches(10, 4):  # 4, 4 and a partial one of 2
         masks = (rng.random(sizes) < 0.7).astype(np.float32)
         scoring(scoring_batch(images[indices]), masks=masks)
-        sub_networks({"images": images[indices]}, (rng.random((rng.integers(1, 6), sizes)) < 0.7).astype(np.float32))
+        sub_networks(
+            {"images": images[indices]},
+            (rng.random((rng.integers(1, 6), sizes)) < 0.7).astype(np.float32),
+        )
         moving({"images": images[indices]})
         statistics({"images": images[indices]})
         distil(distillation_batch(4), learning_rate=0.01 * rng.random(), weight_decay=5e-4)
         batch = {"images": images[indices], "labels": np.arange(4), "draws": draw(rng, 4, 1)}
         plain(batch, learning_rate=np.float32(rng.random()), weight_decay=np.float32(1e-4))
-    assert [step.traces for step in (scoring, sub_networks.step, moving, statistics, distil, plain)] == [1] * 6
+    assert [
+        step.traces for step in (scoring, sub_networks.step, moving, statistics, distil, plain)
+    ] == [1] * 6
 
 
 def test_accumulated_training_runs_and_decides_by_part(network, runtime):
     student = build_network("ResNet-20", 10, 32, network.parameters())
     optimizer = Optimizer(student.trainable, runtime)
-    step = training_step(student, optimizer, dataclasses.replace(runtime, accum=2), two_views, contrastive_loss)
+    step = training_step(
+        student, optimizer, dataclasses.replace(runtime, accum=2), two_views, contrastive_loss
+    )
     batch = distillation_batch(8)
     sums, _ = step(batch, learning_rate=0.01, weight_decay=0.0)
     halves = []
@@ -90,7 +123,9 @@ def test_accumulated_training_runs_and_decides_by_part(network, runtime):
 
 
 def test_a_live_teacher_sees_the_students_views_and_does_not_learn(network, runtime):
-    """In parts too: each part's views have their own batch statistics, teacher's and student's alike."""
+    """In parts too: each part's views have their own batch statistics, teacher's and student's
+    alike.
+    """
     student = build_network("ResNet-20", 10, 32)
     before, batch, seen = network.parameters(), distillation_batch(8), []
 
@@ -99,13 +134,17 @@ def test_a_live_teacher_sees_the_students_views_and_does_not_learn(network, runt
         return tf.reduce_sum(batch["answers"] + 0 * logits, [1, 2])
 
     parts = dataclasses.replace(runtime, accum=2)
-    step = training_step(student, Optimizer(student.trainable, runtime), parts, two_views, loss, teacher=network)
+    step = training_step(
+        student, Optimizer(student.trainable, runtime), parts, two_views, loss, teacher=network
+    )
     total = float(step(batch, learning_rate=0.0, weight_decay=0.0)[0]["loss"])
     assert set(map(tuple, seen)) == {(4, 2, 10)} and step.traces == 1
     expected = 0.0
     for half in (slice(0, 4), slice(4, 8)):
         views = two_views({name: value[half] for name, value in batch.items()})
-        expected += float(tf.reduce_sum(network(tf.reshape(views, [8, 32, 32, 3]), Pass("batch")))) / 8
+        expected += (
+            float(tf.reduce_sum(network(tf.reshape(views, [8, 32, 32, 3]), Pass("batch")))) / 8
+        )
     assert total == pytest.approx(expected, rel=1e-3)
     for name, array in network.parameters().items():
         np.testing.assert_array_equal(array, before[name])
@@ -113,7 +152,9 @@ def test_a_live_teacher_sees_the_students_views_and_does_not_learn(network, runt
 
 def test_accumulator_adds_sums_and_keeps_rows_in_order():
     def compute(batch, shared):
-        return {"sum": tf.reduce_sum(batch["x"]), "count": tf.constant(1.0)}, {"row": batch["x"] * shared["k"]}
+        return {"sum": tf.reduce_sum(batch["x"]), "count": tf.constant(1.0)}, {
+            "row": batch["x"] * shared["k"]
+        }
 
     x = np.arange(12, dtype=np.float32).reshape(12, 1)
     run = tf.function(accumulator(compute, 3), autograph=False)
@@ -139,7 +180,9 @@ def test_nesterov_is_that_of_keras():
 
 
 def test_weight_decay_is_an_l2_gradient_on_every_trainable_variable(network, runtime):
-    """With a loss of 0 one step is w <- w - 1.9 lr wd w, on BN and bias too, and not on moving averages."""
+    """With a loss of 0 one step is w <- w - 1.9 lr wd w, on BN and bias too, and not on moving
+    averages.
+    """
     step = training_step(
         network,
         Optimizer(network.trainable, runtime),
@@ -148,19 +191,30 @@ def test_weight_decay_is_an_l2_gradient_on_every_trainable_variable(network, run
         lambda batch, logits: 0.0 * tf.reduce_sum(logits, [1, 2]),
     )
     before = {v.name: v.numpy() for v in network.trainable}
-    step({"images": np.ones((2, 32, 32, 3), np.float32), "labels": np.zeros(2, np.int64)}, learning_rate=0.1, weight_decay=0.5)
+    step(
+        {"images": np.ones((2, 32, 32, 3), np.float32), "labels": np.zeros(2, np.int64)},
+        learning_rate=0.1,
+        weight_decay=0.5,
+    )
     for variable in network.trainable:
-        np.testing.assert_allclose(variable, before[variable.name] * (1 - 1.9 * 0.1 * 0.5), rtol=1e-5, atol=1e-7)
+        np.testing.assert_allclose(
+            variable, before[variable.name] * (1 - 1.9 * 0.1 * 0.5), rtol=1e-5, atol=1e-7
+        )
 
 
 def test_two_views_share_the_statistics_and_halve_the_gradient(network, runtime):
     """Twice the same view of every image: loss twice, gradient once that of one view."""
-    images, labels = np.random.default_rng(1).standard_normal((4, 32, 32, 3)).astype(np.float32), np.arange(4)
+    images, labels = (
+        np.random.default_rng(1).standard_normal((4, 32, 32, 3)).astype(np.float32),
+        np.arange(4),
+    )
     updates = {}
     for views in (1, 2):
         student = build_network("ResNet-20", 10, 32, network.parameters())
         prepare = lambda batch, views=views: tf.repeat(batch["images"][:, None], views, 1)
-        step = training_step(student, Optimizer(student.trainable, runtime), runtime, prepare, plain_loss)
+        step = training_step(
+            student, Optimizer(student.trainable, runtime), runtime, prepare, plain_loss
+        )
         sums, _ = step({"images": images, "labels": labels}, learning_rate=0.1, weight_decay=0.0)
         updates[views] = float(sums["loss"]), student.parameters()
     assert updates[2][0] == pytest.approx(2 * updates[1][0], rel=1e-5)
@@ -179,6 +233,13 @@ def test_training_moves_the_averages_and_learns(runtime):
     )
     labels = np.arange(20) % 2
     images = (pixels(20) // 4 + 120 * labels[:, None, None, None]).astype(np.uint8)
-    losses = [float(step({"images": images, "labels": labels}, learning_rate=0.1, weight_decay=0.0)[0]["loss"]) for _ in range(8)]
+    losses = [
+        float(
+            step({"images": images, "labels": labels}, learning_rate=0.1, weight_decay=0.0)[0][
+                "loss"
+            ]
+        )
+        for _ in range(8)
+    ]
     assert losses[-1] < 0.5 * losses[0]
     assert network.batch_norms[0].arrays["moving_mean"].numpy().any()

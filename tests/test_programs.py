@@ -34,7 +34,9 @@ def parameters():
 
 @pytest.fixture
 def program(tmp_path, monkeypatch, capfd):
-    """program("train_cifar.py", flag, ...) -> (exit code, stdout, stderr), run in this process from an empty folder."""
+    """program("train_cifar.py", flag, ...) -> (exit code, stdout, stderr), run in this process from
+    an empty folder.
+    """
     monkeypatch.chdir(tmp_path)
 
     def started(self, stage):
@@ -72,7 +74,16 @@ def mistake(program, folder, name, *flags):
 
 
 def train(*flags):
-    return "train_cifar.py", "--train_path", "run", "--arch", "ResNet-20", "--dataset", "DIGITS", *flags
+    return (
+        "train_cifar.py",
+        "--train_path",
+        "run",
+        "--arch",
+        "ResNet-20",
+        "--dataset",
+        "DIGITS",
+        *flags,
+    )
 
 
 def saved(folder, arrays, meta, name="param.pkl"):
@@ -81,7 +92,7 @@ def saved(folder, arrays, meta, name="param.pkl"):
     return path
 
 
-# --------------------------------------------------------------------------------------------------------- mistakes in data
+# --------------------------------------------------------------------------------- mistakes in data
 
 
 @pytest.mark.parametrize("dataset", ["CIFAR10", "CIFAR100"])
@@ -93,7 +104,7 @@ def test_missing_data_path_is_named(program, tmp_path, parameters, dataset, path
     assert path in mistake(program, tmp_path, "test.py", *test_flags)
 
 
-# ---------------------------------------------------------------------------------------------------------------- settings
+# ----------------------------------------------------------------------------------------- settings
 
 
 def test_three_replicas_are_served_where_every_batch_divides(program, tmp_path):
@@ -117,7 +128,9 @@ def test_target_out_of_reach_says_what_is_in_reach(program, tmp_path, rate):
 def test_what_changes_speed_alone_may_differ_when_a_run_goes_on(tmp_path):
     path = str(tmp_path / "run")
     opened(path, train_cifar.parse(train()[1:]))
-    again = train_cifar.parse(train("--do_log", "7", "--gpu_id", "0", "--compile", "--train_path", path)[1:])
+    again = train_cifar.parse(
+        train("--do_log", "7", "--gpu_id", "0", "--compile", "--train_path", path)[1:]
+    )
     assert opened(path, again).result["seconds"] == {}
 
 
@@ -136,12 +149,20 @@ def test_a_machine_that_is_not_the_chief_writes_nothing(tmp_path):
         chief = False
 
         def exchange(self, value):
-            return [[["search_state.npz"], json.loads((tmp_path / "run" / "config.json").read_text()), None]]
+            return [
+                [
+                    ["search_state.npz"],
+                    json.loads((tmp_path / "run" / "config.json").read_text()),
+                    None,
+                ]
+            ]
 
     options = train_cifar.parse(train()[1:])
     opened(tmp_path / "run", options)
     before = files_under(tmp_path)
-    folder = RunFolder(str(tmp_path / "run"), described(options, BASELINE, parts=1), versions(), Chief())
+    folder = RunFolder(
+        str(tmp_path / "run"), described(options, BASELINE, parts=1), versions(), Chief()
+    )
     assert folder.done("search") and not folder.done("memory_bank")
     folder.start_lines("search.jsonl")
     folder.add_line("search.jsonl", {"step": 0})
@@ -151,7 +172,7 @@ def test_a_machine_that_is_not_the_chief_writes_nothing(tmp_path):
     assert files_under(tmp_path) == before
 
 
-# ------------------------------------------------------------------------------------------------------------- an answer
+# ---------------------------------------------------------------------------------------- an answer
 
 
 def test_test_prints_one_json_object_about_the_file(program, tmp_path, parameters):
@@ -165,21 +186,30 @@ def test_test_prints_one_json_object_about_the_file(program, tmp_path, parameter
     assert figures["params"] == sum(array.size for array in parameters.values())
 
 
-def test_test_tells_moving_averages_apart_and_keeps_to_the_padding_of_the_file(program, tmp_path, parameters):
+def test_test_tells_moving_averages_apart_and_keeps_to_the_padding_of_the_file(
+    program, tmp_path, parameters
+):
     """Papers' count of parameters is params - moving_averages."""
-    ones = {name: np.ones_like(array) for name, array in parameters.items() if name.endswith("gamma:0")}
+    ones = {
+        name: np.ones_like(array) for name, array in parameters.items() if name.endswith("gamma:0")
+    }
     parameters = parameters | ones  # or every block were the identity
     flags = ["--trained_param", saved(tmp_path, parameters, META), "--batch_stats"]
     same = json.loads(program("test.py", *flags, "--json")[1])
     assert (same["params"], same["moving_averages"]) == (274_042, 1_568)
-    assert "274,042  (100.0% of the unpruned ResNet-20; 1,568 are moving averages)" in program("test.py", *flags)[1]
+    assert (
+        "274,042  (100.0% of the unpruned ResNet-20; 1,568 are moving averages)"
+        in program("test.py", *flags)[1]
+    )
     saved(tmp_path, parameters, META | {"padding": "symmetric"})
     symmetric = json.loads(program("test.py", *flags, "--json")[1])
     assert symmetric["flops"] == same["flops"] and symmetric["loss"] != same["loss"]
 
 
 def test_test_takes_the_width_from_the_file(program, tmp_path):
-    """Or from the flag where the file says nothing; without either the same arrays are a pruned network."""
+    """Or from the flag where the file says nothing; without either the same arrays are a pruned
+    network.
+    """
     narrow = build_network("ResNet-20", 10, 32, width_multiplier=0.5).parameters()
     flags = ["--trained_param", saved(tmp_path, narrow, META | {"width_multiplier": 0.5}), "--json"]
     rate = lambda *more: json.loads(program("test.py", *flags, *more)[1])["flops_rate"]
@@ -195,5 +225,8 @@ def test_test_evaluates_weights_from_elsewhere(program, tmp_path):
     code, out, err = program("test.py", "--trained_param", path, "--dataset", "DIGITS", "--json")
     assert (code, err) == (0, "")
     figures = json.loads(out)
-    assert figures["params"] - figures["moving_averages"] == 11_689_512 - 990 * 513 and figures["flops_rate"] == 1
+    assert (
+        figures["params"] - figures["moving_averages"] == 11_689_512 - 990 * 513
+        and figures["flops_rate"] == 1
+    )
     assert np.isfinite(figures["loss"])

@@ -1,4 +1,6 @@
-"""The published implementation is the judge: its recorded figures against ours, through the steps that a run uses."""
+"""The published implementation is the judge: its recorded figures against ours, through the steps
+that a run uses.
+"""
 
 import json
 
@@ -39,7 +41,9 @@ class Judge:
     def __init__(self):
         self.record = published.figures()
         shapes = build_network("ResNet-20", 10, 32).parameters()
-        self.network = build_network("ResNet-20", 10, 32, {n: published.parameter(n, a.shape) for n, a in shapes.items()})
+        self.network = build_network(
+            "ResNet-20", 10, 32, {n: published.parameter(n, a.shape) for n, a in shapes.items()}
+        )
         self.sizes = self.network.gate_sizes
         self.names = [gate.name for gate in self.network.gates]
         self.images, self.labels, self.knowledge = published.validation()
@@ -65,7 +69,13 @@ def scores(judge):
 @pytest.fixture(scope="module")
 def search(judge):
     """(Search, state, records) of a whole search to 80 %, T starting from the network's own logits."""
-    search = Greedy(judge.network, judge.labels, judge.on_val.score, judge.on_val.predict, SearchOptions(0.8, 0.2, "published"))
+    search = Greedy(
+        judge.network,
+        judge.labels,
+        judge.on_val.score,
+        judge.on_val.predict,
+        SearchOptions(0.8, 0.2, "published"),
+    )
     state, first = search.start()
     records = [first]
     while not search.done(state):
@@ -82,7 +92,9 @@ def test_network(judge):
     np.testing.assert_allclose(judge.steps, record["gate_step"], rtol=1e-12)
     close(judge.network(judge.images, Pass("moving")), record["logits_moving"])
     close(judge.network(judge.images, Pass("batch")), record["logits_batch"])
-    assert cross_entropy(judge.labels, record["logits_batch"]) == pytest.approx(float(record["loss0"]), rel=1e-6)
+    assert cross_entropy(judge.labels, record["logits_batch"]) == pytest.approx(
+        float(record["loss0"]), rel=1e-6
+    )
 
 
 def test_scores(judge, scores):
@@ -92,9 +104,11 @@ def test_scores(judge, scores):
 
 
 class SidesOfZero:
-    """ReLU for a forward pass in which inputs within a rounding of 0 fall on the side of it that is asked for.
+    """ReLU for a forward pass in which inputs within a rounding of 0 fall on the side of it that is
+    asked for.
 
-    sides: bools, in the order in which such inputs are met; those of a computed pass, `met`, where it says nothing.
+    sides: bools, in the order in which such inputs are met; those of a computed pass, `met`, where
+    it says nothing.
     """
 
     NEAR, TINY = 1.5e-6, 1e-7  # in the record's arithmetic and ours, inputs differ by less
@@ -111,18 +125,26 @@ class SidesOfZero:
 
 
 def test_scores_of_the_first_stage_differ_by_roundings_alone(judge, monkeypatch):
-    """With some choice of sides for ReLU inputs that are nearly 0, all scores are the recorded ones.
+    """With some choice of sides for ReLU inputs that are nearly 0, all scores are the recorded
+    ones.
 
-    Scores are sums that nearly cancel, so that a single element in a million moves them by 0.7 %; on which side of 0 it falls
-    is the processor's affair.
+    Scores are sums that nearly cancel, so that a single element in a million moves them by 0.7 %;
+    on which side of 0 it falls is the processor's affair.
     """
-    batch = {"labels": judge.labels, "knowledge": judge.knowledge, "weights": np.full(64, 1 / 64, np.float32)}
+    batch = {
+        "labels": judge.labels,
+        "knowledge": judge.knowledge,
+        "weights": np.full(64, 1 / 64, np.float32),
+    }
     ones = judge.network.split_masks(tf.ones([judge.sizes.sum()]))
 
     def distance(sides):
         """(the largest distance of a gate's scores from the record, the sides taken)"""
         relu = SidesOfZero(sides)
-        with monkeypatch.context() as patched, tf.GradientTape(watch_accessed_variables=False) as tape:
+        with (
+            monkeypatch.context() as patched,
+            tf.GradientTape(watch_accessed_variables=False) as tape,
+        ):
             patched.setattr(tf.nn, "relu", relu)
             patched.setattr(judge.network.parts[0], "activation", relu)
             run = Pass("batch", ones, tape)
@@ -130,27 +152,43 @@ def test_scores_of_the_first_stage_differ_by_roundings_alone(judge, monkeypatch)
         scores = importance([tf.nest.map_structure(np.asarray, tape.gradient(loss, run.probes))])
         ours = dict(zip(judge.names, split(scores, judge.sizes)))
         recorded = {name: judge.record[f"score/{name}"].reshape(-1) for name in judge.names}
-        return max(np.abs(ours[name] - recorded[name]).max() / np.abs(recorded[name]).max() for name in judge.names), relu.met
+        return (
+            max(
+                np.abs(ours[name] - recorded[name]).max() / np.abs(recorded[name]).max()
+                for name in judge.names
+            ),
+            relu.met,
+        )
 
     best, sides = distance(())
     assert len(sides) < 20
     for _ in range(3):
         for i in range(len(sides)):
             if best > 1e-4:
-                best, sides = min((best, sides), distance([side ^ (k == i) for k, side in enumerate(sides)]))
+                best, sides = min(
+                    (best, sides), distance([side ^ (k == i) for k, side in enumerate(sides)])
+                )
     assert best <= 1e-4
 
 
 def test_orders(judge, scores):
     for name, ours in zip(judge.names, split(ranks(scores, judge.sizes), judge.sizes)):
-        recorded, score = judge.record[f"order/{name}"].reshape(-1), judge.record[f"score/{name}"].reshape(-1)
+        recorded, score = (
+            judge.record[f"order/{name}"].reshape(-1),
+            judge.record[f"score/{name}"].reshape(-1),
+        )
         rounding = 1e-2 if name in FIRST_STAGE else 1e-5
-        for c in np.flatnonzero(ours != recorded):  # ranks may swap only where scores differ by rounding
+        for c in np.flatnonzero(
+            ours != recorded
+        ):  # ranks may swap only where scores differ by rounding
             other = int(np.flatnonzero(recorded == ours[c])[0])
             assert abs(score[c] - score[other]) <= rounding * score.max(), (name, c, other)
 
 
-@pytest.mark.parametrize("candidate_filter, worth", [("published", "worth_evaluating"), ("slice", "worth_evaluating_slice")])
+@pytest.mark.parametrize(
+    "candidate_filter, worth",
+    [("published", "worth_evaluating"), ("slice", "worth_evaluating_slice")],
+)
 def test_candidate_filters(judge, candidate_filter, worth):
     scores = np.concatenate([judge.record[f"score/{name}"].reshape(-1) for name in judge.names])
     chosen = worth_evaluating(candidate_filter, scores, judge.sizes, [1.0] * GATES, judge.steps)
@@ -166,13 +204,20 @@ def test_candidates(judge):
     """Each gate alone reduced by its step, with the recorded orders."""
     record = judge.record
     order = np.concatenate([record[f"order/{name}"].reshape(-1) for name in judge.names])
-    candidates = [[round(1 - judge.steps[gate], 5) if i == gate else 1.0 for i in range(GATES)] for gate in range(GATES)]
-    together = judge.on_val.predict(np.stack([masks(judge.sizes, rates, order) for rates in candidates]))
+    candidates = [
+        [round(1 - judge.steps[gate], 5) if i == gate else 1.0 for i in range(GATES)]
+        for gate in range(GATES)
+    ]
+    together = judge.on_val.predict(
+        np.stack([masks(judge.sizes, rates, order) for rates in candidates])
+    )
     for gate, (rates, logits) in enumerate(zip(candidates, together)):
         close(logits, record["candidate_logits"][gate])
         loss = cross_entropy(judge.labels, logits)
         assert loss == pytest.approx(record["candidate_loss"][gate], rel=1e-5)
-        assert loss + knowledge_loss(judge.knowledge, logits) == pytest.approx(record["candidate_score"][gate], rel=1e-5)
+        assert loss + knowledge_loss(judge.knowledge, logits) == pytest.approx(
+            record["candidate_score"][gate], rel=1e-5
+        )
         costs = record["candidate_flops"][gate], record["candidate_params"][gate]
         assert judge.network.cost(filters_kept(judge.sizes, rates)) == costs
 
@@ -210,18 +255,25 @@ def test_extraction(judge, search):
 
 def test_teachers(judge):
     record = judge.record
-    assert memory_bank.choose_teachers(record["teacher_history_loss"], 5) == list(record["teacher_pick"])
+    assert memory_bank.choose_teachers(record["teacher_history_loss"], 5) == list(
+        record["teacher_pick"]
+    )
     for losses, pick in zip(record["teacher_random_loss"], record["teacher_random_pick"]):
         assert memory_bank.choose_teachers(losses, 5) == list(pick)
 
 
 def test_distillation(judge):
     """Loss, decisions and gradients of one batch, through the step that fine-tuning uses."""
-    record, network = judge.record, build_network("ResNet-20", 10, 32, judge.network.parameters())  # its BN will move
+    record, network = (
+        judge.record,
+        build_network("ResNet-20", 10, 32, judge.network.parameters()),
+    )  # its BN will move
     views, labels, bank = published.distillation()
     logits = tf.reshape(network(views.reshape(16, 32, 32, 3), Pass("batch")), [8, 2, 10])
     close(logits, record["distil_logits"])
-    knowledge, counts, divergence, limit = contrastive.choose_knowledge(tf.constant(bank), logits, 4.0)
+    knowledge, counts, divergence, limit = contrastive.choose_knowledge(
+        tf.constant(bank), logits, 4.0
+    )
     assert list(counts.numpy()) == list(record["distil_counts"])
     close(divergence, record["distil_divergence"])
     assert float(limit) == pytest.approx(float(record["distil_limit"]), rel=1e-5)
@@ -241,7 +293,9 @@ def test_distillation(judge):
 
     recorder, runtime = Recorder(), Runtime(tf.distribute.get_strategy())
     step = training_step(network, recorder, runtime, given, contrastive.contrastive_loss)
-    sums, _ = step({"images": views, "labels": labels, "bank": bank}, learning_rate=0.0, weight_decay=0.0)
+    sums, _ = step(
+        {"images": views, "labels": labels, "bank": bank}, learning_rate=0.0, weight_decay=0.0
+    )
     assert float(sums["loss"]) == pytest.approx(float(record["distil_loss"]), rel=1e-5)
     recorded = dict(zip(record["distil_grad_name"], record["distil_grad_norm"]))
     assert {v.name for v in network.trainable} == set(recorded)

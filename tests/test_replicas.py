@@ -1,4 +1,6 @@
-"""Replicas, accumulated parts, XLA and precision: what must not change a result, what may, and how much."""
+"""Replicas, accumulated parts, XLA and precision: what must not change a result, what may, and how
+much.
+"""
 
 import dataclasses
 import pathlib
@@ -53,12 +55,14 @@ def results_of(replicas, statistics, folder):
     return dict(np.load(path))
 
 
-# ------------------------------------------------------------------------------------------------------------- replicas
+# ----------------------------------------------------------------------------------------- replicas
 
 
 @pytest.mark.parametrize("replicas", [2, pytest.param(4, marks=pytest.mark.slow)])
 def test_replicas_with_global_batch_statistics_are_one_replica(one, tmp_path, replicas):
-    """Losses, signed sums, scores, orders, bank logits before float16, parameters after 5 steps, and the search's way."""
+    """Losses, signed sums, scores, orders, bank logits before float16, parameters after 5 steps,
+    and the search's way.
+    """
     several = results_of(replicas, "sync", tmp_path)
     assert several.keys() == one.keys()
     for name in ("order", "gates", "widths", "flops"):
@@ -69,24 +73,31 @@ def test_replicas_with_global_batch_statistics_are_one_replica(one, tmp_path, re
 
 
 @pytest.mark.slow
-def test_replicas_with_their_own_statistics_give_the_same_shapes_and_reach_the_same_target(one, tmp_path):
-    """Without --sync_bn each replica normalises with its own half of the batch, as published. So whatever has passed a batch
-    norm with batch statistics may differ: logits, losses, scores, hence orders, the gates a search takes and trained
-    parameters. What must not: shapes, costs of given widths, logits on moving averages, and that the search ends at or under
-    its target within one filter.
+def test_replicas_with_their_own_statistics_give_the_same_shapes_and_reach_the_same_target(
+    one, tmp_path
+):
+    """Without --sync_bn each replica normalises with its own half of the batch, as published. So
+    whatever has passed a batch norm with batch statistics may differ: logits, losses, scores, hence
+    orders, the gates a search takes and trained parameters. What must not: shapes, costs of given
+    widths, logits on moving averages, and that the search ends at or under its target within one
+    filter.
     """
     local = results_of(2, "local", tmp_path)
     names = [name for name in one if name not in ("gates", "widths", "flops", "search losses")]
     assert {name: local[name].shape for name in names} == {name: one[name].shape for name in names}
     assert off_by(local["moving logits"], one["moving logits"]) <= 1e-5
-    assert off_by(local["bank logits"], one["bank logits"]) > 1e-3, "or the statistics were not local"
+    assert off_by(local["bank logits"], one["bank logits"]) > 1e-3, (
+        "or the statistics were not local"
+    )
     assert local["flops"][0] == one["flops"][0]
     for flops in (local["flops"], one["flops"]):
         assert flops[-1] <= 0.75 * flops[0] < flops[-2]
 
 
 def test_the_teachers_that_count_are_the_same_for_every_part():
-    """What the comparison of trained parameters rests on: each replica decides for its own part of the batch."""
+    """What the comparison of trained parameters rests on: each replica decides for its own part of
+    the batch.
+    """
     logits = replicated.small_network()(replicated.PIXELS, Pass("batch")).numpy()[:, None]
     for parts in (1, 2, 4):
         for part in np.split(np.arange(replicated.IMAGES), parts):
@@ -94,11 +105,12 @@ def test_the_teachers_that_count_are_the_same_for_every_part():
             assert list(counts.numpy()) == [True, True, False]
 
 
-# --------------------------------------------------------------------------------------------- compilation, parts, replicas
+# --------------------------------------------------------------------- compilation, parts, replicas
 
 
 @pytest.mark.parametrize(
-    "replicas, accum", [(1, 1), *(pytest.param(*many, marks=pytest.mark.slow) for many in ((1, 2), (2, 1), (2, 2)))]
+    "replicas, accum",
+    [(1, 1), *(pytest.param(*many, marks=pytest.mark.slow) for many in ((1, 2), (2, 1), (2, 2)))],
 )
 def test_compiled_steps_give_what_the_others_give(mirrored, replicas, accum):
     """Training with two views, scoring, candidates and bank, evaluation."""
@@ -112,17 +124,28 @@ def test_compiled_steps_give_what_the_others_give(mirrored, replicas, accum):
 
 
 def test_a_replica_more_is_a_part_more(mirrored):
-    """Two replicas and two accumulated parts both normalise, and choose teachers, by halves of the batch."""
+    """Two replicas and two accumulated parts both normalise, and choose teachers, by halves of the
+    batch.
+    """
     replicas, parts = (Runtime(mirrored), Runtime(tf.distribute.get_strategy(), accum=2))
     expected = replicated.scores_and_logits(parts) | replicated.trained(parts)
-    for name, value in (replicated.scores_and_logits(replicas) | replicated.trained(replicas)).items():
+    for name, value in (
+        replicated.scores_and_logits(replicas) | replicated.trained(replicas)
+    ).items():
         assert off_by(value, expected[name]) <= 1e-5, name
 
 
-@pytest.mark.parametrize("replicas, compile", [(1, False), (1, True), (2, False), pytest.param(2, True, marks=pytest.mark.slow)])
-def test_four_parts_are_the_whole_where_batch_norm_uses_moving_averages(mirrored, replicas, compile):
+@pytest.mark.parametrize(
+    "replicas, compile",
+    [(1, False), (1, True), (2, False), pytest.param(2, True, marks=pytest.mark.slow)],
+)
+def test_four_parts_are_the_whole_where_batch_norm_uses_moving_averages(
+    mirrored, replicas, compile
+):
     """Gradients, signed sums of a masked network, logits: each image's, in the batch's order."""
-    network = replicated.network_on(Runtime(mirrored if replicas == 2 else tf.distribute.get_strategy()))
+    network = replicated.network_on(
+        Runtime(mirrored if replicas == 2 else tf.distribute.get_strategy())
+    )
     masks = (np.random.default_rng(4).random(network.gate_sizes.sum()) < 0.8).astype(np.float32)
 
     def compute(batch, shared):
@@ -130,17 +153,30 @@ def test_four_parts_are_the_whole_where_batch_norm_uses_moving_averages(mirrored
             run = Pass("moving", network.split_masks(shared["masks"]), tape)
             logits = network(batch["images"], run)
             total = tf.reduce_sum(reward_loss(batch, logits))
-        sums = {"gradients": tape.gradient(total, network.trainable), "signed": tape.gradient(total, run.probes)}
+        sums = {
+            "gradients": tape.gradient(total, network.trainable),
+            "signed": tape.gradient(total, run.probes),
+        }
         return sums, {"logits": logits, "place": batch["place"]}
 
     weights = np.full(replicated.IMAGES, 1 / replicated.IMAGES, np.float32)
-    batch = {"images": replicated.PIXELS, "labels": replicated.LABELS, "knowledge": replicated.KNOWLEDGE, "weights": weights}
+    batch = {
+        "images": replicated.PIXELS,
+        "labels": replicated.LABELS,
+        "knowledge": replicated.KNOWLEDGE,
+        "weights": weights,
+    }
     batch["place"] = np.arange(replicated.IMAGES)
     strategy = mirrored if replicas == 2 else tf.distribute.get_strategy()
-    whole, parts = (Step(compute, Runtime(strategy, compile, accum))(batch, masks=masks) for accum in (1, 4))
+    whole, parts = (
+        Step(compute, Runtime(strategy, compile, accum))(batch, masks=masks) for accum in (1, 4)
+    )
     np.testing.assert_array_equal(parts[1]["place"], batch["place"])
     for kind in ("gradients", "signed"):
-        flat = [np.concatenate([np.reshape(v, -1) for v in tf.nest.flatten(sums[kind])]) for sums in (parts[0], whole[0])]
+        flat = [
+            np.concatenate([np.reshape(v, -1) for v in tf.nest.flatten(sums[kind])])
+            for sums in (parts[0], whole[0])
+        ]
         assert off_by(*flat) <= 1e-5, kind
     assert off_by(parts[1]["logits"], whole[1]["logits"]) <= 1e-5
 
@@ -149,13 +185,15 @@ def test_four_parts_are_the_whole_where_batch_norm_uses_moving_averages(mirrored
 def test_the_loop_over_parts_works_inside_the_compiled_function(mirrored):
     """As on GPUs; on CPUs the loop goes around the compiled part, which gives the same."""
     for strategy in (tf.distribute.get_strategy(), mirrored):
-        around, inside = (Runtime(strategy, compile=True, accum=2, gpu=gpu) for gpu in (False, True))
+        around, inside = (
+            Runtime(strategy, compile=True, accum=2, gpu=gpu) for gpu in (False, True)
+        )
         expected = replicated.scores_and_logits(around)
         for name, value in replicated.scores_and_logits(inside).items():
             assert off_by(value, expected[name]) <= 2e-5, name
 
 
-# ------------------------------------------------------------------------------------------------------------ precision
+# ---------------------------------------------------------------------------------------- precision
 
 
 @pytest.mark.parametrize("precision, tolerance", [("bfloat16", 0.05), ("float16", 0.01)])
@@ -163,25 +201,46 @@ def test_the_loop_over_parts_works_inside_the_compiled_function(mirrored):
 def test_half_precision_computes_the_same_within_its_digits(one, precision, tolerance, compile):
     runtime = Runtime(tf.distribute.get_strategy(), compile, precision=precision)
     half = replicated.scores_and_logits(runtime) | replicated.trained(runtime)
-    for name in ("scored logits", "bank logits", "moving logits", "losses", "conv/kernel:0", "bn/moving_variance:0"):
-        assert half[name].dtype == one[name].dtype and off_by(half[name], one[name]) <= tolerance, name
+    for name in (
+        "scored logits",
+        "bank logits",
+        "moving logits",
+        "losses",
+        "conv/kernel:0",
+        "bn/moving_variance:0",
+    ):
+        assert half[name].dtype == one[name].dtype and off_by(half[name], one[name]) <= tolerance, (
+            name
+        )
     # Sums that nearly cancel keep their sign and size, not their digits.
     assert np.corrcoef(half["signed"], one["signed"])[0, 1] > 0.9
-    assert off_by(half["moving logits"], one["moving logits"]) > 1e-5, "or it was computed in float32"
+    assert off_by(half["moving logits"], one["moving logits"]) > 1e-5, (
+        "or it was computed in float32"
+    )
 
 
 def test_what_stays_float32_in_half_precision():
-    """Variables, batch statistics, probes' sums, the head; feature maps are in the precision asked for."""
+    """Variables, batch statistics, probes' sums, the head; feature maps are in the precision asked
+    for.
+    """
     network, seen = replicated.small_network(), []
     block = network.parts[1]
     network.parts.insert(2, lambda x, run: seen.append(x.dtype) or x)
     with tf.GradientTape() as tape:
-        run = Pass("batch", network.split_masks(tf.ones(network.gate_sizes.sum())), tape, dtype=tf.bfloat16)
+        run = Pass(
+            "batch", network.split_masks(tf.ones(network.gate_sizes.sum())), tape, dtype=tf.bfloat16
+        )
         logits = network(replicated.PIXELS, run)
         total = tf.reduce_sum(logits**2)
-    assert seen == [tf.bfloat16] and block.convs[0][0].kernel.dtype == tf.float32 and logits.dtype == tf.float32
+    assert (
+        seen == [tf.bfloat16]
+        and block.convs[0][0].kernel.dtype == tf.float32
+        and logits.dtype == tf.float32
+    )
     assert {value.dtype for pair in run.batch_statistics for value in pair} == {tf.float32}
-    assert {value.dtype for value in tf.nest.flatten(tape.gradient(total, run.probes))} == {tf.float32}
+    assert {value.dtype for value in tf.nest.flatten(tape.gradient(total, run.probes))} == {
+        tf.float32
+    }
 
 
 def half_step(network, factor):
@@ -214,7 +273,11 @@ def test_a_step_that_overflows_changes_no_weight_and_halves_the_scale():
     network = replicated.small_network()
     step, optimizer = half_step(network, 1e6)
     before = [v.numpy() for v in network.trainable]
-    figures, _ = step({"images": replicated.PIXELS, "labels": replicated.LABELS}, learning_rate=0.1, weight_decay=0.1)
+    figures, _ = step(
+        {"images": replicated.PIXELS, "labels": replicated.LABELS},
+        learning_rate=0.1,
+        weight_decay=0.1,
+    )
     assert np.isfinite(figures["loss"]) and float(figures["loss_scale"]) == LossScale.START / 2
     for variable, velocity, value in zip(network.trainable, optimizer.velocities, before):
         np.testing.assert_array_equal(variable, value)
@@ -225,7 +288,9 @@ def test_the_scale_grows_after_many_good_steps(monkeypatch):
     monkeypatch.setattr(LossScale, "GROW_AFTER", 3)
     step, _ = half_step(replicated.small_network(), 1e-3)
     batch = {"images": replicated.PIXELS, "labels": replicated.LABELS}
-    scales = [float(step(batch, learning_rate=0.0, weight_decay=0.0)[0]["loss_scale"]) for _ in range(4)]
+    scales = [
+        float(step(batch, learning_rate=0.0, weight_decay=0.0)[0]["loss_scale"]) for _ in range(4)
+    ]
     assert scales == [LossScale.START, LossScale.START, 2 * LossScale.START, 2 * LossScale.START]
 
 
@@ -234,7 +299,9 @@ def test_gradients_that_overflow_at_any_scale_stop_training():
     optimizer.loss_scale.scale.assign(1.0)
     setup = TrainOptions(1, 0.1, (), 1.0, 0.0, 8)
     images = np.zeros((8, 8, 8, 3), np.uint8)
-    cast = lambda batch, **shared: step({"images": replicated.PIXELS[:8], "labels": batch["labels"]}, **shared)
+    cast = lambda batch, **shared: step(
+        {"images": replicated.PIXELS[:8], "labels": batch["labels"]}, **shared
+    )
     with pytest.raises(FloatingPointError, match="bfloat16"):
         feed = Feed({"images": images, "labels": np.zeros(8, np.int64)}, step.runtime)
         train(cast, feed, setup, seed=[0], bar=lambda items, label: Bar(items, label, 1, False))
@@ -245,7 +312,11 @@ def test_scores_in_float16_find_a_scale_that_does_not_overflow():
     network = replicated.small_network()
     runtime = Runtime(tf.distribute.get_strategy(), precision="float16")
     step = scoring_step(network, runtime, replicated.given, reward_loss)
-    batch = {"images": replicated.PIXELS, "labels": replicated.LABELS, "knowledge": replicated.KNOWLEDGE}
+    batch = {
+        "images": replicated.PIXELS,
+        "labels": replicated.LABELS,
+        "knowledge": replicated.KNOWLEDGE,
+    }
     batch["weights"] = np.full(replicated.IMAGES, 1 / replicated.IMAGES, np.float32)
     masks = np.ones(network.gate_sizes.sum(), np.float32)
     flat = lambda: np.concatenate(tf.nest.flatten(step(batch, masks=masks)[0]["signed"]))
@@ -260,13 +331,20 @@ def test_scores_in_float16_find_a_scale_that_does_not_overflow():
 def test_bfloat16_learns_what_float32_learns():
     """200 steps on DIGITS: within one point of the test accuracy."""
     data = load_dataset("DIGITS")
-    prepare = lambda batch: augment(batch["images"], batch["draws"], data.augmentation, colour=False)
+    prepare = lambda batch: augment(
+        batch["images"], batch["draws"], data.augmentation, colour=False
+    )
     accuracy = {}
     for precision in ("float32", "bfloat16"):
         runtime = Runtime(tf.distribute.get_strategy(), precision=precision)
         network = build_network("ResNet-20", 10, 32)
-        step = training_step(network, Optimizer(network.trainable, runtime), runtime, prepare, plain_loss)
-        setup, silent = TrainOptions(5, 0.1, (0.5, 0.8), 0.1, 1e-4, 36), lambda items, label: Bar(items, label, 1, False, False)
+        step = training_step(
+            network, Optimizer(network.trainable, runtime), runtime, prepare, plain_loss
+        )
+        setup, silent = (
+            TrainOptions(5, 0.1, (0.5, 0.8), 0.1, 1e-4, 36),
+            lambda items, label: Bar(items, label, 1, False, False),
+        )
         assert len(data.y_train) // setup.batch_size * setup.epochs == 200
         feed = Feed({"images": data.x_train, "labels": data.y_train}, runtime)
         train(step, feed, setup, seed=[0], augmented=False, bar=silent)
@@ -279,4 +357,7 @@ def test_bfloat16_learns_what_float32_learns():
 def test_runtime_is_told_apart_by_its_parts(mirrored):
     runtime = Runtime(mirrored, accum=3)
     assert (runtime.replicas, runtime.parts) == (2, 6)
-    assert not runtime.synchronises and dataclasses.replace(runtime, accum=1, sync_bn=True).synchronises
+    assert (
+        not runtime.synchronises
+        and dataclasses.replace(runtime, accum=1, sync_bn=True).synchronises
+    )

@@ -19,7 +19,13 @@ ARRAYS = {
     "bn/gamma:0": np.linspace(-1, 1, 6, dtype=np.float32).reshape(1, 1, 1, 6),
     "fc/biases:0": np.array([[0.1, -0.0, 1e-38, 3e38]], np.float32),
 }
-META = {"arch": "ResNet-20", "classes": 10, "flops_rate": 0.45, "versions": {"numpy": "2"}, "name": "Größe"}
+META = {
+    "arch": "ResNet-20",
+    "classes": 10,
+    "flops_rate": 0.45,
+    "versions": {"numpy": "2"},
+    "name": "Größe",
+}
 
 
 def refusal_of(path):
@@ -38,7 +44,7 @@ def assert_same_arrays(read, written):
         np.testing.assert_array_equal(read[name], array)
 
 
-# ------------------------------------------------------------------------------------------------------------- whole files
+# -------------------------------------------------------------------------------------- whole files
 
 
 def test_file_appears_when_the_block_ends_and_not_before(tmp_path):
@@ -82,7 +88,9 @@ def test_value_that_json_refuses_leaves_no_file(tmp_path):
     assert os.listdir(tmp_path) == []
 
 
-@pytest.mark.parametrize("umask, mode", [(0o022, 0o644), (0o077, 0o600), (0o002, 0o664), (0o027, 0o640)])
+@pytest.mark.parametrize(
+    "umask, mode", [(0o022, 0o644), (0o077, 0o600), (0o002, 0o664), (0o027, 0o640)]
+)
 def test_permissions_are_those_of_an_ordinary_file(tmp_path, umask, mode):
     former = os.umask(umask)
     try:
@@ -101,7 +109,7 @@ def test_relative_path_goes_to_the_working_folder(tmp_path, monkeypatch):
     assert (tmp_path / "file").read_text() == "x"
 
 
-# --------------------------------------------------------------------------------------------------------- parameter files
+# ---------------------------------------------------------------------------------- parameter files
 
 
 @pytest.mark.parametrize("name", ["param.pkl", "param.npz", "param"])
@@ -158,14 +166,23 @@ def test_arrays_read_can_be_written_to(tmp_path):
 
 def test_other_keys_are_ignored(tmp_path):
     path = tmp_path / "param.pkl"
-    others = {"epoch": 3, "history": [1.5, np.ones(2)], 7: np.ones(2), b"bytes": np.ones(2), "none": None, "name": "ResNet"}
+    others = {
+        "epoch": 3,
+        "history": [1.5, np.ones(2)],
+        7: np.ones(2),
+        b"bytes": np.ones(2),
+        "none": None,
+        "name": "ResNet",
+    }
     path.write_bytes(pickle.dumps({**others, **ARRAYS}))
     arrays, meta = read_parameters(str(path))
     assert_same_arrays(arrays, ARRAYS)
     assert meta == {}
 
 
-@pytest.mark.parametrize("entry", ["no json", "[1, 2]", "3", 17, ["a"], {"arch": "ResNet-20"}, None, ""])
+@pytest.mark.parametrize(
+    "entry", ["no json", "[1, 2]", "3", 17, ["a"], {"arch": "ResNet-20"}, None, ""]
+)
 def test_strange_meta_counts_as_none(tmp_path, entry):
     path = tmp_path / "param.pkl"
     path.write_bytes(pickle.dumps({**ARRAYS, "__meta__": entry}))
@@ -235,7 +252,17 @@ def test_object_array_is_refused_and_does_nothing(tmp_path, kind):
 
 
 @pytest.mark.parametrize(
-    "data", [b"", b"\n", b"PK", b"PK\x03\x04", b"PK\x03\x04garbage", b"garbage\n\n", bytes(1000), b"\x80\x04"]
+    "data",
+    [
+        b"",
+        b"\n",
+        b"PK",
+        b"PK\x03\x04",
+        b"PK\x03\x04garbage",
+        b"garbage\n\n",
+        bytes(1000),
+        b"\x80\x04",
+    ],
 )
 def test_garbage_is_refused(tmp_path, data):
     path = tmp_path / "param.pkl"
@@ -255,9 +282,14 @@ def test_truncated_parameter_file_is_refused(tmp_path, name):
 
 def test_npz_with_an_impossible_shape_in_its_header_is_refused(tmp_path):
     path = tmp_path / "param.npz"
-    header = "{'descr': '<f4', 'fortran_order': False, 'shape': (1000000, 1000000, 1000), }".ljust(117) + "\n"
+    header = (
+        "{'descr': '<f4', 'fortran_order': False, 'shape': (1000000, 1000000, 1000), }".ljust(117)
+        + "\n"
+    )
     with zipfile.ZipFile(path, "w") as archive:
-        archive.writestr("w.npy", b"\x93NUMPY\x01\x00" + len(header).to_bytes(2, "little") + header.encode())
+        archive.writestr(
+            "w.npy", b"\x93NUMPY\x01\x00" + len(header).to_bytes(2, "little") + header.encode()
+        )
     refusal_of(path)
 
 
@@ -283,7 +315,7 @@ def test_npz_with_a_changed_byte_is_read_or_refused(tmp_path, save):
             assert str(path) in str(error)
 
 
-# ---------------------------------------------------------------------------------------------------------------- schedule
+# ----------------------------------------------------------------------------------------- schedule
 
 
 def training(epochs, learning_rate=1.0, points=(), rate=0.1, **options):
@@ -292,7 +324,12 @@ def training(epochs, learning_rate=1.0, points=(), rate=0.1, **options):
 
 @pytest.mark.parametrize(
     "epochs, bounds",
-    [(100, (0, 30, 60, 80, 100)), (10, (0, 3, 6, 8, 10)), (200, (0, 60, 120, 160, 200)), (5, (0, 2, 3, 4, 5))],
+    [
+        (100, (0, 30, 60, 80, 100)),
+        (10, (0, 3, 6, 8, 10)),
+        (200, (0, 60, 120, 160, 200)),
+        (5, (0, 2, 3, 4, 5)),
+    ],
 )
 def test_learning_rate_falls_to_a_fifth_at_30_60_and_80_percent(epochs, bounds):
     options = training(epochs, 1e-2, (0.3, 0.6, 0.8), 0.2)
@@ -321,13 +358,21 @@ def test_decay_at_the_end_of_training_never_comes():
 
 
 def test_cosine_falls_from_the_learning_rate_to_0_and_is_half_of_it_in_the_middle():
-    rates = [learning_rate_at(at, training(8, 0.4, schedule="cosine")) for at in np.linspace(0, 8, 65)]
-    assert rates[0] == 0.4 and rates[32] == pytest.approx(0.2) and rates[-1] == pytest.approx(0, abs=1e-12)
+    rates = [
+        learning_rate_at(at, training(8, 0.4, schedule="cosine")) for at in np.linspace(0, 8, 65)
+    ]
+    assert (
+        rates[0] == 0.4
+        and rates[32] == pytest.approx(0.2)
+        and rates[-1] == pytest.approx(0, abs=1e-12)
+    )
     assert (np.diff(rates) < 0).all()
 
 
 @pytest.mark.parametrize("schedule", ["steps", "cosine"])
 def test_warm_up_rises_in_proportion_and_then_the_schedule_begins(schedule):
     options = training(10, 0.4, (0.5,), schedule=schedule, warm_up=2)
-    assert [learning_rate_at(at, options) for at in (0.5, 1, 1.5, 2)] == pytest.approx([0.1, 0.2, 0.3, 0.4])
+    assert [learning_rate_at(at, options) for at in (0.5, 1, 1.5, 2)] == pytest.approx(
+        [0.1, 0.2, 0.3, 0.4]
+    )
     assert learning_rate_at(6, options) == pytest.approx(0.2 if schedule == "cosine" else 0.04)

@@ -6,7 +6,16 @@ import zipfile
 
 import numpy as np
 
-KINDS = {"f4": "Float", "f8": "Double", "f2": "Half", "i8": "Long", "i4": "Int", "i2": "Short", "i1": "Char", "u1": "Byte"}
+KINDS = {
+    "f4": "Float",
+    "f8": "Double",
+    "f2": "Half",
+    "i8": "Long",
+    "i4": "Int",
+    "i2": "Short",
+    "i1": "Char",
+    "u1": "Byte",
+}
 KINDS = {np.dtype(code): f"{kind}Storage" for code, kind in {**KINDS, "b1": "Bool"}.items()}
 
 
@@ -23,12 +32,18 @@ class Global:
 class Tensor:
     """A window into `storage`, an array [N]; by default all of it in the shape of `array`."""
 
-    def __init__(self, array, kind=None, storage=None, offset=0, size=None, stride=None, count=None):
+    def __init__(
+        self, array, kind=None, storage=None, offset=0, size=None, stride=None, count=None
+    ):
         array = np.asarray(array)
         self.storage = array.reshape(-1) if storage is None else storage
         self.kind = kind or KINDS[self.storage.dtype]
         self.offset, self.size = offset, array.shape if size is None else size
-        self.stride = tuple(n // array.itemsize for n in np.array(array, order="C").strides) if stride is None else stride
+        self.stride = (
+            tuple(n // array.itemsize for n in np.array(array, order="C").strides)
+            if stride is None
+            else stride
+        )
         self.count = len(self.storage) if count is None else count
 
 
@@ -43,7 +58,9 @@ class _Pickler(pickle._Pickler):
         self.write(pickle.GLOBAL + f"{value.module}\n{value.name}\n".encode())
 
     def save_tensor(self, value):
-        key, _ = self.storages.setdefault(id(value.storage), (str(len(self.storages)), value.storage))
+        key, _ = self.storages.setdefault(
+            id(value.storage), (str(len(self.storages)), value.storage)
+        )
         kind = self.types.setdefault(value.kind, Global("torch", value.kind))
         self.save(Global("torch._utils", "_rebuild_tensor_v2"))
         self.write(pickle.MARK)
@@ -57,7 +74,9 @@ class _Pickler(pickle._Pickler):
 
 
 def _pickled(value, legacy):
-    """(pickle, {key: storage}) of an object with Tensors in it; bytes are taken for the pickle itself."""
+    """(pickle, {key: storage}) of an object with Tensors in it; bytes are taken for the pickle
+    itself.
+    """
     if isinstance(value, bytes):
         return value, {}
     file = io.BytesIO()
@@ -67,10 +86,16 @@ def _pickled(value, legacy):
 
 
 def write_zip(path, value, *, order="little", compression=zipfile.ZIP_STORED, **other):
-    """The form since PyTorch 1.6. other: further members, or other contents of members; None leaves one out."""
+    """The form since PyTorch 1.6. other: further members, or other contents of members; None leaves
+    one out.
+    """
     data, storages = _pickled(value, legacy=False)
     members = {"data.pkl": data, "byteorder": order.encode()}
-    members |= {f"data/{key}": storage.tobytes() for key, storage in storages.items()} | {"version": b"3\n"} | other
+    members |= (
+        {f"data/{key}": storage.tobytes() for key, storage in storages.items()}
+        | {"version": b"3\n"}
+        | other
+    )
     with zipfile.ZipFile(path, "w", compression) as archive:
         for name, content in members.items():
             if content is not None:
@@ -81,7 +106,11 @@ def write_zip(path, value, *, order="little", compression=zipfile.ZIP_STORED, **
 def write_legacy(path, value):
     """The form before."""
     data, storages = _pickled(value, legacy=True)
-    system = {"protocol_version": 1001, "little_endian": True, "type_sizes": {"short": 2, "int": 4, "long": 4}}
+    system = {
+        "protocol_version": 1001,
+        "little_endian": True,
+        "type_sizes": {"short": 2, "int": 4, "long": 4},
+    }
     head = [pickle.dumps(part, 2) for part in (0x1950A86A20F9469CFC6C, 1001, system)]
     tail = [len(storage).to_bytes(8, "little") + storage.tobytes() for storage in storages.values()]
     path.write_bytes(b"".join([*head, data, pickle.dumps(list(storages), 2), *tail]))

@@ -1,6 +1,8 @@
-"""State dicts of PyTorch's networks as torchvision names them, random, and the images of tests/data/torch_networks.npz.
+"""State dicts of PyTorch's networks as torchvision names them, random, and the images of
+tests/data/torch_networks.npz.
 
-Every array depends on its own name alone, so that the same ones come about with and without PyTorch.
+Every array depends on its own name alone, so that the same ones come about with and without
+PyTorch.
 """
 
 import pathlib
@@ -8,9 +10,12 @@ import zlib
 
 import numpy as np
 
-RECORD = pathlib.Path(__file__).parent / "data" / "torch_networks.npz"  # "NETWORK SIZE" -> logits float32 [2, CLASSES]
+# "NETWORK SIZE" -> logits float32 [2, CLASSES]
+RECORD = pathlib.Path(__file__).parent / "data" / "torch_networks.npz"
 BLOCKS = {"ResNet-18": (2, 2, 2, 2), "ResNet-34": (3, 4, 6, 3), "ResNet-50": (3, 4, 6, 3)}
-WIDTHS = {  # of the MobileNet-v2 of each width multiplier: stem, stages, last convolution; as torchvision has them, and timm
+# of the MobileNet-v2 of each width multiplier: stem, stages, last convolution; as torchvision has
+# them, and timm
+WIDTHS = {
     "MobileNet-v2 1.0": (32, 16, 24, 32, 64, 96, 160, 320, 1280),
     "MobileNet-v2 0.25": (8, 8, 8, 8, 16, 24, 40, 80, 1280),
     "MobileNet-v2 0.33": (16, 8, 8, 16, 24, 32, 56, 104, 1280),
@@ -23,12 +28,19 @@ WIDTHS = {  # of the MobileNet-v2 of each width multiplier: stem, stages, last c
 REPEATS = (1, 2, 3, 4, 3, 3, 1)  # blocks in the stages of MobileNet-v2
 CLASSES = 10
 SIZES = (64, 97)  # at odd sizes both paddings are the same
-RECORDED = [*((network, size) for network in (*BLOCKS, "MobileNet-v2 1.0") for size in SIZES), ("MobileNet-v2 0.25", 64)]
+RECORDED = [
+    *((network, size) for network in (*BLOCKS, "MobileNet-v2 1.0") for size in SIZES),
+    ("MobileNet-v2 0.25", 64),
+]
 
 
 def shapes(network, classes=CLASSES):
     """dict name -> shape of every array of the state dict, in PyTorch's layout."""
-    return resnet_shapes(network, classes) if network in BLOCKS else mobilenet_shapes(WIDTHS[network], classes)
+    return (
+        resnet_shapes(network, classes)
+        if network in BLOCKS
+        else mobilenet_shapes(WIDTHS[network], classes)
+    )
 
 
 def conv(name, filters, read, size):
@@ -36,7 +48,9 @@ def conv(name, filters, read, size):
 
 
 def bn(name, filters):
-    vectors = {f"{name}.{part}": (filters,) for part in ("weight", "bias", "running_mean", "running_var")}
+    vectors = {
+        f"{name}.{part}": (filters,) for part in ("weight", "bias", "running_mean", "running_var")
+    }
     return vectors | {f"{name}.num_batches_tracked": ()}
 
 
@@ -47,13 +61,19 @@ def resnet_shapes(arch, classes):
         out = 4 * width if arch == "ResNet-50" else width
         for block in range(count):
             name = f"layer{stage}.{block}"
-            kernels = [(width, 1), (width, 3), (out, 1)] if arch == "ResNet-50" else [(width, 3), (width, 3)]
+            kernels = (
+                [(width, 1), (width, 3), (out, 1)]
+                if arch == "ResNet-50"
+                else [(width, 3), (width, 3)]
+            )
             read = channels
             for n, (filters, size) in enumerate(kernels, 1):
                 found |= conv(f"{name}.conv{n}", filters, read, size) | bn(f"{name}.bn{n}", filters)
                 read = filters
             if channels != out:
-                found |= conv(f"{name}.downsample.0", out, channels, 1) | bn(f"{name}.downsample.1", out)
+                found |= conv(f"{name}.downsample.0", out, channels, 1) | bn(
+                    f"{name}.downsample.1", out
+                )
             channels = out
     return found | {"fc.weight": (classes, channels), "fc.bias": (classes,)}
 
@@ -65,7 +85,9 @@ def mobilenet_shapes(widths, classes):
         for _ in range(count):
             number += 1
             name, inner = f"features.{number}.conv", 6 * read if stage else read
-            expansion = conv(f"{name}.0.0", inner, read, 1) | bn(f"{name}.0.1", inner) if stage else {}
+            expansion = (
+                conv(f"{name}.0.0", inner, read, 1) | bn(f"{name}.0.1", inner) if stage else {}
+            )
             n = len(expansion) > 0
             found |= expansion | conv(f"{name}.{n:d}.0", inner, 1, 3) | bn(f"{name}.{n:d}.1", inner)
             found |= conv(f"{name}.{n + 1}", width, inner, 1) | bn(f"{name}.{n + 2}", width)
@@ -80,7 +102,9 @@ def array(name, shape):
     if not shape:
         return np.array(1000, np.int64)
     if len(shape) > 1:
-        value = rng.standard_normal(shape) * np.sqrt((0.1 if len(shape) == 2 else 2) / np.prod(shape[1:]))
+        value = rng.standard_normal(shape) * np.sqrt(
+            (0.1 if len(shape) == 2 else 2) / np.prod(shape[1:])
+        )
     elif name.endswith(("running_var", ".weight")):
         value = rng.uniform(0.5, 1.5, shape)
     else:

@@ -14,23 +14,32 @@ KNOWN = {  # (blocks of each stage, bottlenecks) -> arch
 
 
 class ResNet:
-    """The ResNet whose state dict has the names in `state`. Raises ValueError if it has other blocks than those KNOWN."""
+    """The ResNet whose state dict has the names in `state`. Raises ValueError if it has other
+    blocks than those KNOWN.
+    """
 
     KIND = "ResNet"
     LANDMARK = "layer1.0.conv1.weight"  # every one has it, behind a prefix or not
 
     def __init__(self, state):
-        counts = collections.Counter(int(match[1]) for match in map(BLOCK.fullmatch, state) if match)
+        counts = collections.Counter(
+            int(match[1]) for match in map(BLOCK.fullmatch, state) if match
+        )
         self.blocks = tuple(counts[stage] for stage in range(1, max(counts) + 1))
         self.bottlenecks = "layer1.0.conv3.weight" in state
         if (self.blocks, self.bottlenecks) not in KNOWN:
             kind = "bottlenecks" if self.bottlenecks else "basic blocks"
-            raise ValueError(f"it is a ResNet of {'-'.join(map(str, self.blocks))} {kind}, none of {', '.join(KNOWN.values())}")
+            raise ValueError(
+                f"it is a ResNet of {'-'.join(map(str, self.blocks))} {kind}, none of"
+                f" {', '.join(KNOWN.values())}"
+            )
         self.arch = KNOWN[self.blocks, self.bottlenecks]
         self.like = f"PyTorch's {self.arch}"
 
     def layers(self):
-        """(their name, our name, kind) of each. PyTorch counts a block's convolutions from 1, we so that the last is conv2."""
+        """(their name, our name, kind) of each. PyTorch counts a block's convolutions from 1, we so
+        that the last is conv2.
+        """
         yield from (("conv1", "conv", "conv"), ("bn1", "bn", "bn"), ("fc", "fc", "fc"))
         for stage, count in enumerate(self.blocks):
             for block in range(count):
@@ -43,7 +52,8 @@ class ResNet:
                     yield f"{theirs}.downsample.1", f"{ours}/bn3", "bn"
 
     def told_by_widths(self, state):
-        """{}: nothing for the meta. Raises ValueError for what has our names, but is grouped or wider; narrower is pruned.
+        """{}: nothing for the meta. Raises ValueError for what has our names, but is grouped or
+        wider; narrower is pruned.
 
         Whether widths meet is found out by building.
         """
@@ -52,12 +62,21 @@ class ResNet:
             for block in range(count):
                 name = f"layer{stage + 1}.{block}."
                 kernels = range(1, 4 if self.bottlenecks else 3)
-                most |= {f"{name}conv{n}.weight": (64 << stage) * (4 if n == 3 else 1) for n in kernels}
-                filters, read = state[name + "conv1.weight"].shape[0], state[name + "conv2.weight"].shape[1]
+                most |= {
+                    f"{name}conv{n}.weight": (64 << stage) * (4 if n == 3 else 1) for n in kernels
+                }
+                filters, read = (
+                    state[name + "conv1.weight"].shape[0],
+                    state[name + "conv2.weight"].shape[1],
+                )
                 if 0 < read < filters and filters % read == 0:
-                    grouped = f"{name}conv2.weight is grouped: it reads {read} of {filters} channels"
+                    grouped = (
+                        f"{name}conv2.weight is grouped: it reads {read} of {filters} channels"
+                    )
                     raise ValueError(f"{grouped}; {self.arch} has no groups")
         for name, filters in most.items():
             if state[name].shape[0] > filters:
-                raise ValueError(f"{name} has {state[name].shape[0]} filters, that of {self.arch} {filters}")
+                raise ValueError(
+                    f"{name} has {state[name].shape[0]} filters, that of {self.arch} {filters}"
+                )
         return {}

@@ -1,4 +1,6 @@
-"""Ablations: what runs their rows share, that they go on, what is refused, and the tables, with runs that only pretend."""
+"""Ablations: what runs their rows share, that they go on, what is refused, and the tables, with
+runs that only pretend.
+"""
 
 import csv
 import json
@@ -42,7 +44,9 @@ def planned(asked, seed=0):
 
 def pretend(options, start=START):
     """Leaves what a run of `options` would; its figures follow from the options."""
-    folder = RunFolder(options.train_path, described(options, start, 1), MADE, Alone(), options.overwrite)
+    folder = RunFolder(
+        options.train_path, described(options, start, 1), MADE, Alone(), options.overwrite
+    )
     if options.train_path.endswith("baseline"):
         folder.result["seconds"] = {"baseline": 100.0}
         pathlib.Path(folder.file(STAGES["baseline"])).touch()
@@ -53,7 +57,10 @@ def pretend(options, start=START):
         if options.fine_tuning.epochs:
             seconds |= {"memory_bank": 5.0, "fine_tuning": 20.0 + options.seed}
         sides = {side: dict.fromkeys(MEASURED, 0.5) | {"flops": 100} for side in SIDES}
-        sides["pruned"] |= {"top1": (90 + options.seed + 2 * bool(options.fine_tuning.epochs)) / 100, "flops": 45}
+        sides["pruned"] |= {
+            "top1": (90 + options.seed + 2 * bool(options.fine_tuning.epochs)) / 100,
+            "flops": 45,
+        }
         sides["baseline"]["top1"] = 0.9384
         folder.update_result(**sides, seconds=seconds)
     folder.close()
@@ -69,7 +76,7 @@ def carried_out(asked, works=WORKS, seed=0):
     return [line.partition(": ")[2].rpartition(" (")[0] for line in said], the_plan
 
 
-# ---------------------------------------------------------------------------------------------------------------- the plan
+# ----------------------------------------------------------------------------------------- the plan
 
 
 def test_rows_of_the_paper_share_a_baseline_and_searches(study):
@@ -85,14 +92,20 @@ def test_rows_of_the_paper_share_a_baseline_and_searches(study):
     searches = {task.folder for task in the_plan.tasks if task.kind == "search"}
     for task in the_plan.tasks:
         assert task.search in (searches if task.kind == "row" else {None})
-        assert (task.kind == "row") == bool(task.options.fine_tuning.epochs) or task.kind == "baseline"
+        assert (task.kind == "row") == bool(
+            task.options.fine_tuning.epochs
+        ) or task.kind == "baseline"
 
 
 def test_a_row_of_two_tables_is_run_once(study):
     the_plan = planned(study("--table", "teachers", "scores", "filters", "searches"))
     same = [("scores", "ekg"), ("teachers", "ensemble / none")]
     assert the_plan.rows[same[0]] == the_plan.rows[same[1]]
-    default = [("filters", "published"), ("searches", "greedy"), ("teachers", "ensemble / ensemble")]
+    default = [
+        ("filters", "published"),
+        ("searches", "greedy"),
+        ("teachers", "ensemble / ensemble"),
+    ]
     assert len({id(the_plan.rows[row][0]) for row in default}) == 1
     folders = [task.folder for task in the_plan.tasks]
     assert len(set(folders)) == len(folders) == 1 + (2 + 5 + 4 + 2) + (5 + 4 + 4 + 2)
@@ -116,7 +129,9 @@ def test_every_row_sets_flags_that_name_folders(study):
 
 
 def test_flags_that_no_table_varies_hold_for_all_runs(study):
-    tasks = planned(study("--table", "filters", "--score", "l1", "--train_epoch", "7", "--seeds", "5"), seed=5).tasks
+    tasks = planned(
+        study("--table", "filters", "--score", "l1", "--train_epoch", "7", "--seeds", "5"), seed=5
+    ).tasks
     assert {task.options.search.score for task in tasks if task.kind != "baseline"} == {"l1"}
     assert {task.options.fine_tuning.epochs for task in tasks if task.kind == "row"} == {7}
     assert all("score-l1" in task.folder for task in tasks if task.kind != "baseline")
@@ -130,14 +145,18 @@ def test_the_baseline_is_trained_once_with_the_first_seed(study, tmp_path):
     carried_out(asked, seed=4)
     later = study("--table", "searches", "--seeds", "6")
     assert baseline_seed(later, later.options({}), None) == 4
-    assert baseline_seed(later, later.options({}), "pretrained/x.pkl") == 4, "the runs there started from it"
+    assert baseline_seed(later, later.options({}), "pretrained/x.pkl") == 4, (
+        "the runs there started from it"
+    )
     labels, _ = carried_out(later, seed=4)
     assert labels and all(label.endswith(("seed 6", "seed 6, search")) for label in labels)
 
 
 def test_some_rows_of_a_table_are_made_on_request(study):
     """In the table's order, beside the baseline; only their runs; a space in a name is not needed."""
-    asked = study("--table", "teachers", "--rows", "ensemble/ensemble", "none / none", "--seeds", "0", "1")
+    asked = study(
+        "--table", "teachers", "--rows", "ensemble/ensemble", "none / none", "--seeds", "0", "1"
+    )
     the_plan = planned(asked)
     assert [row for _, row in the_plan.rows] == ["baseline", "none / none", "ensemble / ensemble"]
     kinds = [task.kind for task in the_plan.tasks]
@@ -145,20 +164,37 @@ def test_some_rows_of_a_table_are_made_on_request(study):
     seeds = [task.options.seed for task in the_plan.tasks if task.kind == "row"]
     assert seeds == sorted(seeds), "a seed's runs come before those of the next"
     both = planned(study("--table", "teachers", "scores", "--rows", "none/none", "l1"))
-    assert list(both.rows) == [("teachers", "baseline"), ("teachers", "none / none"), ("scores", "l1")]
+    assert list(both.rows) == [
+        ("teachers", "baseline"),
+        ("teachers", "none / none"),
+        ("scores", "l1"),
+    ]
 
 
 def test_rows_and_seeds_may_be_added_later(study):
     first, _ = carried_out(study("--table", "teachers", "--rows", "none/none", "ensemble/ensemble"))
     assert len(first) == 1 + 2 + 2 and all("seed 0" in label for label in first)
-    more = study("--table", "teachers", "--rows", "none/none", "ensemble/none", "ensemble/ensemble", "--seeds", "0", "1", "2")
+    more = study(
+        "--table",
+        "teachers",
+        "--rows",
+        "none/none",
+        "ensemble/none",
+        "ensemble/ensemble",
+        "--seeds",
+        "0",
+        "1",
+        "2",
+    )
     later, the_plan = carried_out(more)
     assert len(later) == 1 + 2 * (2 + 3) and not set(later) & set(first)
-    assert [label for label in later if "seed 0" in label] == ["teachers: ensemble / none, seed 0"], "its search was there"
+    assert [label for label in later if "seed 0" in label] == [
+        "teachers: ensemble / none, seed 0"
+    ], "its search was there"
     assert all(is_done(task) for tasks in the_plan.rows.values() for task in tasks)
 
 
-# ----------------------------------------------------------------------------------------------------------- runs, one by one
+# --------------------------------------------------------------------------------- runs, one by one
 
 
 def test_runs_that_are_done_are_not_done_again(study):
@@ -190,7 +226,10 @@ def test_a_mistake_of_a_run_ends_all_and_is_told_with_its_name(study):
         raise UserError("something is wrong")
 
     with pytest.raises(UserError, match=r"^scores: l1, seed 0: something is wrong$"):
-        carried_out(study("--table", "scores"), WORKS | {"row": lambda o: fails(o) if o.search.score == "l1" else pretend(o)})
+        carried_out(
+            study("--table", "scores"),
+            WORKS | {"row": lambda o: fails(o) if o.search.score == "l1" else pretend(o)},
+        )
 
 
 def test_a_run_that_diverges_does_not_stop_the_others(study):
@@ -203,33 +242,53 @@ def test_a_run_that_diverges_does_not_stop_the_others(study):
 
     asked, done = study("--table", "scores"), []
     the_plan = planned(asked)
-    with pytest.raises(FloatingPointError, match=r"scores: l1, seed 0, search: the loss is nan; scores: random, .* is nan"):
-        carry_out(the_plan.tasks, WORKS | {"search": diverges}, str, lambda tasks: done.append(len(tasks)))
+    with pytest.raises(
+        FloatingPointError,
+        match=r"scores: l1, seed 0, search: the loss is nan; scores: random, .* is nan",
+    ):
+        carry_out(
+            the_plan.tasks, WORKS | {"search": diverges}, str, lambda tasks: done.append(len(tasks))
+        )
     assert done[-1] == len(the_plan.tasks) - 4
-    assert is_done(the_plan.rows["scores", "fpgm"][0]) and not is_done(the_plan.rows["scores", "l1"][0])
+    assert is_done(the_plan.rows["scores", "fpgm"][0]) and not is_done(
+        the_plan.rows["scores", "l1"][0]
+    )
 
 
 def test_a_baseline_serves_tables_that_vary_other_flags(study):
     carried_out(study("--table", "filters", "--score", "l1"))
     labels, _ = carried_out(study("--table", "scores"))
-    assert "baseline, seed 0" not in labels and len(labels) == 2 * len(TABLES["scores"]) - 1  # l1's search is there
+    assert (
+        "baseline, seed 0" not in labels and len(labels) == 2 * len(TABLES["scores"]) - 1
+    )  # l1's search is there
 
 
 def test_other_flags_than_those_of_the_runs_there_are_refused(study):
     carried_out(study("--table", "filters"))
     with pytest.raises(
-        UserError, match=r"filters: slice, seed 0: .* other options \(fine_tuning.epochs: 100 there, 7 asked for\)"
+        UserError,
+        match=(
+            r"filters: slice, seed 0: .* other options \(fine_tuning.epochs: 100 there, 7 asked"
+            r" for\)"
+        ),
     ):
-        is_done(planned(study("--table", "filters", "--train_epoch", "7")).rows["filters", "slice"][0])
+        is_done(
+            planned(study("--table", "filters", "--train_epoch", "7")).rows["filters", "slice"][0]
+        )
 
 
 @pytest.mark.parametrize(
-    "there, asked, differ", [("0.5", "0.5", False), ("0.5", None, False), ("0.5", "1", True), (None, "2", True)]
+    "there, asked, differ",
+    [("0.5", "0.5", False), ("0.5", None, False), ("0.5", "1", True), (None, "2", True)],
 )
 def test_another_width_than_that_of_finished_runs_is_refused(study, there, asked, differ):
     start = START + (f", width multiplier {float(there)}" if there else "")
-    carried_out(study("--table", "searches"), dict.fromkeys(WORKS, lambda options: pretend(options, start)))
-    row = planned(study("--table", "searches", *(["--width_multiplier", asked] if asked else []))).rows["searches", "uniform"][0]
+    carried_out(
+        study("--table", "searches"), dict.fromkeys(WORKS, lambda options: pretend(options, start))
+    )
+    row = planned(
+        study("--table", "searches", *(["--width_multiplier", asked] if asked else []))
+    ).rows["searches", "uniform"][0]
     if differ:
         with pytest.raises(UserError, match=r"other options \(width_multiplier"):
             is_done(row)
@@ -243,7 +302,9 @@ def test_overwrite_forgets_all_runs_of_the_tables(study):
     clear(tasks)
     assert not any(is_done(task) for task in tasks)
     left = [task for task in planned(study("--table", "scores")).tasks if is_done(task)]
-    assert {task.label for task in left if task.kind == "row"} == {f"scores: {name}, seed 0" for name in TABLES["scores"]}
+    assert {task.label for task in left if task.kind == "row"} == {
+        f"scores: {name}, seed 0" for name in TABLES["scores"]
+    }
 
 
 def test_overwrite_spares_a_folder_in_use_and_the_file_that_the_runs_start_from(study, tmp_path):
@@ -251,11 +312,19 @@ def test_overwrite_spares_a_folder_in_use_and_the_file_that_the_runs_start_from(
     before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")}
     source = str(tmp_path / "runs" / "baseline" / "baseline_param.pkl")
     own = the_plan.tasks[-1].file("trained_param.pkl")
-    tasks = planned(study("--table", "filters", "--overwrite", "--trained_param", own), seed=None).tasks
-    with pytest.raises(UserError, match=r"--overwrite would delete .*trained_param.pkl, which the runs start from"):
+    tasks = planned(
+        study("--table", "filters", "--overwrite", "--trained_param", own), seed=None
+    ).tasks
+    with pytest.raises(
+        UserError, match=r"--overwrite would delete .*trained_param.pkl, which the runs start from"
+    ):
         clear(tasks)
     assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")} == before
-    clear(planned(study("--table", "filters", "--overwrite", "--trained_param", source), seed=None).tasks)
+    clear(
+        planned(
+            study("--table", "filters", "--overwrite", "--trained_param", source), seed=None
+        ).tasks
+    )
     assert pathlib.Path(source).exists()
     first = the_plan.tasks[0]
     held = RunFolder(first.folder, described(first.options, START, 1), {}, Alone())
@@ -265,7 +334,7 @@ def test_overwrite_spares_a_folder_in_use_and_the_file_that_the_runs_start_from(
     assert is_done(first)
 
 
-# ----------------------------------------------------------------------------------------------------------------- the tables
+# --------------------------------------------------------------------------------------- the tables
 
 PAGE = """# head
 
@@ -286,7 +355,11 @@ def test_tables_of_the_runs_that_are_done_so_far(study, tmp_path):
     asked = study("--table", "teachers", "--seeds", "0", "2")
     the_plan = planned(asked)
     rows = the_plan.rows
-    done = [the_plan.tasks[0], *rows["teachers", "none / none"], rows["teachers", "single / none"][0]]
+    done = [
+        the_plan.tasks[0],
+        *rows["teachers", "none / none"],
+        rows["teachers", "single / none"][0],
+    ]
     done += [task for task in the_plan.tasks if task.folder in {row.search for row in done}]
     for task in done:
         pretend(task.options)
@@ -310,7 +383,9 @@ def test_tables_of_the_runs_that_are_done_so_far(study, tmp_path):
     ]  # fmt: skip
 
 
-@pytest.mark.parametrize("key, value", [("start", "parameters 0"), ("replicas x accum", 2), ("data", "0")])
+@pytest.mark.parametrize(
+    "key, value", [("start", "parameters 0"), ("replicas x accum", 2), ("data", "0")]
+)
 def test_runs_that_cannot_be_compared_are_not_put_into_one_table(study, key, value):
     """Of another baseline, with batch statistics of other parts, on other images."""
     asked = study("--table", "filters")
@@ -340,20 +415,31 @@ def test_published_figures_are_of_rows_that_there_are(study):
     for tables in PAPER.values():
         for table, rows in tables.items():
             assert rows.keys() <= TABLES[table].keys()
-    for width, flags in ((1, ("--search_target_rate", "0.5")), (0.5, ()), (1, ("--dataset", "DIGITS"))):
-        (line,) = summary({("teachers", "baseline"): []}, study("--table", "teachers", *flags).options({}), width)
+    for width, flags in (
+        (1, ("--search_target_rate", "0.5")),
+        (0.5, ()),
+        (1, ("--dataset", "DIGITS")),
+    ):
+        (line,) = summary(
+            {("teachers", "baseline"): []}, study("--table", "teachers", *flags).options({}), width
+        )
         assert line["published_top1"] is None, "it is of something else"
     assert all(line[name] is None for name in FIGURES)
     assert "| baseline | 0 |" in markdown([line], ["# head"])
 
 
-# ---------------------------------------------------------------------------------------------------------------- for real
+# ----------------------------------------------------------------------------------------- for real
 
 
 @pytest.mark.slow
 def test_a_table_of_small_runs(tmp_path, monkeypatch, capfd):
-    """In one process, whose memory does not grow with their number; a second start has nothing left to do."""
-    flags = "--table searches --arch ResNet-20 --dataset DIGITS --baseline_epoch 1 --train_epoch 1 --do_log 0".split()
+    """In one process, whose memory does not grow with their number; a second start has nothing left
+    to do.
+    """
+    flags = (
+        "--table searches --arch ResNet-20 --dataset DIGITS --baseline_epoch 1 --train_epoch 1"
+        " --do_log 0".split()
+    )
     flags += "--search_target_rate 0.95 --search_samples 3 --search_warmup_epoch 0 --num_teacher 2".split()
     flags += "--val_per_class 4 --subset_per_class 32".split()
     monkeypatch.setattr("sys.argv", ["ablation.py", *flags, "--train_path", str(tmp_path)])
@@ -362,7 +448,9 @@ def test_a_table_of_small_runs(tmp_path, monkeypatch, capfd):
         lines = list(csv.DictReader(file))
     assert [line["row"] for line in lines] == [*TABLES["searches"]]
     assert all(float(line["flops_left"]) <= 95 for line in lines)
-    results = [json.loads((pathlib.Path(line["folder"]) / "result.json").read_text()) for line in lines]
+    results = [
+        json.loads((pathlib.Path(line["folder"]) / "result.json").read_text()) for line in lines
+    ]
     peaks = [result["peak_rss_mib"]["fine_tuning"] for result in results]
     assert peaks[-1] < 1.25 * peaks[0]
     before = {path: path.stat().st_mtime_ns for path in tmp_path.glob("seed-0/**/*")}

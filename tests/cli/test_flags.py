@@ -1,4 +1,6 @@
-"""The command line: exit codes, what --help says and how soon, defaults, and where every flag arrives."""
+"""The command line: exit codes, what --help says and how soon, defaults, and where every flag
+arrives.
+"""
 
 import dataclasses
 import os
@@ -20,11 +22,16 @@ from utils import UserError
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 
 
-# ------------------------------------------------------------------------------------------------------------ exit codes
+# --------------------------------------------------------------------------------------- exit codes
 
 
 @pytest.mark.parametrize(
-    "error, code", [(UserError("no such file"), 2), (FloatingPointError("loss is NaN in step 7"), 1), (KeyboardInterrupt(), 130)]
+    "error, code",
+    [
+        (UserError("no such file"), 2),
+        (FloatingPointError("loss is NaN in step 7"), 1),
+        (KeyboardInterrupt(), 130),
+    ],
 )
 def test_exit_codes(capfd, error, code):
     def main():
@@ -48,7 +55,7 @@ def test_unforeseen_errors_are_not_hidden():
         run_program(main)
 
 
-# ------------------------------------------------------------------------------------------------------------ flags, --help
+# ------------------------------------------------------------------------------------ flags, --help
 
 FLAGS = """--train_path --data_path --arch --dataset --trained_param --num_teacher --learning_rate --decay_points --decay_rate
     --weight_decay --batch_size --val_batch_size --train_epoch --search_target_rate --search_step --search_batch_size
@@ -64,11 +71,15 @@ def without_tensorflow(folder, *command):
     trace = folder / "imported"
     stub = folder / "stub"
     stub.mkdir()
-    (stub / "tensorflow.py").write_text(f"open({str(trace)!r}, 'w').close()\nraise ImportError('TensorFlow was imported')\n")
+    (stub / "tensorflow.py").write_text(
+        f"open({str(trace)!r}, 'w').close()\nraise ImportError('TensorFlow was imported')\n"
+    )
     environment = {**os.environ, "PYTHONPATH": str(stub)}
     name, *flags = command
     command = [sys.executable, str(ROOT / name), *flags]
-    done = subprocess.run(command, env=environment, cwd=folder, capture_output=True, text=True, timeout=60)
+    done = subprocess.run(
+        command, env=environment, cwd=folder, capture_output=True, text=True, timeout=60
+    )
     assert not trace.exists(), "TensorFlow was imported"
     return done
 
@@ -78,7 +89,10 @@ def test_help_of_train_names_every_flag_and_needs_no_tensorflow(tmp_path, progra
     done = without_tensorflow(tmp_path, program, "--help")
     assert done.returncode == 0 and done.stderr == ""
     words = done.stdout.replace(",", " ").replace("[", " ").replace("]", " ").split()
-    own = {"train_imagenet.py": ["--input_size", "--val_labels", "--shuffle_buffer"], "ablation.py": ["--table", "--seeds"]}
+    own = {
+        "train_imagenet.py": ["--input_size", "--val_labels", "--shuffle_buffer"],
+        "ablation.py": ["--table", "--seeds"],
+    }
     assert [flag for flag in FLAGS + own.get(program, []) if flag not in words] == []
     assert max(map(len, done.stdout.splitlines())) <= 120
 
@@ -120,20 +134,32 @@ def test_wrong_flag_is_answered_before_tensorflow_is_up(tmp_path, command):
 def test_an_ablation_takes_the_flags_of_both_programs():
     small = ablation.parse(["--table", "filters", "--arch", "ResNet-20"]).options({"seed": 3})
     assert (small.arch, small.seed) == ("ResNet-20", 3)
-    assert dataclasses.replace(small, train_path="../test") == train_cifar.parse(["--arch", "ResNet-20", "--seed", "3"])
+    assert dataclasses.replace(small, train_path="../test") == train_cifar.parse(
+        ["--arch", "ResNet-20", "--seed", "3"]
+    )
     large = ablation.parse(["imagenet", "--table", "filters", "--input_size", "64"]).options({})
-    assert dataclasses.replace(large, train_path="../test") == train_imagenet.parse(["--input_size", "64"])
+    assert dataclasses.replace(large, train_path="../test") == train_imagenet.parse(
+        ["--input_size", "64"]
+    )
 
 
-# ---------------------------------------------------------------------------------------------------------------- defaults
+# ----------------------------------------------------------------------------------------- defaults
 
 
 def test_published_defaults():
     options = train_cifar.parse([])
-    assert (options.arch, options.dataset, options.train_path) == ("ResNet-56", "CIFAR10", "../test")
+    assert (options.arch, options.dataset, options.train_path) == (
+        "ResNet-56",
+        "CIFAR10",
+        "../test",
+    )
     assert options.trained_param is None and options.data_path is None
     assert options.num_teacher == 5 and options.seed == 0 and options.val_batch_size == 256
-    assert (options.search.target_rate, options.search.step, options.search.candidate_filter) == (0.45, 0.2, "published")
+    assert (options.search.target_rate, options.search.step, options.search.candidate_filter) == (
+        0.45,
+        0.2,
+        "published",
+    )
     assert dataclasses.astuple(options.subsets) == (32, 256, 0, 256)
     assert options.fine_tuning == TrainOptions(100, 1e-2, (0.3, 0.6, 0.8), 0.2, 5e-4, 128)
     assert options.baseline == TrainOptions(100, 5e-2, (0.3, 0.6, 0.9), 0.1, 1e-4, 128)
@@ -144,7 +170,12 @@ def test_published_defaults():
 
 def test_defaults_on_imagenet():
     options = train_imagenet.parse([])
-    assert (options.arch, options.dataset, options.temperature, options.bank_top) == ("ResNet-50", "ImageNet", 10.0, 0)
+    assert (options.arch, options.dataset, options.temperature, options.bank_top) == (
+        "ResNet-50",
+        "ImageNet",
+        10.0,
+        0,
+    )
     assert options.files == FileOptions(224, None, 16384)
     assert options.fine_tuning == TrainOptions(100, 0.1, (0.3, 0.6, 0.8), 0.2, 1e-4, 256)
     assert options.baseline == TrainOptions(90, 0.1, (1 / 3, 2 / 3), 0.1, 1e-4, 256)
@@ -152,7 +183,9 @@ def test_defaults_on_imagenet():
 
 
 def test_learning_rates_on_imagenet_are_scaled_with_the_batch():
-    options = train_imagenet.parse("--batch_size 1024 --baseline_batch_size 64 --baseline_learning_rate 0.2".split())
+    options = train_imagenet.parse(
+        "--batch_size 1024 --baseline_batch_size 64 --baseline_learning_rate 0.2".split()
+    )
     assert options.fine_tuning.learning_rate == pytest.approx(0.4)
     assert options.baseline.learning_rate == pytest.approx(0.05)
     assert train_cifar.parse("--batch_size 1024".split()).fine_tuning.learning_rate == 1e-2
@@ -165,7 +198,9 @@ def test_a_warm_up_is_shorter_than_its_training():
     assert train_cifar.parse("--train_epoch 0 --warmup_epoch 5".split()).fine_tuning.epochs == 0
 
 
-@pytest.mark.parametrize("flags, compiled", [([], None), (["--compile"], True), (["--no-compile"], False)])
+@pytest.mark.parametrize(
+    "flags, compiled", [([], None), (["--compile"], True), (["--no-compile"], False)]
+)
 def test_compile(flags, compiled):
     assert train_cifar.parse(flags).device.compile is compiled
     assert test_py.parse(["--trained_param", "x", *flags]).compile is compiled
@@ -173,7 +208,13 @@ def test_compile(flags, compiled):
 
 @pytest.mark.parametrize(
     "flags, every",
-    [([], 200), (["--do_log"], 200), (["--do_log", "50"], 50), (["--do_log", "0"], 0), (["--no-do_log"], 0)],
+    [
+        ([], 200),
+        (["--do_log"], 200),
+        (["--do_log", "50"], 50),
+        (["--do_log", "0"], 0),
+        (["--no-do_log"], 0),
+    ],
 )
 def test_do_log(flags, every):
     assert train_cifar.parse([*flags, "--seed", "1"]).log_every == every
@@ -193,16 +234,39 @@ def test_every_flag_arrives_where_it_belongs():
         --temperature 4.5 --score l1 --search_teacher single --search random --search_samples 46
         --finetune_teacher none --search_from d --width_multiplier 0.46 --search_precision bfloat16""".split()
     )
-    assert (options.train_path, options.data_path, options.arch, options.dataset) == ("a", "b", "ResNet-20", "CIFAR100")
+    assert (options.train_path, options.data_path, options.arch, options.dataset) == (
+        "a",
+        "b",
+        "ResNet-20",
+        "CIFAR100",
+    )
     assert options.width_multiplier == 0.46
     assert (options.trained_param, options.search_from) == ("c", "d")
     assert (options.num_teacher, options.val_batch_size) == (3, 17)
     assert (options.bank_top, options.temperature, options.files) == (44, 4.5, None)
     assert (options.seed, options.log_every) == (24, 26)
-    assert dataclasses.astuple(options.device) == ([1, 2], 37, True, 25, "float16", True, "bfloat16")
+    assert dataclasses.astuple(options.device) == (
+        [1, 2],
+        37,
+        True,
+        25,
+        "float16",
+        True,
+        "bfloat16",
+    )
     assert dataclasses.astuple(options.subsets) == (29, 28, 23, 22)
-    assert dataclasses.astuple(options.search) == (0.19, 0.21, "slice", "l1", "single", "random", 46)
+    assert dataclasses.astuple(options.search) == (
+        0.19,
+        0.21,
+        "slice",
+        "l1",
+        "single",
+        "random",
+        46,
+    )
     assert options.finetune_teacher == "none"
-    assert options.fine_tuning == TrainOptions(18, 0.11, (0.12, 0.13), 0.14, 0.15, 16, "cosine", 3.9, 0.41)
+    assert options.fine_tuning == TrainOptions(
+        18, 0.11, (0.12, 0.13), 0.14, 0.15, 16, "cosine", 3.9, 0.41
+    )
     assert options.baseline == TrainOptions(31, 0.32, (0.33,), 0.34, 0.35, 36, "cosine", 4.2, 0.43)
     assert options.warm_up.epochs == 27

@@ -28,53 +28,88 @@ def draws_of(count, views=1, **given):
 def odd_images(count):
     """Images with values below 0 and above 255, as contrast leaves them, and some special pixels."""
     images = np.random.default_rng(1).uniform(-60, 320, (count, 32, 32, 3)).astype(np.float32)
-    special = [(0, 0, 0), (255, 255, 255), (7, 7, 7), (0, 0, 255), (-5, -5, -5), (-9, -4, -1), (-30, 0, 90), (-30, 0, 0)]
+    special = [
+        (0, 0, 0),
+        (255, 255, 255),
+        (7, 7, 7),
+        (0, 0, 255),
+        (-5, -5, -5),
+        (-9, -4, -1),
+        (-30, 0, 90),
+        (-30, 0, 0),
+    ]
     images[:, 0, : len(special)] = special
     return images
 
 
-# ------------------------------------------------------------------------------------------------------------------ colour
+# ------------------------------------------------------------------------------------------- colour
 
 FACTORS = [0.8, 0.9, 1.0, 1.1, 1.2]
 
 
-@pytest.mark.parametrize("make", [lambda: pixels(5).astype(np.float32), lambda: odd_images(5)], ids=["pixels", "beyond"])
+@pytest.mark.parametrize(
+    "make", [lambda: pixels(5).astype(np.float32), lambda: odd_images(5)], ids=["pixels", "beyond"]
+)
 def test_contrast_is_tensorflows_on_each_image(make):
     images = make()
     ours = contrast(tf.constant(images), tf.constant(FACTORS, tf.float32)).numpy()
     for image, factor, own in zip(images, FACTORS, ours):
-        np.testing.assert_allclose(own, tf.image.adjust_contrast(image, factor), rtol=1e-5, atol=1e-3)
+        np.testing.assert_allclose(
+            own, tf.image.adjust_contrast(image, factor), rtol=1e-5, atol=1e-3
+        )
 
 
 @pytest.mark.parametrize("factors", [FACTORS, [0.0, 0.5, 1.5, 3.0, 100.0]])
-@pytest.mark.parametrize("make", [lambda: pixels(5).astype(np.float32), lambda: odd_images(5)], ids=["pixels", "beyond"])
+@pytest.mark.parametrize(
+    "make", [lambda: pixels(5).astype(np.float32), lambda: odd_images(5)], ids=["pixels", "beyond"]
+)
 def test_saturation_is_tensorflows_on_each_image(make, factors):
     images = make()
     ours = saturation(tf.constant(images), tf.constant(factors, tf.float32)).numpy()
     for image, factor, own in zip(images, factors, ours):
-        np.testing.assert_allclose(own, tf.image.adjust_saturation(image, factor), rtol=1e-5, atol=2e-3)
+        np.testing.assert_allclose(
+            own, tf.image.adjust_saturation(image, factor), rtol=1e-5, atol=2e-3
+        )
 
 
 def test_saturation_of_grey_and_black_is_finite_and_changes_nothing():
     images = np.zeros((3, 32, 32, 3), np.float32)
     images[1], images[2] = 128, -3
-    np.testing.assert_array_equal(saturation(tf.constant(images), tf.constant([0.8, 1.2, 1.2])), images)
+    np.testing.assert_array_equal(
+        saturation(tf.constant(images), tf.constant([0.8, 1.2, 1.2])), images
+    )
 
 
 def test_strongest_draws_are_0_8_and_1_2():
     image = pixels(1) // 2 + 64  # so grey that contrast leaves nothing below 0
-    for name, adjust in (("contrast", tf.image.adjust_contrast), ("saturation", tf.image.adjust_saturation)):
+    for name, adjust in (
+        ("contrast", tf.image.adjust_contrast),
+        ("saturation", tf.image.adjust_saturation),
+    ):
         for value, factor in ((0.0, 0.8), (0.25, 0.9), (LARGEST, 1.2)):
-            ours = augment(tf.constant(image), tf.constant(draws_of(1, **{name: value})), PLAIN, colour=True)[0, 0]
-            np.testing.assert_allclose(ours, adjust(image[0].astype(np.float32), factor), rtol=1e-5, atol=2e-3)
+            ours = augment(
+                tf.constant(image), tf.constant(draws_of(1, **{name: value})), PLAIN, colour=True
+            )[0, 0]
+            np.testing.assert_allclose(
+                ours, adjust(image[0].astype(np.float32), factor), rtol=1e-5, atol=2e-3
+            )
 
 
 def test_contrast_comes_before_saturation():
     """The two do not commute where saturation clips."""
     image = pixels(1)
-    ours = augment(tf.constant(image), tf.constant(draws_of(1, contrast=1.0, saturation=1.0)), PLAIN, colour=True)[0, 0]
-    theirs = tf.image.adjust_saturation(tf.image.adjust_contrast(image[0].astype(np.float32), 1.2), 1.2)
-    other = tf.image.adjust_contrast(tf.image.adjust_saturation(image[0].astype(np.float32), 1.2), 1.2)
+    ours = augment(
+        tf.constant(image),
+        tf.constant(draws_of(1, contrast=1.0, saturation=1.0)),
+        PLAIN,
+        colour=True,
+    )[0, 0]
+    theirs = tf.image.adjust_saturation(
+        tf.image.adjust_contrast(image[0].astype(np.float32), 1.2), 1.2
+    )
+    other = tf.image.adjust_contrast(
+        tf.image.adjust_saturation(image[0].astype(np.float32), 1.2), 1.2
+    )
     np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=3e-3)
     assert np.abs(ours - other).max() > 1
 
@@ -85,7 +120,7 @@ def test_colour_is_for_two_views_alone():
     np.testing.assert_array_equal(plain[:, 0], pixels(2))
 
 
-# -------------------------------------------------------------------------------------------------------------------- crop
+# --------------------------------------------------------------------------------------------- crop
 
 
 def cropped(image, top, left, flip, pad):
@@ -100,9 +135,13 @@ def cropped(image, top, left, flip, pad):
 @pytest.mark.parametrize("flip", [False, True])
 def test_crop_is_reflect_padding_and_slicing_for_every_offset(size, pad, flip):
     offsets = [(top, left) for top in range(2 * pad + 1) for left in range(2 * pad + 1)]
-    images = np.random.default_rng(0).integers(0, 256, (len(offsets), size, size, 3)).astype(np.uint8)
+    images = (
+        np.random.default_rng(0).integers(0, 256, (len(offsets), size, size, 3)).astype(np.uint8)
+    )
     top, left = np.array(offsets, np.int32).T
-    ours = crop(tf.constant(images), tf.constant(top), tf.constant(left), tf.fill([len(offsets)], flip), pad).numpy()
+    ours = crop(
+        tf.constant(images), tf.constant(top), tf.constant(left), tf.fill([len(offsets)], flip), pad
+    ).numpy()
     assert ours.dtype == np.uint8
     for image, offset, own in zip(images, offsets, ours):
         np.testing.assert_array_equal(own, cropped(image, *offset, flip, pad))
@@ -120,11 +159,16 @@ def test_draws_choose_flip_and_offset():
 
 def test_data_set_without_flips_is_never_mirrored():
     draws = draws_of(2, flip=0.0)
-    ours = augment(tf.constant(pixels(2)), tf.constant(draws), Augmentation((0.0,) * 3, (1.0,) * 3, False, 4), colour=False)
+    ours = augment(
+        tf.constant(pixels(2)),
+        tf.constant(draws),
+        Augmentation((0.0,) * 3, (1.0,) * 3, False, 4),
+        colour=False,
+    )
     np.testing.assert_array_equal(ours[:, 0], pixels(2))
 
 
-# --------------------------------------------------------------------------------------------------------------- the whole
+# ---------------------------------------------------------------------------------------- the whole
 
 
 def test_normalise_is_by_channel():
@@ -150,7 +194,9 @@ def test_neutral_draws_with_colour_are_normalise_but_for_rounding():
 
 @pytest.mark.parametrize("colour", [False, True])
 def test_result_is_the_published_order_of_operations(colour):
-    """Contrast, saturation, crop, flip, normalise: with TensorFlow's and NumPy's own functions, one image and view at a time."""
+    """Contrast, saturation, crop, flip, normalise: with TensorFlow's and NumPy's own functions, one
+    image and view at a time.
+    """
     images, draws = pixels(6), draw(np.random.default_rng(3), 6, 2)
     ours = augment(tf.constant(images), tf.constant(draws), CIFAR, colour).numpy()
     mean, std = np.float32(CIFAR.mean), np.float32(CIFAR.std)
@@ -159,7 +205,9 @@ def test_result_is_the_published_order_of_operations(colour):
             flip, row, column, c, s = draws[i, v]
             x = images[i].astype(np.float32)
             if colour:
-                x = tf.image.adjust_saturation(tf.image.adjust_contrast(x, 0.8 + 0.4 * c), 0.8 + 0.4 * s).numpy()
+                x = tf.image.adjust_saturation(
+                    tf.image.adjust_contrast(x, 0.8 + 0.4 * c), 0.8 + 0.4 * s
+                ).numpy()
             x = cropped(x, int(row * 9), int(column * 9), flip < 0.5, 4)
             np.testing.assert_allclose(ours[i, v], (x - mean) / std, rtol=0, atol=1e-4)
 
@@ -172,14 +220,21 @@ def test_layout_is_images_then_views(views):
     assert ours.shape == (4, views, 32, 32, 3) and ours.dtype == tf.float32
     for i in range(4):
         for v in range(views):
-            alone = augment(tf.constant(images[i : i + 1]), tf.constant(draws[i : i + 1, v : v + 1]), CIFAR, colour=True)
+            alone = augment(
+                tf.constant(images[i : i + 1]),
+                tf.constant(draws[i : i + 1, v : v + 1]),
+                CIFAR,
+                colour=True,
+            )
             np.testing.assert_allclose(ours[i, v], alone[0, 0], rtol=0, atol=1e-5)
 
 
 def test_every_image_gets_its_own_values():
     """The same image eight times, two views each: no two results are alike."""
     images = np.repeat(pixels(1), 8, 0)
-    ours = augment(tf.constant(images), tf.constant(draw(np.random.default_rng(0), 8, 2)), CIFAR, colour=True).numpy()
+    ours = augment(
+        tf.constant(images), tf.constant(draw(np.random.default_rng(0), 8, 2)), CIFAR, colour=True
+    ).numpy()
     ours = ours.reshape(16, -1)
     for i in range(16):
         for j in range(i):

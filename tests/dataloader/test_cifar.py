@@ -1,4 +1,6 @@
-"""CIFAR from every official form is the same set of images; data that are missing or damaged are answered in one line."""
+"""CIFAR from every official form is the same set of images; data that are missing or damaged are
+answered in one line.
+"""
 
 import os
 import pickle
@@ -32,7 +34,9 @@ def load(name, path):
 
 
 def refusal_of(name, path, *mentioned):
-    """The one line with which `path` is refused; it names the path and whatever else is `mentioned`."""
+    """The one line with which `path` is refused; it names the path and whatever else is
+    `mentioned`.
+    """
     with pytest.raises(UserError) as refusal:
         load_dataset(name, str(path))
     message = str(refusal.value)
@@ -43,7 +47,7 @@ def refusal_of(name, path, *mentioned):
     return message
 
 
-# ------------------------------------------------------------------------------------------------------------------- forms
+# -------------------------------------------------------------------------------------------- forms
 
 
 @pytest.mark.parametrize("name", ["CIFAR10", "CIFAR100"])
@@ -58,7 +62,9 @@ def test_every_form_gives_the_very_same_set(tmp_path, form, name):
 
 @pytest.mark.parametrize("form", FORMS)
 def test_channels_rows_and_columns_keep_their_places(tmp_path, form):
-    """One image that is black but for a red pixel in row 1, column 5, a green one at (20, 2) and a blue one at (31, 30)."""
+    """One image that is black but for a red pixel in row 1, column 5, a green one at (20, 2) and a
+    blue one at (31, 30).
+    """
     arrays = generate("CIFAR10")
     arrays[0][3] = 0
     arrays[0][3, 1, 5, 0] = 200
@@ -76,7 +82,10 @@ def test_channels_rows_and_columns_keep_their_places(tmp_path, form):
 def test_dataset_says_what_it_is(tmp_path, name):
     data = load_dataset(name, str(write("binary", tmp_path, name, generate(name))))
     assert (data.name, data.classes, data.input_size) == (name, CLASSES[name], 32)
-    triples = {"CIFAR10": ((113.9, 123.0, 125.3), (66.7, 62.1, 63.0)), "CIFAR100": ((112, 124, 129), (70, 65, 68))}
+    triples = {
+        "CIFAR10": ((113.9, 123.0, 125.3), (66.7, 62.1, 63.0)),
+        "CIFAR100": ((112, 124, 129), (70, 65, 68)),
+    }
     assert (data.augmentation.mean, data.augmentation.std) == triples[name]
     assert data.augmentation.flip and data.augmentation.pad == 4
 
@@ -86,14 +95,21 @@ def test_a_pickle_of_python_3_is_read_too(tmp_path):
     folder = tmp_path / "repacked"
     folder.mkdir()
     for file, (images, labels) in files_of("CIFAR10", arrays).items():
-        (folder / file).write_bytes(pickle.dumps({b"data": planes(images), b"labels": labels.tolist()}))
+        (folder / file).write_bytes(
+            pickle.dumps({b"data": planes(images), b"labels": labels.tolist()})
+        )
     np.testing.assert_array_equal(load("CIFAR10", folder)[0], arrays[0])
 
 
 def test_npz_with_labels_in_a_column_is_read(tmp_path):
     """So Keras keeps them."""
     arrays = generate("CIFAR10")
-    path = write_npz(tmp_path, arrays, y_train=arrays[1][:, None].astype(np.uint8), y_test=arrays[3][:, None].astype(np.uint8))
+    path = write_npz(
+        tmp_path,
+        arrays,
+        y_train=arrays[1][:, None].astype(np.uint8),
+        y_test=arrays[3][:, None].astype(np.uint8),
+    )
     for ours, theirs in zip(load("CIFAR10", path), arrays):
         np.testing.assert_array_equal(ours, theirs)
 
@@ -116,7 +132,7 @@ def test_the_folder_is_left_as_it_was(tmp_path):
     assert sorted(map(str, tmp_path.rglob("*"))) == before
 
 
-# -------------------------------------------------------------------------------------------------------- missing, damaged
+# --------------------------------------------------------------------------------- missing, damaged
 
 
 @pytest.mark.parametrize("path", ["missing", "missing.tar.gz", "missing.npz", "no/such/folder"])
@@ -132,7 +148,11 @@ def test_folder_without_the_set_is_refused(tmp_path):
 
 @pytest.mark.parametrize(
     "form, file",
-    [(form, file) for form in ("python", "binary") for file in ("data_batch_1", "data_batch_3", "data_batch_5", "test_batch")],
+    [
+        (form, file)
+        for form in ("python", "binary")
+        for file in ("data_batch_1", "data_batch_3", "data_batch_5", "test_batch")
+    ],
 )
 def test_missing_batch_file_is_named(tmp_path, form, file):
     folder = write(form, tmp_path, "CIFAR10", generate("CIFAR10"))
@@ -169,7 +189,8 @@ def test_truncated_pickle_is_named(tmp_path, file, keep):
 
 
 @pytest.mark.parametrize(
-    "name, file", [("CIFAR10", "data_batch_2.bin"), ("CIFAR10", "test_batch.bin"), ("CIFAR100", "train.bin")]
+    "name, file",
+    [("CIFAR10", "data_batch_2.bin"), ("CIFAR10", "test_batch.bin"), ("CIFAR100", "train.bin")],
 )
 @pytest.mark.parametrize("cut", [1, 1000, 3072, 3075, None])
 def test_binary_cut_inside_an_image_is_named(tmp_path, name, file, cut):
@@ -192,7 +213,9 @@ def test_binary_cut_at_the_end_of_an_image_is_named(tmp_path, name, record, spli
 def test_python_batch_with_fewer_images_is_named(tmp_path):
     arrays = generate("CIFAR10")
     folder = write("python", tmp_path, "CIFAR10", arrays)
-    (folder / "data_batch_2").write_bytes(python2({"data": planes(arrays[0][:7]), "labels": arrays[1][:7].tolist()}))
+    (folder / "data_batch_2").write_bytes(
+        python2({"data": planes(arrays[0][:7]), "labels": arrays[1][:7].tolist()})
+    )
     refusal_of("CIFAR10", folder, "data_batch_2")
 
 
@@ -204,9 +227,13 @@ def test_truncated_archive_is_refused(tmp_path, keep):
     refusal_of("CIFAR10", archive)
 
 
-@pytest.mark.parametrize("position", [0, 3, 5_000, 50_000, -6])  # magic, flags, pixels, pixels, the checksum
+@pytest.mark.parametrize(
+    "position", [0, 3, 5_000, 50_000, -6]
+)  # magic, flags, pixels, pixels, the checksum
 def test_archive_with_changed_bytes_is_refused(tmp_path, position):
-    """The checksum of a .gz stands at its end, behind all that tarfile needs: it has to be read nevertheless."""
+    """The checksum of a .gz stands at its end, behind all that tarfile needs: it has to be read
+    nevertheless.
+    """
     archive = write("binary archive", tmp_path, "CIFAR10", generate("CIFAR10"))
     data = bytearray(archive.read_bytes())
     for i in range(position, position + 2):
@@ -228,7 +255,7 @@ def test_archive_of_something_else_is_refused(tmp_path):
     refusal_of("CIFAR10", write_archive(tmp_path / "other"))
 
 
-# --------------------------------------------------------------------------------------------------------------------- npz
+# ---------------------------------------------------------------------------------------------- npz
 
 
 @pytest.mark.parametrize("key", ["x_train", "y_train", "x_test", "y_test"])
@@ -290,13 +317,21 @@ def test_folder_under_the_name_of_an_npz_is_refused(tmp_path):
 
 def test_npz_with_an_impossible_shape_in_its_header_is_refused(tmp_path):
     path = tmp_path / "cifar.npz"
-    header = "{'descr': '|u1', 'fortran_order': False, 'shape': (10000000000000, 32, 32, 3), }".ljust(117) + "\n"
+    header = (
+        "{'descr': '|u1', 'fortran_order': False, 'shape': (10000000000000, 32, 32, 3), }".ljust(
+            117
+        )
+        + "\n"
+    )
     with zipfile.ZipFile(path, "w") as archive:
-        archive.writestr("x_train.npy", b"\x93NUMPY\x01\x00" + len(header).to_bytes(2, "little") + header.encode())
+        archive.writestr(
+            "x_train.npy",
+            b"\x93NUMPY\x01\x00" + len(header).to_bytes(2, "little") + header.encode(),
+        )
     refusal_of("CIFAR10", path)
 
 
-# ------------------------------------------------------------------------------------------------------- labels, malicious
+# -------------------------------------------------------------------------------- labels, malicious
 
 
 @pytest.mark.parametrize("name, label", [("CIFAR10", 10), ("CIFAR10", 255), ("CIFAR100", 100)])
@@ -320,14 +355,32 @@ CONTENTS = {
     "a list": [1, 2, 3],
     "no data": {"labels": [0] * PER_FILE},
     "no labels": {"data": np.zeros((PER_FILE, 3072), np.uint8)},
-    "data of another width": {"data": np.zeros((PER_FILE, 3071), np.uint8), "labels": [0] * PER_FILE},
-    "data of another type": {"data": np.zeros((PER_FILE, 3072), np.float32), "labels": [0] * PER_FILE},
-    "data that are images": {"data": np.zeros((PER_FILE, 32, 32, 3), np.uint8), "labels": [0] * PER_FILE},
+    "data of another width": {
+        "data": np.zeros((PER_FILE, 3071), np.uint8),
+        "labels": [0] * PER_FILE,
+    },
+    "data of another type": {
+        "data": np.zeros((PER_FILE, 3072), np.float32),
+        "labels": [0] * PER_FILE,
+    },
+    "data that are images": {
+        "data": np.zeros((PER_FILE, 32, 32, 3), np.uint8),
+        "labels": [0] * PER_FILE,
+    },
     "data that are text": {"data": "pixels", "labels": [0] * PER_FILE},
-    "labels of another number": {"data": np.zeros((PER_FILE, 3072), np.uint8), "labels": [0] * (PER_FILE - 1)},
-    "labels in lists": {"data": np.zeros((PER_FILE, 3072), np.uint8), "labels": [[0], [1, 2]] * (PER_FILE // 2)},
+    "labels of another number": {
+        "data": np.zeros((PER_FILE, 3072), np.uint8),
+        "labels": [0] * (PER_FILE - 1),
+    },
+    "labels in lists": {
+        "data": np.zeros((PER_FILE, 3072), np.uint8),
+        "labels": [[0], [1, 2]] * (PER_FILE // 2),
+    },
     "labels of text": {"data": np.zeros((PER_FILE, 3072), np.uint8), "labels": ["cat"] * PER_FILE},
-    "labels of nothing": {"data": np.zeros((PER_FILE, 3072), np.uint8), "labels": [None] * PER_FILE},
+    "labels of nothing": {
+        "data": np.zeros((PER_FILE, 3072), np.uint8),
+        "labels": [None] * PER_FILE,
+    },
     "labels of half": {"data": np.zeros((PER_FILE, 3072), np.uint8), "labels": [0.5] * PER_FILE},
 }
 

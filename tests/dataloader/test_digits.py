@@ -37,7 +37,9 @@ def test_pixels_are_those_of_the_source_in_blocks_of_four_by_four(digits, source
     """Row and column order too: an image that is transposed or mirrored is another one."""
     images = np.concatenate([digits.x_train, digits.x_test])
     blocks = images.reshape(-1, 8, 4, 8, 4, 3)
-    assert (blocks == blocks[:, :, :1, :, :1, :1]).all(), "each block and all three channels are one value"
+    assert (blocks == blocks[:, :, :1, :, :1, :1]).all(), (
+        "each block and all three channels are one value"
+    )
     small = blocks[:, :, 0, :, 0, 0]
     written = np.rint(source.images * 255 / 16).astype(np.uint8)
     assert small.min() == 0 and small.max() == 255

@@ -46,7 +46,9 @@ def png_of_size(width, height):
 
 def jpeg_of_size(width, height, **options):
     data = bytearray(jpeg(SMOOTH, **options))
-    place = min(at for at in (data.find(b"\xff\xc0\x00\x11"), data.find(b"\xff\xc2\x00\x11")) if at > 0)
+    place = min(
+        at for at in (data.find(b"\xff\xc0\x00\x11"), data.find(b"\xff\xc2\x00\x11")) if at > 0
+    )
     data[place + 5 : place + 9] = struct.pack(">HH", height, width)
     return bytes(data)
 
@@ -60,7 +62,7 @@ def refusal_of(data):
     return str(refusal.value)
 
 
-# ----------------------------------------------------------------------------------------------------------------- images
+# ------------------------------------------------------------------------------------------- images
 
 GREY = SMOOTH[..., :1]
 EXACT = {
@@ -70,14 +72,19 @@ EXACT = {
     "grey and alpha": (png(np.concatenate([GREY, GREY], -1)), GREY.repeat(3, -1)),
     "16 bit": (png(COLOUR.astype(np.uint16) * 257), COLOUR),
     "palette": (pil(COLOUR // 64 * 64, "PNG", "P", palette=Image.ADAPTIVE), None),
-    "black and white": (pil(np.uint8([[0, 255], [255, 0]]), "PNG", "1"), np.uint8([[[0], [255]], [[255], [0]]]).repeat(3, -1)),
+    "black and white": (
+        pil(np.uint8([[0, 255], [255, 0]]), "PNG", "1"),
+        np.uint8([[[0], [255]], [[255], [0]]]).repeat(3, -1),
+    ),
 }
 
 
 @pytest.mark.parametrize("what", EXACT)
 def test_png_of_every_kind_is_decoded_exactly(what):
     data, expected = EXACT[what]
-    expected = np.asarray(Image.open(io.BytesIO(data)).convert("RGB")) if expected is None else expected
+    expected = (
+        np.asarray(Image.open(io.BytesIO(data)).convert("RGB")) if expected is None else expected
+    )
     image = decode_image(data)
     assert image.dtype == tf.uint8 and image.shape == expected.shape
     np.testing.assert_array_equal(image, expected)
@@ -126,7 +133,9 @@ def test_jpeg_that_announces_too_much_is_refused_by_its_header(width, height):
     refusal_of(jpeg_of_size(width, height, progressive=True))
 
 
-@pytest.mark.parametrize("width, height", [*SIZES, (2**31 - 1, 2**31 - 1), (2**32 - 1, 2**32 - 1), (2**31, 2)])
+@pytest.mark.parametrize(
+    "width, height", [*SIZES, (2**31 - 1, 2**31 - 1), (2**32 - 1, 2**32 - 1), (2**31, 2)]
+)
 def test_png_that_announces_too_much_is_refused_by_its_header(width, height):
     assert "impossible" in refusal_of(png_of_size(width, height))
 
@@ -146,7 +155,10 @@ def test_more_bytes_than_an_image_has_are_refused():
     assert "too many bytes" in refusal_of(jpeg(SMOOTH) + bytes(encoded.LARGEST))
 
 
-@pytest.mark.parametrize("data", [b"", b"\xff", b"\xff\xd8\xff", encoded.PNG, b"GIF89a" + bytes(20), b"BM" + bytes(60), b"text"])
+@pytest.mark.parametrize(
+    "data",
+    [b"", b"\xff", b"\xff\xd8\xff", encoded.PNG, b"GIF89a" + bytes(20), b"BM" + bytes(60), b"text"],
+)
 def test_what_is_no_image_is_refused(data):
     refusal_of(data)
 
@@ -157,14 +169,20 @@ def test_truncated_image_is_refused(data):
         refusal_of(data[:length])
 
 
-# ----------------------------------------------------------------------------------------------------------------- windows
+# ------------------------------------------------------------------------------------------ windows
 
 WINDOW = 7, 20, 30, 41  # top, left, height, width
 
 
 @pytest.mark.parametrize(
     "data",
-    [jpeg(SMOOTH), jpeg(GREY), jpeg(SMOOTH, progressive=True), pil(SMOOTH, "JPEG", "CMYK", quality=100), png(SMOOTH)],
+    [
+        jpeg(SMOOTH),
+        jpeg(GREY),
+        jpeg(SMOOTH, progressive=True),
+        pil(SMOOTH, "JPEG", "CMYK", quality=100),
+        png(SMOOTH),
+    ],
     ids=["colour", "grey", "progressive", "CMYK", "PNG"],
 )
 def test_window_is_that_part_of_the_image(data):
@@ -186,6 +204,8 @@ def test_window_is_that_part_of_the_image(data):
 def test_scans_are_those_counted_outside():
     data = jpeg(SMOOTH, progressive=True)
     assert count_scans(data) > 3 and count_scans(jpeg(SMOOTH)) == 1
-    np.testing.assert_array_equal(decode_image(data, np.int64(count_scans(data))), decode_image(data))
+    np.testing.assert_array_equal(
+        decode_image(data, np.int64(count_scans(data))), decode_image(data)
+    )
     with pytest.raises(ValueError, match="number of scans"):
         decode_image(jpeg(SMOOTH), np.int64(2**40))

@@ -1,4 +1,6 @@
-"""Where the images are: folders a class, a flat folder with its list of labels, shards; and what is no such thing."""
+"""Where the images are: folders a class, a flat folder with its list of labels, shards; and what is
+no such thing.
+"""
 
 import collections
 
@@ -18,7 +20,9 @@ LABEL_OF = {data: label for label, _, data in TRAIN + VAL}
 def check(found, images):
     """Every image is there once, with its label."""
     seen = [(found.places.read(i), int(label)) for i, label in enumerate(found.labels)]
-    assert collections.Counter(seen) == collections.Counter((data, label) for label, _, data in images)
+    assert collections.Counter(seen) == collections.Counter(
+        (data, label) for label, _, data in images
+    )
     assert found.labels.dtype == np.int64
 
 
@@ -50,15 +54,22 @@ def test_shards_count_classes_from_0_or_from_1(tmp_path, first, folder):
 
 
 def lists(listed, path):
-    """The forms in which lists of labels are passed around: name -> (lines, whether a line stands for the image at its place)."""
+    """The forms in which lists of labels are passed around: name -> (lines, whether a line stands
+    for the image at its place).
+    """
     wnid = lambda label: WNIDS[label]
     return {
         "a wnid a line": "".join(f"{wnid(label)}\n" for _, label in listed),
         "a number a line, from 0": "".join(f"{label}\n" for _, label in listed),
         "a number a line, from 1": "".join(f"{label + 1}\n" for _, label in listed),
         "name and number": "".join(f"{name} {label}\n" for name, label in listed[::-1]),
-        "path, wnid and more, with commas": "ImageId,PredictionString\n"
-        + "".join(f"val/{name.removesuffix('.JPEG')},{wnid(label)} 85 1 499 {wnid(0)} 3 4\n" for name, label in listed[::-1]),
+        "path, wnid and more, with commas": (
+            "ImageId,PredictionString\n"
+            + "".join(
+                f"val/{name.removesuffix('.JPEG')},{wnid(label)} 85 1 499 {wnid(0)} 3 4\n"
+                for name, label in listed[::-1]
+            )
+        ),
     }[path]
 
 
@@ -84,14 +95,19 @@ def test_flat_folder_with_a_list_of_labels(tmp_path, form, trained):
 
 
 def test_numbers_of_the_development_kit_are_those_of_its_meta_mat(tmp_path):
-    """ILSVRC2012's ids are in no order of the names; the first 1,000 synsets are leaves, others follow."""
+    """ILSVRC2012's ids are in no order of the names; the first 1,000 synsets are leaves, others
+    follow.
+    """
     from scipy import io
 
     listed = write_flat(tmp_path / "val", VAL)
     ids = {0: 3, 1: 1, 2: 4, 3: 2}
     order = sorted(ids, key=ids.get)
     kinds = [("ILSVRC2012_ID", "O"), ("WNID", "O"), ("words", "O"), ("num_children", "O")]
-    synsets = np.array([(ids[k], WNIDS[k], "a word", 0) for k in order] + [(5, "n00000000", "all of them", 4)], kinds)
+    synsets = np.array(
+        [(ids[k], WNIDS[k], "a word", 0) for k in order] + [(5, "n00000000", "all of them", 4)],
+        kinds,
+    )
     truth = tmp_path / "ILSVRC2012_validation_ground_truth.txt"
     truth.write_text("".join(f"{ids[label]}\n" for _, label in listed))
     write_folders(tmp_path / "train", TRAIN)
@@ -107,7 +123,11 @@ def test_numbers_of_the_development_kit_are_those_of_its_meta_mat(tmp_path):
 def test_names_with_spaces_and_endings_that_differ_are_told_apart(tmp_path):
     images = ["a b.JPEG", "c.JPEG", "c.png"]
     path = tmp_path / "labels.txt"
-    for text in ("a b.JPEG 2\nc.JPEG 0\nc.png 1\n", "a b.JPEG,2 7 7\nc.png,1\nc.JPEG,0\n", "a b\t2\nc.JPEG\t0\nc.png\t1\n"):
+    for text in (
+        "a b.JPEG 2\nc.JPEG 0\nc.png 1\n",
+        "a b.JPEG,2 7 7\nc.png,1\nc.JPEG,0\n",
+        "a b\t2\nc.JPEG\t0\nc.png\t1\n",
+    ):
         path.write_text(text)
         assert read_val_labels(str(path), images, list("xyz"))[0].tolist() == [2, 0, 1]
     path.write_text("a b.JPEG 2\nc.JPEG 0\nc.JPEG 1\nc.png 1\n")
@@ -120,13 +140,18 @@ def test_names_with_spaces_and_endings_that_differ_are_told_apart(tmp_path):
 
 @pytest.mark.parametrize("first", [0, 1])
 def test_validation_shards_alone_count_as_the_training_shards_do(tmp_path, first):
-    """No image of class 0 among them: the network's number of classes tells, or the training shards."""
+    """No image of class 0 among them: the network's number of classes tells, or the training
+    shards.
+    """
     some = [image for image in VAL if image[0] in (1, 2)]
     write_shards(tmp_path, "validation", some, 1, first)
     write_shards(tmp_path, "train", TRAIN, 2, first)
     check(find_imagenet(str(tmp_path), ("val",))["val"], some)
     write_shards(tmp_path / "alone", "validation", [image for image in VAL if image[0]], 1, 1)
-    check(find_imagenet(str(tmp_path / "alone"), ("val",), classes=4)["val"], [image for image in VAL if image[0]])
+    check(
+        find_imagenet(str(tmp_path / "alone"), ("val",), classes=4)["val"],
+        [image for image in VAL if image[0]],
+    )
 
 
 def test_a_broken_record_is_named_and_skipped_in_training_and_an_error_in_evaluation(tmp_path):
@@ -137,25 +162,43 @@ def test_a_broken_record_is_named_and_skipped_in_training_and_an_error_in_evalua
     write_shards(tmp_path, "validation", VAL, 1)
     found = find_imagenet(str(tmp_path))["train"]
     assert len(found.labels) == len(TRAIN) - 1
-    assert len(found.notes) == 1 and found.notes[0].startswith(f"skipped: {path}: record 19: it announces")
+    assert len(found.notes) == 1 and found.notes[0].startswith(
+        f"skipped: {path}: record 19: it announces"
+    )
     (tmp_path / "validation-00000-of-00001").write_bytes(whole[:-100])
-    with pytest.raises(UserError, match=r"validation-00000-of-00001: record 19: it announces .*an evaluation needs every image"):
+    with pytest.raises(
+        UserError,
+        match=(
+            r"validation-00000-of-00001: record 19: it announces .*an evaluation needs every image"
+        ),
+    ):
         find_imagenet(str(tmp_path))
 
 
-# --------------------------------------------------------------------------------------------------------------- data sets
+# ---------------------------------------------------------------------------------------- data sets
 
 
 def test_data_sets_know_their_size_and_tell_themselves_from_others(tmp_path):
     write_folders(tmp_path / "train", TRAIN)
     write_folders(tmp_path / "val", VAL)
     data = load_dataset("ImageNet", str(tmp_path), FileOptions(input_size=48))
-    assert (data.classes, data.input_size, len(data.x_train), len(data.x_test)) == (4, 48, 20, 12) and data.encoded
-    assert data.digest() == load_dataset("ImageNet", str(tmp_path), FileOptions(input_size=48)).digest()
+    assert (data.classes, data.input_size, len(data.x_train), len(data.x_test)) == (
+        4,
+        48,
+        20,
+        12,
+    ) and data.encoded
+    assert (
+        data.digest()
+        == load_dataset("ImageNet", str(tmp_path), FileOptions(input_size=48)).digest()
+    )
     test = load_test_set("ImageNet", str(tmp_path), FileOptions())
     assert test.x_train is None and test.input_size == 224 and test.classes == 4
     next((tmp_path / "train").glob("*/*")).unlink()
-    assert data.digest() != load_dataset("ImageNet", str(tmp_path), FileOptions(input_size=48)).digest()
+    assert (
+        data.digest()
+        != load_dataset("ImageNet", str(tmp_path), FileOptions(input_size=48)).digest()
+    )
     with pytest.raises(UserError, match="19 files are too few for 20 machines"):
         load_dataset("ImageNet", str(tmp_path), FileOptions(), (0, 20))
 

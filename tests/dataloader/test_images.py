@@ -1,4 +1,6 @@
-"""Batches of images in files: the right ones, in the order asked for, whatever is broken, and each machine its own."""
+"""Batches of images in files: the right ones, in the order asked for, whatever is broken, and each
+machine its own.
+"""
 
 import contextlib
 import dataclasses
@@ -36,7 +38,10 @@ def roots(tmp_path_factory):
 
 def images_of(root, form, **options):
     found = find_imagenet(str(root / form), ("train",))["train"]
-    return EncodedImages(found.places, SIZE, window=None if form == "folders" else 8, **options), found.labels
+    return (
+        EncodedImages(found.places, SIZE, window=None if form == "folders" else 8, **options),
+        found.labels,
+    )
 
 
 def draws_of(groups, views):
@@ -49,7 +54,9 @@ def test_batches_hold_the_images_asked_for(roots, form):
     images, labels = images_of(roots, form)
     groups = [np.array([3, 17, 3]), np.array([23, 0, 9]), np.array([1, 2, 4])]
     for group, (shown, batch) in zip(groups, images.batches(groups), strict=True):
-        assert (shown == group).all() and batch.dtype == np.uint8 and batch.shape == (3, SIZE, SIZE, 3)
+        assert (
+            (shown == group).all() and batch.dtype == np.uint8 and batch.shape == (3, SIZE, SIZE, 3)
+        )
         for i, image in zip(group, batch):
             np.testing.assert_array_equal(image, centre_view(images.places.read(i), None, SIZE))
     assert sorted(labels) == sorted(label for label, *_ in IMAGES)
@@ -89,12 +96,17 @@ def test_a_stream_may_be_left_and_thousands_asked_for(roots):
             next(batches)
     assert len(taken) < 12
     deadline = time.monotonic() + 10
-    while any("ThreadPoolExecutor" in thread.name for thread in threading.enumerate()) and time.monotonic() < deadline:
+    while (
+        any("ThreadPoolExecutor" in thread.name for thread in threading.enumerate())
+        and time.monotonic() < deadline
+    ):
         time.sleep(0.05)
-    assert not [thread.name for thread in threading.enumerate() if "ThreadPoolExecutor" in thread.name]
+    assert not [
+        thread.name for thread in threading.enumerate() if "ThreadPoolExecutor" in thread.name
+    ]
 
 
-# ----------------------------------------------------------------------------------------------------------------- broken
+# ------------------------------------------------------------------------------------------- broken
 
 
 @pytest.fixture
@@ -121,22 +133,37 @@ def test_broken_images_are_named_counted_and_replaced_by_the_next(broken_root, v
         return [(shown.tolist(), batch) for shown, batch in images.batches(groups, draws)]
 
     first = seen()
-    assert [shown for shown, _ in first] == [[0, 1, 0, 0], [4, 5, 6, 7], [8, 10, 10, 11], [12, 13, 14, 15], [16, 17, 18, 19]]
+    assert [shown for shown, _ in first] == [
+        [0, 1, 0, 0],
+        [4, 5, 6, 7],
+        [8, 10, 10, 11],
+        [12, 13, 14, 15],
+        [16, 17, 18, 19],
+    ]
     assert sorted(images.broken) == [2, 3, 9] and len(lines) == 3
-    assert IMAGES[3][1] in lines[1] and "neither a JPEG nor a PNG" in lines[1] and "(2 broken so far)" in lines[1]
+    assert (
+        IMAGES[3][1] in lines[1]
+        and "neither a JPEG nor a PNG" in lines[1]
+        and "(2 broken so far)" in lines[1]
+    )
     assert "No such file" in lines[2]
-    # Known to be broken or not, what is shown is the same: a run that goes on sees what an uninterrupted one does.
+    # Known to be broken or not, what is shown is the same: a run that goes on sees what an
+    # uninterrupted one does.
     for (shown, batch), (again, other) in zip(first, seen(), strict=True):
         assert shown == again
         np.testing.assert_array_equal(batch, other)
     assert len(lines) == 3
-    good = EncodedImages(broken_root.places, SIZE).batches([np.array([0, 1, 0, 0])], draws and draws[:1])
+    good = EncodedImages(broken_root.places, SIZE).batches(
+        [np.array([0, 1, 0, 0])], draws and draws[:1]
+    )
     np.testing.assert_array_equal(next(good)[1], first[0][1])
 
 
 def test_an_evaluation_needs_every_image(broken_root):
     images = EncodedImages(broken_root.places, SIZE)
-    with pytest.raises(UserError, match=rf"{IMAGES[2][1]} cannot be decoded: .*an evaluation needs every image"):
+    with pytest.raises(
+        UserError, match=rf"{IMAGES[2][1]} cannot be decoded: .*an evaluation needs every image"
+    ):
         list(in_batches(images, [np.arange(4)], strict=True))
 
 
@@ -156,7 +183,10 @@ def test_where_a_whole_batch_is_broken_the_next_of_the_pool_stands_in(broken_roo
     assert shown.tolist() == [1]
 
 
-@pytest.mark.parametrize("make", [lambda path: path.mkdir(), lambda path: os.mkfifo(path), lambda path: path.symlink_to(path)])
+@pytest.mark.parametrize(
+    "make",
+    [lambda path: path.mkdir(), lambda path: os.mkfifo(path), lambda path: path.symlink_to(path)],
+)
 def test_what_is_no_file_is_broken(tmp_path, make):
     write_folders(tmp_path / "train", IMAGES)
     found = find_imagenet(str(tmp_path), ("train",))["train"]
@@ -183,25 +213,31 @@ def test_a_disk_that_fails_is_not_the_images_fault(roots, monkeypatch):
 
 def test_a_validation_set_is_looked_at_before_a_run(broken_root):
     good = EncodedImages(broken_root.places, SIZE)
-    with pytest.raises(UserError, match=rf"{IMAGES[3][1]} is neither a JPEG nor a PNG; an evaluation needs every image"):
+    with pytest.raises(
+        UserError,
+        match=rf"{IMAGES[3][1]} is neither a JPEG nor a PNG; an evaluation needs every image",
+    ):
         good.check()
     with pytest.raises(UserError, match=rf"{IMAGES[9][1]} cannot be read: .*No such file"):
-        EncodedImages(dataclasses.replace(broken_root.places, names=broken_root.places.names[4:]), SIZE).check()
+        EncodedImages(
+            dataclasses.replace(broken_root.places, names=broken_root.places.names[4:]), SIZE
+        ).check()
 
 
 def test_a_stream_that_nobody_closes_does_not_keep_the_program(tmp_path):
     write_folders(tmp_path / "train", IMAGES)
     code = (
-        "import sys; sys.path[:0] = sys.argv[1:3]\nimport numpy as np\nfrom dataloader.images import EncodedImages\n"
-        "from dataloader.imagenet import find_imagenet\nplaces = find_imagenet(sys.argv[3], ('train',))['train'].places\n"
-        "stream = EncodedImages(places, 32).batches([np.array([0, 1])] * 9)\nnext(stream)"
+        "import sys; sys.path[:0] = sys.argv[1:3]\nimport numpy as np\nfrom dataloader.images"
+        " import EncodedImages\nfrom dataloader.imagenet import find_imagenet\nplaces ="
+        " find_imagenet(sys.argv[3], ('train',))['train'].places\nstream = EncodedImages(places,"
+        " 32).batches([np.array([0, 1])] * 9)\nnext(stream)"
     )
     root = pathlib.Path(__file__).resolve().parents[2]
     run = [sys.executable, "-c", code, str(root), str(root / "tests"), str(tmp_path)]
     assert subprocess.run(run, env=QUIET, timeout=60).returncode == 0
 
 
-# ------------------------------------------------------------------------------------------------------------------ order
+# -------------------------------------------------------------------------------------------- order
 
 
 @pytest.mark.parametrize("form", ["folders", "shards"])
@@ -231,7 +267,9 @@ def test_images_of_shards_are_shuffled_within_the_window():
     first_seen = {shard: np.flatnonzero(shards == shard)[0] for shard in range(files)}
     spans = [np.flatnonzero(shards == shard)[-1] - start for shard, start in first_seen.items()]
     assert max(spans) <= each + 2 * window  # a shard is behind when it was read
-    assert np.corrcoef(np.arange(files), [first_seen[shard] for shard in range(files)])[0, 1] < 0.5  # and they come in any order
+    assert (
+        np.corrcoef(np.arange(files), [first_seen[shard] for shard in range(files)])[0, 1] < 0.5
+    )  # and they come in any order
     inside = [order[shards == shard] for shard in range(files)]
     assert sum((np.diff(ids) > 0).all() for ids in inside) == 0
 

@@ -16,7 +16,9 @@ from utils import UserError
 def test_keras_cache_is_read_where_its_versions_keep_it(tmp_path, monkeypatch, name, version):
     arrays = generate(name)
     monkeypatch.setenv("KERAS_HOME", str(tmp_path))
-    write_python(tmp_path / "datasets" / ("" if version == 2 else f"{PYTHON[name]}-target"), name, arrays)
+    write_python(
+        tmp_path / "datasets" / ("" if version == 2 else f"{PYTHON[name]}-target"), name, arrays
+    )
     for read, written in zip(load_cifar(name, CLASSES[name]), arrays):
         np.testing.assert_array_equal(read, written)
 
@@ -54,7 +56,9 @@ def test_what_keras_downloads_is_read_here(tmp_path, monkeypatch):
     monkeypatch.setenv("KERAS_HOME", str(tmp_path / "home"))
     monkeypatch.setattr("tensorflow.keras.utils.get_file", get_file)
     np.testing.assert_array_equal(load_cifar("CIFAR100", 100)[1], arrays[1])
-    assert asked == [("cifar-100-python.tar.gz", "https://www.cs.toronto.edu/~kriz/cifar-100-python.tar.gz", 64)]
+    assert asked == [
+        ("cifar-100-python.tar.gz", "https://www.cs.toronto.edu/~kriz/cifar-100-python.tar.gz", 64)
+    ]
 
 
 def test_no_network_is_one_line(tmp_path, monkeypatch):
@@ -63,5 +67,8 @@ def test_no_network_is_one_line(tmp_path, monkeypatch):
 
     monkeypatch.setenv("KERAS_HOME", str(tmp_path))
     monkeypatch.setattr("tensorflow.keras.utils.get_file", get_file)
-    with pytest.raises(UserError, match=r"cannot be downloaded \(URL fetch failure on two lines\); give --data_path"):
+    with pytest.raises(
+        UserError,
+        match=r"cannot be downloaded \(URL fetch failure on two lines\); give --data_path",
+    ):
         load_cifar("CIFAR10", 10)

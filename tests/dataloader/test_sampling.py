@@ -15,10 +15,12 @@ def of_class(indices, label):
     return sorted(i for i in indices if LABELS[i] == label)
 
 
-# ----------------------------------------------------------------------------------------------------------------- subsets
+# ------------------------------------------------------------------------------------------ subsets
 
 
-@pytest.mark.parametrize("val_per_class, subset_per_class", [(1, 3), (8, 5), (5, 32), (8, 36), (8, 256), (0, 4)])
+@pytest.mark.parametrize(
+    "val_per_class, subset_per_class", [(1, 3), (8, 5), (5, 32), (8, 36), (8, 256), (0, 4)]
+)
 def test_val_is_the_last_of_each_class_and_subset_the_first(val_per_class, subset_per_class):
     val, subset = select_subsets(LABELS, 4, val_per_class, subset_per_class, seed=0)
     for label in range(4):
@@ -43,13 +45,18 @@ def test_indices_are_whole_numbers():
 def test_seed_alone_decides_the_order():
     first = select_subsets(LABELS, 4, 8, 16, seed=3)
     np.random.seed(11)  # noqa: NPY002 - the global generator must not matter
-    for again in (select_subsets(LABELS, 4, 8, 16, seed=3), select_subsets(LABELS.astype(np.int32), 4, 8, 16, seed=3)):
+    for again in (
+        select_subsets(LABELS, 4, 8, 16, seed=3),
+        select_subsets(LABELS.astype(np.int32), 4, 8, 16, seed=3),
+    ):
         np.testing.assert_array_equal(first[0], again[0])
         np.testing.assert_array_equal(first[1], again[1])
 
 
 def test_another_seed_is_another_order_of_the_same_images():
-    (val, subset), (other_val, other_subset) = (select_subsets(LABELS, 4, 8, 16, seed) for seed in (0, 1))
+    (val, subset), (other_val, other_subset) = (
+        select_subsets(LABELS, 4, 8, 16, seed) for seed in (0, 1)
+    )
     assert set(val) == set(other_val) and set(subset) == set(other_subset)
     assert not np.array_equal(val, other_val) and not np.array_equal(subset, other_subset)
 
@@ -75,7 +82,11 @@ def test_class_too_small_is_refused_with_its_number(val_per_class, subset_per_cl
     with pytest.raises(UserError) as refusal:
         select_subsets(LABELS, 4, val_per_class, subset_per_class, seed=0)
     message = str(refusal.value)
-    assert f"class {label} " in message and f"--val_per_class {val_per_class}" in message and "--subset_per_class" in message
+    assert (
+        f"class {label} " in message
+        and f"--val_per_class {val_per_class}" in message
+        and "--subset_per_class" in message
+    )
     assert len(message.splitlines()) == 1 and "-" not in message.replace("--", "")
 
 
@@ -89,10 +100,12 @@ def test_class_without_images_is_refused():
         select_subsets(LABELS, 5, 1, 1, seed=0)
 
 
-# ----------------------------------------------------------------------------------------------------------------- batches
+# ------------------------------------------------------------------------------------------ batches
 
 
-@pytest.mark.parametrize("count, size, steps", [(10, 3, 3), (12, 4, 3), (7, 7, 1), (1, 1, 1), (1000, 128, 7)])
+@pytest.mark.parametrize(
+    "count, size, steps", [(10, 3, 3), (12, 4, 3), (7, 7, 1), (1, 1, 1), (1000, 128, 7)]
+)
 def test_shuffled_batches_have_no_repeats_and_drop_the_rest(count, size, steps):
     batches = shuffled_batches(count, size, np.random.default_rng(0))
     assert batches.shape == (steps, size) and batches.dtype == np.int64
@@ -120,7 +133,9 @@ def test_over_many_epochs_every_image_has_its_turn():
     assert set(seen) == set(range(10))
 
 
-@pytest.mark.parametrize("count, size", [(10, 3), (12, 4), (7, 7), (1, 1), (5, 128), (9, 8), (100, 1)])
+@pytest.mark.parametrize(
+    "count, size", [(10, 3), (12, 4), (7, 7), (1, 1), (5, 128), (9, 8), (100, 1)]
+)
 def test_padded_batches_hold_every_image_once_as_real_in_order_and_in_one_size(count, size):
     batches = padded_batches(count, size)
     real = np.concatenate([indices[:n] for indices, n in batches])
@@ -136,12 +151,17 @@ def test_fillers_come_from_the_start():
 
 
 def test_whole_batches_need_no_fillers():
-    assert [(indices.tolist(), real) for indices, real in padded_batches(4, 2)] == [([0, 1], 2), ([2, 3], 2)]
+    assert [(indices.tolist(), real) for indices, real in padded_batches(4, 2)] == [
+        ([0, 1], 2),
+        ([2, 3], 2),
+    ]
 
 
 def test_classes_that_are_too_small_are_counted_and_the_first_is_named():
     labels = np.repeat(np.arange(4), [40, 3, 40, 5])
-    with pytest.raises(UserError, match=r"^class n2 has 3 .* leaves 1 of them .*\(1 more classes are too small\)$"):
+    with pytest.raises(
+        UserError, match=r"^class n2 has 3 .* leaves 1 of them .*\(1 more classes are too small\)$"
+    ):
         select_subsets(labels, 4, 2, 8, 0, names=["n1", "n2", "n3", "n4"])
 
 

@@ -1,4 +1,6 @@
-"""The index of a shard finds every image, as TensorFlow's own reader does, and names what it cannot find."""
+"""The index of a shard finds every image, as TensorFlow's own reader does, and names what it cannot
+find.
+"""
 
 import struct
 import time
@@ -17,8 +19,12 @@ def example(**features):
         int: lambda v: {"int64_list": {"value": [v]}},
         list: lambda v: {"float_list": {"value": v}},
     }
-    feature = {name.replace("__", "/"): kinds[type(value)](value) for name, value in features.items()}
-    return tf.train.Example(features={"feature": {k: tf.train.Feature(**v) for k, v in feature.items()}}).SerializeToString()
+    feature = {
+        name.replace("__", "/"): kinds[type(value)](value) for name, value in features.items()
+    }
+    return tf.train.Example(
+        features={"feature": {k: tf.train.Feature(**v) for k, v in feature.items()}}
+    ).SerializeToString()
 
 
 def shard(path, records):
@@ -30,16 +36,29 @@ def shard(path, records):
 
 def customary(image, label):
     """A record with the features that the customary conversion of ImageNet writes."""
-    boxes = {f"image__object__bbox__{side}": [0.1, 0.9] for side in ("xmin", "xmax", "ymin", "ymax")}
-    sizes = {"image__height": 375, "image__width": 500, "image__channels": 3, "image__object__bbox__label": label}
-    texts = {"image__colorspace": b"RGB", "image__class__synset": b"n01440764", "image__class__text": b"tench " * 30}
+    boxes = {
+        f"image__object__bbox__{side}": [0.1, 0.9] for side in ("xmin", "xmax", "ymin", "ymax")
+    }
+    sizes = {
+        "image__height": 375,
+        "image__width": 500,
+        "image__channels": 3,
+        "image__object__bbox__label": label,
+    }
+    texts = {
+        "image__colorspace": b"RGB",
+        "image__class__synset": b"n01440764",
+        "image__class__text": b"tench " * 30,
+    }
     texts |= {"image__format": b"JPEG", "image__filename": b"n01440764_10026.JPEG"}
     return example(image__encoded=image, image__class__label=label, **boxes, **sizes, **texts)
 
 
 RNG = np.random.default_rng(0)
 IMAGES = [RNG.bytes(n) for n in (9, 1, 127, 128, 20_000, 300)]
-GOOD = [example(image__encoded=bytes([i]) * 9, image__class__label=i, image__height=3) for i in range(4)]
+GOOD = [
+    example(image__encoded=bytes([i]) * 9, image__class__label=i, image__height=3) for i in range(4)
+]
 
 
 def images_of(path):
@@ -54,14 +73,21 @@ def test_images_are_where_the_index_says(tmp_path):
     expected = [(image, 1000 - i) for i, image in enumerate(IMAGES)]
     path = shard(tmp_path / "train-00000-of-00001", [customary(*pair) for pair in expected])
     assert images_of(path) == expected
-    kinds = {"image/encoded": tf.io.FixedLenFeature([], tf.string), "image/class/label": tf.io.FixedLenFeature([], tf.int64)}
-    parsed = [tf.io.parse_single_example(record, kinds) for record in tf.data.TFRecordDataset(str(path))]
+    kinds = {
+        "image/encoded": tf.io.FixedLenFeature([], tf.string),
+        "image/class/label": tf.io.FixedLenFeature([], tf.int64),
+    }
+    parsed = [
+        tf.io.parse_single_example(record, kinds) for record in tf.data.TFRecordDataset(str(path))
+    ]
     assert [(p["image/encoded"].numpy(), int(p["image/class/label"])) for p in parsed] == expected
 
 
 @pytest.mark.parametrize("label", [0, 1, 127, 128, 21841, 2**40, -1, -(2**63)])
 def test_labels_are_integers_of_64_bits(tmp_path, label):
-    assert images_of(shard(tmp_path / "s", [example(image__encoded=b"x", image__class__label=label)])) == [(b"x", label)]
+    assert images_of(
+        shard(tmp_path / "s", [example(image__encoded=b"x", image__class__label=label)])
+    ) == [(b"x", label)]
 
 
 def test_an_unpacked_label_and_the_other_order_are_read(tmp_path):

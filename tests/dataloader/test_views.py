@@ -1,4 +1,6 @@
-"""What a network sees of a photograph: crops within bounds, drawn as asked, and the centre as other libraries have it."""
+"""What a network sees of a photograph: crops within bounds, drawn as asked, and the centre as other
+libraries have it.
+"""
 
 import io
 
@@ -15,11 +17,17 @@ RNG = np.random.default_rng(0)
 
 def windows(height, width, count=400):
     draws = np.random.default_rng(1).random((count, 2 + CROP_DRAWS), np.float32)
-    crop = tf.function(lambda place, factors: crop_window(tf.constant(height), tf.constant(width), place, factors))
-    return np.array([crop(place, factors) for place, factors in zip(draws[:, :2], crop_factors(draws[:, 2:]))])
+    crop = tf.function(
+        lambda place, factors: crop_window(tf.constant(height), tf.constant(width), place, factors)
+    )
+    return np.array(
+        [crop(place, factors) for place, factors in zip(draws[:, :2], crop_factors(draws[:, 2:]))]
+    )
 
 
-@pytest.mark.parametrize("height, width", [(375, 500), (500, 375), (64, 64), (1, 1), (2, 300), (300, 2)])
+@pytest.mark.parametrize(
+    "height, width", [(375, 500), (500, 375), (64, 64), (1, 1), (2, 300), (300, 2)]
+)
 def test_crops_lie_within_the_image(height, width):
     top, left, h, w = windows(height, width, 100).T
     assert (top >= 0).all() and (left >= 0).all() and (h >= 1).all() and (w >= 1).all()
@@ -29,13 +37,21 @@ def test_crops_lie_within_the_image(height, width):
 def test_areas_and_ratios_are_those_of_the_published_recipe():
     top, left, h, w = windows(375, 500).T
     area, ratio = h * w / (375 * 500), w / h
-    assert area.min() > 0.07 and area.max() > 0.9 and abs(np.median(area) - 0.43) < 0.06  # the largest do not fit
-    assert 0.74 < ratio.min() < 0.8 and 1.25 < ratio.max() < 1.35 and abs(np.median(np.log(ratio))) < 0.1
+    assert (
+        area.min() > 0.07 and area.max() > 0.9 and abs(np.median(area) - 0.43) < 0.06
+    )  # the largest do not fit
+    assert (
+        0.74 < ratio.min() < 0.8
+        and 1.25 < ratio.max() < 1.35
+        and abs(np.median(np.log(ratio))) < 0.1
+    )
     assert len(set(top)) > 50 and len(set(left)) > 50
 
 
 def test_an_image_in_which_no_crop_fits_gives_its_centre():
-    """300 x 2: every crop of these ratios is wider; what is left is the whole width, as high as the ratio lets it be."""
+    """300 x 2: every crop of these ratios is wider; what is left is the whole width, as high as the
+    ratio lets it be.
+    """
     assert windows(300, 2, 20).tolist() == [[148, 0, 3, 2]] * 20
     assert windows(2, 300, 20).tolist() == [[0, 148, 2, 3]] * 20
 
@@ -48,7 +64,9 @@ SHARP = picture(0, 0)
 
 
 def test_centre_is_what_pillow_makes_of_it():
-    """Shorter side 256 / 224 of the size, bicubic, and the centre of that; rounding and the kernels' edges apart."""
+    """Shorter side 256 / 224 of the size, bicubic, and the centre of that; rounding and the
+    kernels' edges apart.
+    """
     for data, size in ((picture(1, 1), 56), (picture(2, 5), 32)):
         image = pil(data)
         scale = round(size * 256 / 224) / min(image.size)
@@ -72,7 +90,9 @@ def whole(v):
 
 
 def test_one_view_and_two_are_cut_and_scaled_alike():
-    """One decodes no more than its crop, two decode once: apart from a JPEG's edges they are the same."""
+    """One decodes no more than its crop, two decode once: apart from a JPEG's edges they are the
+    same.
+    """
     draws = RNG.random((2, 2 + CROP_DRAWS), np.float32)
     both = views_of(SHARP, draws, 48)
     single = [views_of(SHARP, draws[k : k + 1], 48)[0] for k in range(2)]

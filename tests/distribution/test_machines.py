@@ -31,7 +31,9 @@ def everywhere(count, act, patience=20):
 
 
 def all_refused(clusters, said, patience=10):
-    """Machines that meet as `clusters` say are all told why they cannot, in words that match `said`."""
+    """Machines that meet as `clusters` say are all told why they cannot, in words that match
+    `said`.
+    """
 
     def machine(cluster):
         with pytest.raises(UserError, match=said):
@@ -42,10 +44,12 @@ def all_refused(clusters, said, patience=10):
         assert all(pool.map(machine, clusters))
 
 
-# ------------------------------------------------------------------------------------------------------------ TF_CONFIG
+# ---------------------------------------------------------------------------------------- TF_CONFIG
 
 
-@pytest.mark.parametrize("environment", [{}, {"TF_CONFIG": ""}, {"TF_CONFIG": "{}"}, config({"worker": ["a:1"]})])
+@pytest.mark.parametrize(
+    "environment", [{}, {"TF_CONFIG": ""}, {"TF_CONFIG": "{}"}, config({"worker": ["a:1"]})]
+)
 def test_one_machine_is_no_cluster(environment):
     assert cluster_from(environment) is None
 
@@ -93,7 +97,7 @@ def test_without_tf_config_a_machine_is_alone_and_agrees_with_itself(monkeypatch
         raise UserError("mine")
 
 
-# -------------------------------------------------------------------------------------------------------------- meetings
+# ----------------------------------------------------------------------------------------- meetings
 
 
 @pytest.mark.parametrize("count", [2, 3])
@@ -116,7 +120,9 @@ def test_the_mistake_of_one_machine_is_told_on_all(culprit):
 
     for index, error in enumerate(everywhere(3, act)):
         assert isinstance(error, UserError) and "its data are missing" in str(error)
-        assert str(error).startswith("its" if index == culprit else f"machine {culprit}, 127.0.0.1:")
+        assert str(error).startswith(
+            "its" if index == culprit else f"machine {culprit}, 127.0.0.1:"
+        )
 
 
 def test_a_machine_that_leaves_is_missed_at_once():
@@ -144,7 +150,9 @@ def test_a_machine_that_never_comes_is_named(index, missing):
 
 def test_those_who_came_hear_who_did_not():
     where = addresses(3)
-    all_refused([Cluster(where, 0), Cluster(where, 1)], f"{where[2]} did not come within 1 s", patience=1)
+    all_refused(
+        [Cluster(where, 0), Cluster(where, 1)], f"{where[2]} did not come within 1 s", patience=1
+    )
 
 
 def test_a_port_that_is_taken_is_named():
@@ -161,11 +169,16 @@ def test_machines_with_other_lists_are_refused_on_all():
 
 def test_two_machines_with_one_index_are_refused_on_all():
     where = addresses(3)
-    all_refused([Cluster(where, index) for index in (0, 1, 1)], "two machines say they are machine 1")
+    all_refused(
+        [Cluster(where, index) for index in (0, 1, 1)], "two machines say they are machine 1"
+    )
 
 
 def test_another_service_at_the_chiefs_address_is_told_apart():
-    with socket.create_server(("127.0.0.1", 0)) as service, concurrent.futures.ThreadPoolExecutor(1) as pool:
+    with (
+        socket.create_server(("127.0.0.1", 0)) as service,
+        concurrent.futures.ThreadPoolExecutor(1) as pool,
+    ):
 
         def answer():
             link, _ = service.accept()
@@ -187,7 +200,9 @@ def test_strangers_that_knock_are_sent_away():
         for sent in (b"GET / HTTP/1.1\r\n\r\n", b'{"machine": 7}\n', b"[]\n"):
             while True:
                 try:
-                    with socket.create_connection(("127.0.0.1", int(where[0].rsplit(":")[-1])), timeout=5) as link:
+                    with socket.create_connection(
+                        ("127.0.0.1", int(where[0].rsplit(":")[-1])), timeout=5
+                    ) as link:
                         link.sendall(sent)
                         assert link.recv(10) == b"", "sent away at once"
                     break

@@ -10,7 +10,9 @@ from utils import UserError
 
 
 def asked(**flags):
-    return DeviceOptions(**{"gpu_id": None, "cpu_replicas": None, "compile": None, "accum": 1} | PLAIN | flags)
+    return DeviceOptions(
+        **{"gpu_id": None, "cpu_replicas": None, "compile": None, "accum": 1} | PLAIN | flags
+    )
 
 
 PLAIN = {"precision": "float32", "sync_bn": False}
@@ -28,7 +30,9 @@ class Two(Alone):
 @pytest.fixture
 def no_gpu(monkeypatch):
     """The machine that runs the tests may have one."""
-    monkeypatch.setattr(tf.config, "list_physical_devices", lambda kind=None: [] if kind == "GPU" else CPUS)
+    monkeypatch.setattr(
+        tf.config, "list_physical_devices", lambda kind=None: [] if kind == "GPU" else CPUS
+    )
     monkeypatch.setattr(tf.config, "set_visible_devices", lambda *_: None)
 
 
@@ -38,7 +42,12 @@ CPUS = tf.config.list_physical_devices("CPU")
 def test_one_cpu_is_the_default_strategy_not_compiled_in_float32(no_gpu):
     runtime, lines = make_runtime(asked(), Alone())
     assert runtime.strategy is tf.distribute.get_strategy() and not lines
-    assert (runtime.compile, runtime.accum, runtime.dtype, runtime.synchronises) == (False, 1, tf.float32, False)
+    assert (runtime.compile, runtime.accum, runtime.dtype, runtime.synchronises) == (
+        False,
+        1,
+        tf.float32,
+        False,
+    )
 
 
 def test_cpu_replicas_split_the_cpu(no_gpu):
@@ -77,7 +86,10 @@ def test_machines_with_other_numbers_of_gpus_are_refused(no_gpu):
         ({"sync_bn": True, "cpu_replicas": 2}, []),
         (
             {"sync_bn": True, "cpu_replicas": 2, "compile": True},
-            ["--sync_bn: replicas meet within the forward pass, so steps that use batch statistics are not compiled"],
+            [
+                "--sync_bn: replicas meet within the forward pass, so steps that use batch"
+                " statistics are not compiled"
+            ],
         ),
     ],
 )
@@ -88,14 +100,21 @@ def test_what_a_flag_does_not_do_is_said(no_gpu, flags, lines):
 def test_batches_that_do_not_divide_are_refused():
     mirrored = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
     Runtime(mirrored, accum=4).check_batch("--batch_size", 128)
-    with pytest.raises(UserError, match="--batch_size: a batch of 126 does not divide into 2 replicas x 4 --accum"):
+    with pytest.raises(
+        UserError, match="--batch_size: a batch of 126 does not divide into 2 replicas x 4 --accum"
+    ):
         Runtime(mirrored, accum=4).check_batch("--batch_size", 126)
 
 
 def test_channels_are_filled_up_where_onednn_computes():
-    """To what docs/performance.md measured; in float32 never to fewer than 8, where a kernel of AVX2 is wrong."""
+    """To what docs/performance.md measured; in float32 never to fewer than 8, where a kernel of
+    AVX2 is wrong.
+    """
     one = tf.distribute.get_strategy()
-    on_cpu = {name: Runtime(one, precision=name).channel_multiple(masked=False) for name in ("float32", "bfloat16", "float16")}
+    on_cpu = {
+        name: Runtime(one, precision=name).channel_multiple(masked=False)
+        for name in ("float32", "bfloat16", "float16")
+    }
     assert on_cpu == {"float32": 8, "bfloat16": 16, "float16": 1}
     assert Runtime(one).channel_multiple(masked=True) == 8
     assert Runtime(one, gpu=True).channel_multiple(masked=False) == 1
@@ -121,8 +140,12 @@ def test_choice_of_gpus(requested, available, chosen):
     assert choose_gpus(requested, available) == chosen
 
 
-@pytest.mark.parametrize("requested, available, missing, there", [([1], 1, "1", "0"), ([0, 5], 3, "5", "0, 1, 2")])
-def test_gpus_that_are_not_there_are_answered_with_those_that_are(requested, available, missing, there):
+@pytest.mark.parametrize(
+    "requested, available, missing, there", [([1], 1, "1", "0"), ([0, 5], 3, "5", "0, 1, 2")]
+)
+def test_gpus_that_are_not_there_are_answered_with_those_that_are(
+    requested, available, missing, there
+):
     with pytest.raises(UserError) as refusal:
         choose_gpus(requested, available)
     assert f"--gpu_id {missing}:" in str(refusal.value) and str(refusal.value).endswith(f" {there}")

@@ -1,4 +1,6 @@
-"""Two processes on this machine that run one command together, as two machines with TF_CONFIG would."""
+"""Two processes on this machine that run one command together, as two machines with TF_CONFIG
+would.
+"""
 
 import json
 import signal
@@ -13,8 +15,9 @@ from processes import ROOT, ends, records, start
 from nets.parameters import read_parameters
 
 COMMAND = (
-    "--arch ResNet-20 --dataset DIGITS --baseline_epoch 1 --train_epoch 1 --search_target_rate 0.92 --val_per_class 4 "
-    "--subset_per_class 32 --search_batch_size 40 --num_teacher 2 --steps_per_call 3 --resident_mib 64"
+    "--arch ResNet-20 --dataset DIGITS --baseline_epoch 1 --train_epoch 1 --search_target_rate 0.92"
+    " --val_per_class 4 --subset_per_class 32 --search_batch_size 40 --num_teacher 2"
+    " --steps_per_call 3 --resident_mib 64"
 ).split()
 
 
@@ -22,9 +25,16 @@ COMMAND = (
 def single(tmp_path_factory):
     """The folder of one process with two replicas."""
     folder = tmp_path_factory.mktemp("single") / "run"
-    # In a process of its own: a second MirroredStrategy takes the first one's collective operations for its own.
+    # In a process of its own: a second MirroredStrategy takes the first one's collective operations
+    # for its own.
     flags = [*COMMAND, "--train_path", str(folder), "--cpu_replicas", "2"]
-    run = subprocess.run([sys.executable, "train_cifar.py", *flags], cwd=ROOT, capture_output=True, text=True, timeout=300)
+    run = subprocess.run(
+        [sys.executable, "train_cifar.py", *flags],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
     assert run.returncode == 0, run.stderr
     return folder
 
@@ -32,7 +42,9 @@ def single(tmp_path_factory):
 def assert_same_run(folder, single):
     """The same gates, widths, bank and parameters."""
     searched, expected = (records(path, "search.jsonl") for path in (folder, single))
-    assert [line["gate"] for line in searched] == [line["gate"] for line in expected] and len(searched) > 3
+    assert [line["gate"] for line in searched] == [line["gate"] for line in expected] and len(
+        searched
+    ) > 3
     assert [line["widths"] for line in searched] == [line["widths"] for line in expected]
     banks = [np.load(path / "memory_bank.npy").astype(np.float32) for path in (folder, single)]
     np.testing.assert_allclose(*banks, atol=2e-3 * np.abs(banks[1]).max())
@@ -40,7 +52,9 @@ def assert_same_run(folder, single):
         arrays, expected = (read_parameters(str(path / name))[0] for path in (folder, single))
         assert arrays.keys() == expected.keys()
         for key, array in arrays.items():
-            assert np.abs(array - expected[key]).max() <= 1e-5 * max(np.abs(expected[key]).max(), 1e-3), (name, key)
+            assert np.abs(array - expected[key]).max() <= 1e-5 * max(
+                np.abs(expected[key]).max(), 1e-3
+            ), (name, key)
 
 
 def test_two_machines_are_two_replicas_and_the_chief_writes_all_but_rows(tmp_path, single):
@@ -49,16 +63,27 @@ def test_two_machines_are_two_replicas_and_the_chief_writes_all_but_rows(tmp_pat
     chief, worker = ends(start(flags, flags, watched=several))
     assert (chief[0], worker[0]) == (0, 0), chief[2] + worker[2]
     assert "is the result" in chief[1]
-    assert worker[1].splitlines() == [line for line in worker[1].splitlines() if line.startswith("machine 1 of 2")]
+    assert worker[1].splitlines() == [
+        line for line in worker[1].splitlines() if line.startswith("machine 1 of 2")
+    ]
 
     assert_same_run(several, single)
-    names = lambda folder: sorted(path.name for path in folder.rglob("*") if "tfevents" not in path.name)
+    names = lambda folder: sorted(
+        path.name for path in folder.rglob("*") if "tfevents" not in path.name
+    )
     assert names(several) == names(single) and len(list(several.glob("events.out.tfevents.*"))) == 1
 
-    # A finished run says so on the chief; test.py takes the same cluster, and both machines must be asked the same.
+    # A finished run says so on the chief; test.py takes the same cluster, and both machines must be
+    # asked the same.
     (code, out, err), _ = ends(start(flags, flags))
     assert code == 0 and "nothing is left to do" in out, err
-    flags = ["--trained_param", str(several / "trained_param.pkl"), "--json", "--val_batch_size", "356"]
+    flags = [
+        "--trained_param",
+        str(several / "trained_param.pkl"),
+        "--json",
+        "--val_batch_size",
+        "356",
+    ]
     chief, worker = ends(start(flags, flags, program="test.py"))
     assert chief[0] == 2 and "does not divide into 2 replicas" in chief[2]
     flags[-1] = "64"
@@ -67,11 +92,17 @@ def test_two_machines_are_two_replicas_and_the_chief_writes_all_but_rows(tmp_pat
     figures = json.loads((several / "result.json").read_text())["pruned"]
     assert json.loads(chief[1])["top1"] == figures["top1"] and json.loads(chief[1])["images"] == 355
     for code, _, err in ends(start(flags, [*flags, "--val_batch_size", "32"], program="test.py")):
-        assert code == 2 and "val_batch_size: 64 at the chief, 32 there" in err.splitlines()[-1] and "Traceback" not in err, err
+        assert (
+            code == 2
+            and "val_batch_size: 64 at the chief, 32 there" in err.splitlines()[-1]
+            and "Traceback" not in err
+        ), err
 
 
 def interrupted(folder, victim, number, after="step   1"):
-    """(exit codes, lines on stderr) of two machines, one of which gets a signal when the chief has printed `after`."""
+    """(exit codes, lines on stderr) of two machines, one of which gets a signal when the chief has
+    printed `after`.
+    """
     flags = [*COMMAND, "--train_path", str(folder)]
     processes = start(flags, flags)
     try:
@@ -93,34 +124,52 @@ def test_a_machine_that_dies_ends_the_other_with_one_line(tmp_path, victim):
     codes, said = interrupted(tmp_path / "run", victim, signal.SIGKILL)
     assert codes[1 - victim] == 1
     (line,) = said[1 - victim]
-    assert "has stopped or is out of reach" in line and line.endswith("; the same command goes on from there")
+    assert "has stopped or is out of reach" in line and line.endswith(
+        "; the same command goes on from there"
+    )
 
 
 @pytest.mark.slow
 def test_a_machine_that_is_stopped_stops_the_other_and_both_go_on_later(tmp_path, single):
-    """In the same step, of a training and of the search, with all saved by the chief, although it was the other that was told."""
+    """In the same step, of a training and of the search, with all saved by the chief, although it
+    was the other that was told.
+    """
     folder, unfinished = tmp_path / "run", tmp_path / "run" / "checkpoints"
-    for number, after, begun in ((signal.SIGTERM, "no trained", "baseline.npz"), (signal.SIGINT, "step   1", "search.npz")):
+    for number, after, begun in (
+        (signal.SIGTERM, "no trained", "baseline.npz"),
+        (signal.SIGINT, "step   1", "search.npz"),
+    ):
         codes, said = interrupted(folder, 1, number, after)
         assert codes == [128 + number] * 2, said
         for lines in said:
-            assert lines[-1] == f"train_cifar.py: stopped by {number.name}, all is saved; the same command goes on from there"
+            assert (
+                lines[-1]
+                == f"train_cifar.py: stopped by {number.name}, all is saved; the same command goes"
+                " on from there"
+            )
         assert (unfinished / begun).exists()
     steps = len(records(folder, "search.jsonl"))
     flags = [*COMMAND, "--train_path", str(folder)]
     chief, worker = ends(start(flags, flags))
     assert (chief[0], worker[0]) == (0, 0), chief[2] + worker[2]
-    assert "baseline epoch" not in chief[1] and f"the search goes on after step {steps - 1}" in chief[1]
+    assert (
+        "baseline epoch" not in chief[1]
+        and f"the search goes on after step {steps - 1}" in chief[1]
+    )
     assert_same_run(folder, single)
 
 
 def test_machines_that_would_not_compute_the_same_are_refused_on_all(tmp_path):
     flags = [*COMMAND, "--train_path", str(tmp_path / "run")]
     for code, _, err in ends(start(flags, [*flags, "--seed", "3"])):
-        assert code == 2 and "machine 1, 127.0.0.1:" in err and "seed: 0 at the chief, 3 there" in err, err
+        assert (
+            code == 2 and "machine 1, 127.0.0.1:" in err and "seed: 0 at the chief, 3 there" in err
+        ), err
         assert len(err.splitlines()) == 1
     for code, _, err in ends(start(flags, [*flags[:-1], str(tmp_path / "elsewhere")])):
-        assert code == 2 and "elsewhere is not the chief's" in err and len(err.splitlines()) == 1, err
+        assert code == 2 and "elsewhere is not the chief's" in err and len(err.splitlines()) == 1, (
+            err
+        )
     for code, _, err in ends(start(flags, [*flags, "--trained_param", "missing.pkl"])):
         assert code == 2 and "missing.pkl" in err and len(err.splitlines()) == 1, err
     assert not (tmp_path / "elsewhere").exists()

@@ -5,7 +5,15 @@ import itertools
 import numpy as np
 import pytest
 
-from ekg.candidates import FILTERS, filter_numbers, fine_search, reduced, slice_steps, trimmed_otsu, worth_evaluating
+from ekg.candidates import (
+    FILTERS,
+    filter_numbers,
+    fine_search,
+    reduced,
+    slice_steps,
+    trimmed_otsu,
+    worth_evaluating,
+)
 
 
 def test_slice_steps():
@@ -38,7 +46,9 @@ def test_trimmed_otsu_by_hand(count):
 def test_otsu_leaves_two_on_the_upper_side():
     numbers = [0, 1, 1, 1, 100, 200]  # trimmed by 2 at each end: 1, 1
     assert trimmed_otsu(numbers) is None
-    assert trimmed_otsu([0, 1, 2, 3, 100, 200, 300]) == 2.5  # trimmed to 2, 3, 100: the split 2 | 3, 100 is the only one
+    assert (
+        trimmed_otsu([0, 1, 2, 3, 100, 200, 300]) == 2.5
+    )  # trimmed to 2, 3, 100: the split 2 | 3, 100 is the only one
 
 
 def test_equal_splits_take_the_lowest():
@@ -69,17 +79,29 @@ def test_slice_filter_rounds_halves_to_even():
 def test_per_mac_divides_by_what_goes_with_the_slice():
     saved = lambda rates, gate: [10, 0, 2][gate] * rates[gate]
     numbers = filter_numbers("per_mac", SCORES, SIZES, [1.0, 0.75, 0.5], [0.25, 0.25, 0.25], saved)
-    np.testing.assert_allclose(numbers, [1 / 10, 0, 4 / 1])  # nothing goes with the second: nothing is lost
+    np.testing.assert_allclose(
+        numbers, [1 / 10, 0, 4 / 1]
+    )  # nothing goes with the second: nothing is lost
 
 
 def test_per_use_divides_by_the_places_that_a_score_is_summed_over():
-    numbers = filter_numbers("per_use", SCORES, SIZES, [1.0, 0.75, 0.5], [0.25, 0.25, 0.25], uses=np.array([1, 3, 4]))
+    numbers = filter_numbers(
+        "per_use", SCORES, SIZES, [1.0, 0.75, 0.5], [0.25, 0.25, 0.25], uses=np.array([1, 3, 4])
+    )
     np.testing.assert_allclose(numbers, [1, 6 / 3, 4 / 4])
 
 
 def test_a_gate_at_rate_zero_is_no_candidate_under_any_filter():
     for candidate_filter in FILTERS:
-        chosen = worth_evaluating(candidate_filter, SCORES, SIZES, [0.0, 0.5, 0.5], [0.25] * 3, lambda rates, gate: 1, np.ones(3))
+        chosen = worth_evaluating(
+            candidate_filter,
+            SCORES,
+            SIZES,
+            [0.0, 0.5, 0.5],
+            [0.25] * 3,
+            lambda rates, gate: 1,
+            np.ones(3),
+        )
         assert 0 not in chosen and 1 in chosen
 
 
@@ -92,7 +114,9 @@ def test_fine_search_keeps_the_widest_rate_at_or_under_the_target():
     flops_of = lambda filters: 10 * int(filters[0]) + int(filters[1])
     for target, size, step in itertools.product(range(30, 160, 7), [16], [0.2, 0.5]):
         rates = fine_search(flops_of, [size, 4], [1.0, 1.0], 0, step, target)
-        kept = [k for k in range(int(np.ceil(size * (1 - step) - 0.02)), size) if 10 * k + 4 <= target]
+        kept = [
+            k for k in range(int(np.ceil(size * (1 - step) - 0.02)), size) if 10 * k + 4 <= target
+        ]
         expected = kept[-1] if kept else int(np.ceil(size * (1 - step) - 0.02))
         assert int(np.ceil(size * rates[0] - 0.02)) == expected, (target, step)
         assert rates[1] == 1.0

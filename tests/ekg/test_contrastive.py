@@ -4,7 +4,14 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from ekg.contrastive import choose_knowledge, contrastive_loss, kld, plain_loss, taught_loss, temperature
+from ekg.contrastive import (
+    choose_knowledge,
+    contrastive_loss,
+    kld,
+    plain_loss,
+    taught_loss,
+    temperature,
+)
 
 
 def softmax(x):
@@ -16,12 +23,17 @@ def divergence(x, y, t):
 
 
 RNG = np.random.default_rng(0)
-P, M = RNG.standard_normal((6, 2, 5)).astype(np.float32), RNG.standard_normal((6, 5, 4)).astype(np.float32)
+P, M = (
+    RNG.standard_normal((6, 2, 5)).astype(np.float32),
+    RNG.standard_normal((6, 5, 4)).astype(np.float32),
+)
 M[..., 2] = M[..., 0] + 0.1 * M[..., 2]
 
 
 def test_kld():
-    np.testing.assert_allclose(kld(M[..., 0], M[..., 1], 4.0), divergence(M[..., 0], M[..., 1], 4), rtol=1e-4)
+    np.testing.assert_allclose(
+        kld(M[..., 0], M[..., 1], 4.0), divergence(M[..., 0], M[..., 1], 4), rtol=1e-4
+    )
     np.testing.assert_allclose(kld(M[..., 0], M[..., 0], 4.0), 0, atol=1e-6)
 
 
@@ -48,16 +60,23 @@ def test_a_perfect_student_listens_to_the_top_alone():
 
 
 def test_loss_and_its_gradient():
-    """Against the sum by hand; M_bar and the decisions carry no gradient, so d / dP is softmax differences alone."""
+    """Against the sum by hand; M_bar and the decisions carry no gradient, so d / dP is softmax
+    differences alone.
+    """
     labels = np.arange(6) % 5
     logits = tf.Variable(P)
     with tf.GradientTape() as tape:
-        loss = contrastive_loss({"labels": labels, "bank": M.astype(np.float16)}, tf.convert_to_tensor(logits))
+        loss = contrastive_loss(
+            {"labels": labels, "bank": M.astype(np.float16)}, tf.convert_to_tensor(logits)
+        )
         total = tf.reduce_sum(loss)
     bank = M.astype(np.float16).astype(np.float32)
     counts = choose_knowledge(tf.constant(bank), tf.constant(P), 4.0)[1].numpy()
     mean = bank[..., counts].mean(-1)
-    expected = sum(-np.log(softmax(P[:, v])[np.arange(6), labels]) + divergence(mean, P[:, v], 4) for v in range(2))
+    expected = sum(
+        -np.log(softmax(P[:, v])[np.arange(6), labels]) + divergence(mean, P[:, v], 4)
+        for v in range(2)
+    )
     np.testing.assert_allclose(loss, expected, rtol=1e-4)
     gradient = softmax(P) - np.eye(5)[labels][:, None] + softmax(P / 4) - softmax(mean / 4)[:, None]
     np.testing.assert_allclose(tape.gradient(total, logits), gradient, rtol=1e-3, atol=1e-5)
@@ -71,4 +90,6 @@ def test_a_live_teacher_answers_to_each_view_of_its_own():
         plain = -sum(np.log(softmax(P[:, view]))[np.arange(6), labels] for view in range(2))
         np.testing.assert_allclose(loss, plain + divergence(answers, P, used).sum(1), rtol=1e-4)
     agrees = taught_loss({"labels": labels, "answers": P}, tf.constant(P), label_smoothing=0.1)
-    np.testing.assert_allclose(agrees, plain_loss({"labels": labels}, tf.constant(P), 0.1), rtol=1e-4)
+    np.testing.assert_allclose(
+        agrees, plain_loss({"labels": labels}, tf.constant(P), 0.1), rtol=1e-4
+    )

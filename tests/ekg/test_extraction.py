@@ -46,11 +46,18 @@ def test_reestimated_averages_are_those_of_the_batches(network, runtime, images)
     """After it, moving averages normalise the very batch as its own statistics do."""
     step = statistics_step(network, runtime, lambda batch: batch["images"])
     reestimate(network, step, [{"images": images}])
-    np.testing.assert_allclose(network(images, Pass("moving")), network(images, Pass("batch")), rtol=1e-3, atol=1e-4)
+    np.testing.assert_allclose(
+        network(images, Pass("moving")), network(images, Pass("batch")), rtol=1e-3, atol=1e-4
+    )
     before = network.batch_norms[0].arrays["moving_mean"].numpy()
     other = images[::-1] * 2 + 1
     reestimate(network, step, [{"images": images}, {"images": other}])
     run = Pass("batch")
     network(other, run)
     expected = (before.reshape(-1) + run.batch_statistics[0][0].numpy()) / 2
-    np.testing.assert_allclose(network.batch_norms[0].arrays["moving_mean"].numpy().reshape(-1), expected, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(
+        network.batch_norms[0].arrays["moving_mean"].numpy().reshape(-1),
+        expected,
+        rtol=1e-4,
+        atol=1e-5,
+    )

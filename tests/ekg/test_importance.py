@@ -7,7 +7,10 @@ from ekg.importance import filters_kept, importance, masks, ranks
 
 
 def test_importance_takes_absolute_values_after_the_sum_over_a_batch_and_before_any_other():
-    first = [[np.array([1.0, -2.0]), np.array([-3.0, 0.5])], [np.array([5.0])]]  # two uses of gate 0, one of gate 1
+    first = [
+        [np.array([1.0, -2.0]), np.array([-3.0, 0.5])],
+        [np.array([5.0])],
+    ]  # two uses of gate 0, one of gate 1
     second = [[np.array([-1.0, 1.0]), np.array([1.0, 1.0])], [np.array([-2.0])]]
     np.testing.assert_allclose(importance([first, second]), [6.0, 4.5, 7.0])
 
@@ -18,7 +21,8 @@ def test_ranks_are_by_gate_and_stable():
 
 
 @pytest.mark.parametrize(
-    "size, rate, kept", [(16, 1.0, 16), (16, 0.8, 13), (64, 0.1875, 12), (10, 0.7, 7), (3, 0.33333, 1), (16, 0.0, 1)]
+    "size, rate, kept",
+    [(16, 1.0, 16), (16, 0.8, 13), (64, 0.1875, 12), (10, 0.7, 7), (3, 0.33333, 1), (16, 0.0, 1)],
 )
 def test_filters_kept(size, rate, kept):
     assert filters_kept([size], [rate])[0] == kept
@@ -38,6 +42,8 @@ def test_masks_keep_the_most_important_and_at_least_one():
         order = np.concatenate([rng.permutation(n) for n in sizes])
         rates = rng.random(4) * rng.integers(0, 2, 4)
         flat = masks(sizes, rates, order)
-        for mask, rank, kept in zip(np.split(flat, [1, 5, 21]), np.split(order, [1, 5, 21]), filters_kept(sizes, rates)):
+        for mask, rank, kept in zip(
+            np.split(flat, [1, 5, 21]), np.split(order, [1, 5, 21]), filters_kept(sizes, rates)
+        ):
             assert mask.sum() == kept >= 1
             assert rank[mask > 0].max() < rank[mask == 0].min(initial=len(rank))

@@ -7,7 +7,11 @@ from ekg.knowledge import cross_entropy, knowledge_loss, reward_loss, update_kno
 from engine.logits import log_softmax
 
 RNG = np.random.default_rng(0)
-LOGITS, KNOWLEDGE, LABELS = RNG.standard_normal((6, 4)), RNG.standard_normal((6, 4)), np.arange(6) % 4
+LOGITS, KNOWLEDGE, LABELS = (
+    RNG.standard_normal((6, 4)),
+    RNG.standard_normal((6, 4)),
+    np.arange(6) % 4,
+)
 
 
 def softmax(x):
@@ -15,19 +19,28 @@ def softmax(x):
 
 
 def test_losses():
-    assert cross_entropy(LABELS, LOGITS) == pytest.approx(-np.log(softmax(LOGITS)[np.arange(6), LABELS]).mean())
-    assert knowledge_loss(KNOWLEDGE, LOGITS) == pytest.approx(-(softmax(KNOWLEDGE) * np.log(softmax(LOGITS))).sum(1).mean())
+    assert cross_entropy(LABELS, LOGITS) == pytest.approx(
+        -np.log(softmax(LOGITS)[np.arange(6), LABELS]).mean()
+    )
+    assert knowledge_loss(KNOWLEDGE, LOGITS) == pytest.approx(
+        -(softmax(KNOWLEDGE) * np.log(softmax(LOGITS))).sum(1).mean()
+    )
 
 
 def test_losses_of_blocks_are_those_of_the_whole_to_the_bit(monkeypatch):
-    labels, knowledge, logits = RNG.integers(0, 4, 1001), *RNG.standard_normal((2, 1001, 4)).astype(np.float32)
+    labels, knowledge, logits = (
+        RNG.integers(0, 4, 1001),
+        *RNG.standard_normal((2, 1001, 4)).astype(np.float32),
+    )
     whole = cross_entropy(labels, logits), knowledge_loss(knowledge, logits)
     monkeypatch.setattr("ekg.knowledge.BLOCK", 4 * 17)
     assert (cross_entropy(labels, logits), knowledge_loss(knowledge, logits)) == whole
 
 
 def test_large_logits_do_not_overflow():
-    np.testing.assert_allclose(log_softmax(np.float32([[1e5, 0], [-1e5, 0]])), [[0, -1e5], [-1e5, 0]])
+    np.testing.assert_allclose(
+        log_softmax(np.float32([[1e5, 0], [-1e5, 0]])), [[0, -1e5], [-1e5, 0]]
+    )
 
 
 def test_the_running_mean_is_the_mean():

@@ -15,7 +15,15 @@ from processes import addresses
 
 from dataloader.sampling import shuffled_batches
 from distribution.machines import Alone, Cluster, Meeting
-from ekg.memory_bank import bank_batches, build, build_order, choose_teachers, columns, plan_of, teachers_of
+from ekg.memory_bank import (
+    bank_batches,
+    build,
+    build_order,
+    choose_teachers,
+    columns,
+    plan_of,
+    teachers_of,
+)
 from files.bank_file import BankFile, open_bank
 from files.bank_rows import Dense, Top, row_codec
 from utils import UserError
@@ -57,7 +65,7 @@ def test_sorted_labels_are_mixed_and_others_left_as_they_lie():
     np.testing.assert_array_equal(build_order(mixed, [0, 4]), np.arange(500))
 
 
-# --------------------------------------------------------------------------------------------- who computes which image when
+# -------------------------------------------------------------------- who computes which image when
 
 
 @pytest.mark.parametrize("machines", [1, 2, 3, 5])
@@ -66,13 +74,19 @@ def test_sorted_labels_are_mixed_and_others_left_as_they_lie():
 def test_every_image_is_an_entry_s_own_once_and_of_the_machine_that_has_it(count, size, machines):
     rng = np.random.default_rng(count * size + machines)
     order = rng.permutation(count)
-    for owner in (None, np.arange(count) % machines, rng.permutation(np.minimum(np.arange(count), machines - 1))):
+    for owner in (
+        None,
+        np.arange(count) % machines,
+        rng.permutation(np.minimum(np.arange(count), machines - 1)),
+    ):
         batches = bank_batches(order, size, machines, owner)
         ids, own = map(np.stack, zip(*batches))
         assert ids.shape == own.shape == (len(batches), min(size, count)) and ids.dtype == np.int64
         assert sorted(ids[own]) == list(range(count))
         parts = [columns(ids.shape[1], machines, w) for w in range(machines)]
-        assert np.concatenate([np.arange(ids.shape[1])[part] for part in parts]).tolist() == list(range(ids.shape[1]))
+        assert np.concatenate([np.arange(ids.shape[1])[part] for part in parts]).tolist() == list(
+            range(ids.shape[1])
+        )
         if owner is None:
             np.testing.assert_array_equal(ids[own], order)
             np.testing.assert_array_equal(ids.reshape(-1)[count:], order[: ids.size - count])
@@ -85,9 +99,18 @@ def test_every_image_is_an_entry_s_own_once_and_of_the_machine_that_has_it(count
 
 def test_other_batches_are_another_plan():
     order, owner = np.arange(24), np.arange(24) % 3
-    ways = [(order, 6), (order, 8), (order[::-1], 6), (order, 6, 3, owner), (order, 6, 3, owner[::-1]), (order, 6, 2, owner // 2)]
+    ways = [
+        (order, 6),
+        (order, 8),
+        (order[::-1], 6),
+        (order, 6, 3, owner),
+        (order, 6, 3, owner[::-1]),
+        (order, 6, 2, owner // 2),
+    ]
     assert len({plan_of(bank_batches(*way)) for way in ways}) == len(ways)
-    assert plan_of(bank_batches(order, 6)) == plan_of(bank_batches(order, 6, 3))  # all machines can read all
+    assert plan_of(bank_batches(order, 6)) == plan_of(
+        bank_batches(order, 6, 3)
+    )  # all machines can read all
 
 
 def test_a_machine_without_images_or_columns_is_named():
@@ -97,13 +120,19 @@ def test_a_machine_without_images_or_columns_is_named():
         bank_batches(np.arange(9), 2, 3, np.arange(9) % 3)
 
 
-# ------------------------------------------------------------------------------------------------------ written and read
+# --------------------------------------------------------------------------------- written and read
 
 
 def begun(folder, shape, **settings):
     """The unfinished bank of `folder`."""
     folder.mkdir(exist_ok=True)
-    return BankFile(str(folder / "unfinished.npy"), str(folder / "notes.json"), shape, 5, **{"machines": Alone()} | settings)
+    return BankFile(
+        str(folder / "unfinished.npy"),
+        str(folder / "notes.json"),
+        shape,
+        5,
+        **{"machines": Alone()} | settings,
+    )
 
 
 def predictor(teachers):
@@ -143,14 +172,28 @@ def test_row_n_belongs_to_image_n_after_shuffling(tmp_path, sort):
 
 @pytest.mark.parametrize("codec", [None, Top(7, 3, 2, 4.0)], ids=["dense", "top"])
 def test_rows_are_found_as_in_an_array(tmp_path, codec):
-    logits, shape = np.random.default_rng(0).standard_normal((40, 3, 7)).astype(np.float16), (40, 7, 3)
+    logits, shape = (
+        np.random.default_rng(0).standard_normal((40, 3, 7)).astype(np.float16),
+        (40, 7, 3),
+    )
     new = begun(tmp_path, shape, codec=codec)
-    for rows in np.split(np.random.default_rng(1).permutation(40), [13, 13, 30]):  # the second has none
+    for rows in np.split(
+        np.random.default_rng(1).permutation(40), [13, 13, 30]
+    ):  # the second has none
         new.add(rows, logits[rows])
     new.complete(str(tmp_path / "bank.npy"))
     bank, codec = open_bank(tmp_path / "bank.npy", shape, codec), codec or Dense(7, 3)
     whole = codec.decode(codec.encode(logits))
-    for indices in (slice(None), slice(1), slice(30, 2, -7), 5, [3, 3, 2, 4, 39, 0], np.arange(12).reshape(3, 2, 2), [], [[]]):
+    for indices in (
+        slice(None),
+        slice(1),
+        slice(30, 2, -7),
+        5,
+        [3, 3, 2, 4, 39, 0],
+        np.arange(12).reshape(3, 2, 2),
+        [],
+        [[]],
+    ):
         expected = whole[np.asarray(indices, int) if isinstance(indices, list) else indices]
         np.testing.assert_array_equal(bank[indices], expected)
         assert bank[indices].dtype == np.float16 and bank[indices].nbytes == expected.nbytes
@@ -214,20 +257,27 @@ def test_nothing_is_noted_that_is_not_on_the_disk(tmp_path, monkeypatch):
     build(bank, in_batches(np.arange(23), 5), predictor(3))
 
     def fsync(descriptor):
-        assert os.path.samestat(os.fstat(descriptor), os.stat(bank.path))  # before that of the notes
+        assert os.path.samestat(
+            os.fstat(descriptor), os.stat(bank.path)
+        )  # before that of the notes
         raise OSError(errno.EIO, os.strerror(errno.EIO))
 
     monkeypatch.setattr(os, "fsync", fsync)
     for save in (lambda: bank.save(1.0), lambda: bank.complete(str(tmp_path / "bank.npy"))):
         with pytest.raises(OSError, match=r"Input/output error: .*/unfinished.npy"):
             save()
-    assert json.loads((tmp_path / "notes.json").read_text())["batches"] == 0 and not (tmp_path / "bank.npy").exists()
+    assert (
+        json.loads((tmp_path / "notes.json").read_text())["batches"] == 0
+        and not (tmp_path / "bank.npy").exists()
+    )
 
 
 def test_what_the_system_writes_and_reads_in_pieces_is_whole(tmp_path, monkeypatch):
     pwrite, preadv = os.pwrite, os.preadv
     monkeypatch.setattr(os, "pwrite", lambda file, data, place: pwrite(file, data[:7], place))
-    monkeypatch.setattr(os, "preadv", lambda file, parts, place: preadv(file, [parts[0][:5]], place))
+    monkeypatch.setattr(
+        os, "preadv", lambda file, parts, place: preadv(file, [parts[0][:5]], place)
+    )
     new = begun(tmp_path, (23, 2, 3))
     build(new, in_batches(np.arange(23), 5), predictor(3))
     new.complete(tmp_path / "bank.npy")
@@ -240,7 +290,9 @@ def test_a_file_that_becomes_shorter_is_found_out_when_it_is_read(tmp_path):
     np.save(tmp_path / "bank.npy", np.zeros((4, 2, 3), np.float16))
     bank = open_bank(tmp_path / "bank.npy", (4, 2, 3))
     os.truncate(tmp_path / "bank.npy", 130)
-    with pytest.raises(UserError, match=r"bank.npy is damaged \(it has become shorter\); delete it"):
+    with pytest.raises(
+        UserError, match=r"bank.npy is damaged \(it has become shorter\); delete it"
+    ):
         bank[[3]]
 
 
@@ -256,11 +308,13 @@ def test_a_disk_that_fails_is_named_when_it_is_read(tmp_path, monkeypatch):
         bank[[3]]
 
 
-# ------------------------------------------------------------------------------------------------------- several machines
+# --------------------------------------------------------------------------------- several machines
 
 
 def on_machines(count, job):
-    """What job(machines) gives, or the error it ends with, on each of `count` machines, threads that have met."""
+    """What job(machines) gives, or the error it ends with, on each of `count` machines, threads
+    that have met.
+    """
     results = [None] * count
     where = tuple(addresses(count))
 
@@ -314,7 +368,9 @@ def test_each_machine_writes_its_own_rows_and_the_chief_the_notes(tmp_path):
 
 def test_a_machine_that_does_not_see_the_chief_s_file_ends_all(tmp_path):
     (tmp_path / "0").mkdir()
-    said = on_machines(2, lambda machines: begun(tmp_path / str(machines.index), (23, 2, 3), machines=machines))
+    said = on_machines(
+        2, lambda machines: begun(tmp_path / str(machines.index), (23, 2, 3), machines=machines)
+    )
     assert all(isinstance(error, UserError) for error in said), said
     assert all("1/unfinished.npy is not the chief's" in str(error) for error in said)
     # What is wrong with the chief's notes is said on all as well.
@@ -323,7 +379,7 @@ def test_a_machine_that_does_not_see_the_chief_s_file_ends_all(tmp_path):
     assert all("none of this program's" in str(error) for error in said), said
 
 
-# ----------------------------------------------------------------------------------------------------------- memory
+# ------------------------------------------------------------------------------------------- memory
 
 
 GROWTH = """
@@ -350,7 +406,9 @@ print(peak_rss_mib() - begin)
 """
 
 
-@pytest.mark.skipif(not os.path.exists("/proc/self/clear_refs"), reason="memory is measured as Linux tells it")
+@pytest.mark.skipif(
+    not os.path.exists("/proc/self/clear_refs"), reason="memory is measured as Linux tells it"
+)
 def test_memory_does_not_grow_with_the_number_of_images(tmp_path):
     """25 MiB of rows written and read; mapped, they would be resident."""
     growth = {}
@@ -362,11 +420,21 @@ def test_memory_does_not_grow_with_the_number_of_images(tmp_path):
     assert growth[1_000_000] < growth[10_000] + 3 and growth[1_000_000] < 12, growth
 
 
-# ------------------------------------------------------------------------------------------------- what is refused
+# ---------------------------------------------------------------------------------- what is refused
 
 
 @pytest.mark.parametrize(
-    "damage", ["cut short", "another shape", "another codec", "other batches", "no bank", "strange notes", "too many", "no notes"]
+    "damage",
+    [
+        "cut short",
+        "another shape",
+        "another codec",
+        "other batches",
+        "no bank",
+        "strange notes",
+        "too many",
+        "no notes",
+    ],
 )
 def test_an_unfinished_bank_that_is_damaged_is_refused(tmp_path, damage):
     bank, shape = begun(tmp_path, (23, 2, 3)), (23, 2, 3)
@@ -381,7 +449,9 @@ def test_an_unfinished_bank_that_is_damaged_is_refused(tmp_path, damage):
             begun(tmp_path, shape, plan=plan_of(bank_batches(np.arange(23), 5)))
         return
     elif damage == "another codec":
-        with pytest.raises(UserError, match=r"unfinished.npy is damaged \(it is float16 \[23, 2, 3\], expected "):
+        with pytest.raises(
+            UserError, match=r"unfinished.npy is damaged \(it is float16 \[23, 2, 3\], expected "
+        ):
             begun(tmp_path, shape, codec=Top(2, 3, 1, 4.0))
         return
     elif damage == "no bank":
@@ -394,12 +464,16 @@ def test_an_unfinished_bank_that_is_damaged_is_refused(tmp_path, damage):
         notes.unlink()  # then there is nothing to trust, and it begins anew
         assert begun(tmp_path, shape).batches == 0
         return
-    with pytest.raises(UserError, match=r"is damaged .*; delete .*notes.json to build the bank again"):
+    with pytest.raises(
+        UserError, match=r"is damaged .*; delete .*notes.json to build the bank again"
+    ):
         begun(tmp_path, shape)
 
 
 def test_logits_beyond_float16_stop_the_bank(tmp_path):
-    batches = [(np.arange(2), np.array([True, False]), {"id": np.array([1.0, 1e6])})]  # the one that another machine writes
+    batches = [
+        (np.arange(2), np.array([True, False]), {"id": np.array([1.0, 1e6])})
+    ]  # the one that another machine writes
     with pytest.raises(FloatingPointError, match="teacher 0"):
         build(begun(tmp_path, (2, 2, 1)), batches, predictor(1))
 
@@ -419,7 +493,7 @@ def test_another_bank_and_a_damaged_one_are_refused(tmp_path):
         open_bank(tmp_path / "none.npy", (4, 2, 3))
 
 
-# ------------------------------------------------------------------------------------------------- the largest logits alone
+# ------------------------------------------------------------------------- the largest logits alone
 
 
 def probabilities(logits, temperature):
@@ -429,7 +503,10 @@ def probabilities(logits, temperature):
     return powers / powers.sum(-1, keepdims=True)
 
 
-@pytest.mark.parametrize("classes, top, temperature", [(10, 3, 4.0), (1000, 50, 10.0), (1000, 999, 10.0), (70_000, 20, 10.0)])
+@pytest.mark.parametrize(
+    "classes, top, temperature",
+    [(10, 3, 4.0), (1000, 50, 10.0), (1000, 999, 10.0), (70_000, 20, 10.0)],
+)
 def test_the_largest_logits_stay_and_the_others_share_what_is_left(classes, top, temperature):
     rng = np.random.default_rng(classes)
     logits = (4 * rng.standard_normal((6, 2, classes))).astype(np.float16)
@@ -441,7 +518,9 @@ def test_the_largest_logits_stay_and_the_others_share_what_is_left(classes, top,
     chosen = rows["classes"].astype(int)
     for n in range(6):
         for k in range(2):
-            np.testing.assert_array_equal(chosen[n, k], np.argsort(-dense[n, :, k].astype(np.float32), kind="stable")[:top])
+            np.testing.assert_array_equal(
+                chosen[n, k], np.argsort(-dense[n, :, k].astype(np.float32), kind="stable")[:top]
+            )
     mask = np.zeros(logits.shape, bool)
     np.put_along_axis(mask, chosen, True, 2)
     np.testing.assert_array_equal(kept.transpose(0, 2, 1)[mask], logits[mask])

@@ -1,4 +1,6 @@
-"""The whole method on a few generated images: what a run folder holds, that it repeats itself, that it goes on."""
+"""The whole method on a few generated images: what a run folder holds, that it repeats itself, that
+it goes on.
+"""
 
 import dataclasses
 import json
@@ -28,9 +30,9 @@ from utils import UserError
 
 TARGET = 0.9
 COMMAND = (
-    "--arch ResNet-20 --dataset CIFAR10 --baseline_epoch 1 --train_epoch 2 --batch_size 32 --baseline_batch_size 32 "
-    f"--search_target_rate {TARGET} --val_per_class 4 --subset_per_class 6 --search_batch_size 24 --val_batch_size 32 "
-    "--num_teacher 3 --do_log 1"
+    "--arch ResNet-20 --dataset CIFAR10 --baseline_epoch 1 --train_epoch 2 --batch_size 32"
+    f" --baseline_batch_size 32 --search_target_rate {TARGET} --val_per_class 4 --subset_per_class"
+    " 6 --search_batch_size 24 --val_batch_size 32 --num_teacher 3 --do_log 1"
 ).split()
 
 
@@ -68,9 +70,18 @@ def result(folder):
 
 
 def test_the_folder_holds_what_the_readme_says(finished):
-    names = {"config.json", "baseline_param.pkl", "search.jsonl", "search_state.npz", "memory_bank.npy", "slimmed_param.pkl"}
+    names = {
+        "config.json",
+        "baseline_param.pkl",
+        "search.jsonl",
+        "search_state.npz",
+        "memory_bank.npy",
+        "slimmed_param.pkl",
+    }
     names |= {"trained_param.pkl", "training.jsonl", "result.json", "checkpoints", "figures"}
-    found = {path.name for path in finished.iterdir() if not path.name.startswith("events.out.tfevents.")}
+    found = {
+        path.name for path in finished.iterdir() if not path.name.startswith("events.out.tfevents.")
+    }
     assert found == names | {".lock"}
     assert [path.name for path in (finished / "checkpoints").iterdir()] == ["warm_param.pkl"]
     config = json.loads((finished / "config.json").read_text())
@@ -82,7 +93,10 @@ def test_result(finished):
     figures = result(finished)
     for side in ("baseline", "pruned"):
         assert figures[side].keys() == {"top1", "top5", "loss", "params", "flops", "latency_ms"}
-        assert 0 <= figures[side]["top1"] <= figures[side]["top5"] <= 1 and figures[side]["latency_ms"] > 0
+        assert (
+            0 <= figures[side]["top1"] <= figures[side]["top5"] <= 1
+            and figures[side]["latency_ms"] > 0
+        )
     assert figures["baseline"]["flops"] == 41214592
     assert figures["flops_rate"] == figures["pruned"]["flops"] / 41214592 <= TARGET
     stages = {"baseline", "warm_up", "search", "memory_bank", "extraction", "fine_tuning"}
@@ -108,7 +122,13 @@ def test_training_lines_and_tensorboard(finished):
     for path in finished.glob("events.out.tfevents.*"):
         for event in tf.compat.v1.train.summary_iterator(str(path)):
             tags |= {value.tag for value in event.summary.value}
-    assert {"baseline/loss", "baseline/step/loss", "search/flops_rate", "search/accuracy", "fine_tuning/test_top1"} <= tags
+    assert {
+        "baseline/loss",
+        "baseline/step/loss",
+        "search/flops_rate",
+        "search/accuracy",
+        "fine_tuning/test_top1",
+    } <= tags
 
 
 OTHER_WAYS = {  # fine-tuning's teacher -> a search that is not the default one
@@ -120,17 +140,30 @@ OTHER_WAYS = {  # fine-tuning's teacher -> a search that is not the default one
 @pytest.mark.parametrize("teacher", OTHER_WAYS)
 def test_a_run_without_the_ensemble_builds_no_bank(finished, data_path, tmp_path, teacher):
     """One view and no knowledge, or the unpruned network's word on two."""
-    flags = ["--trained_param", str(finished / "baseline_param.pkl"), "--finetune_teacher", teacher, "--train_epoch", "1"]
+    flags = [
+        "--trained_param",
+        str(finished / "baseline_param.pkl"),
+        "--finetune_teacher",
+        teacher,
+        "--train_epoch",
+        "1",
+    ]
     flags += ["--search_warmup_epoch", "0", *OTHER_WAYS[teacher].split()]
     folder = start(data_path, tmp_path / "run", *flags)
     assert not (folder / "memory_bank.npy").exists()
     assert result(folder)["seconds"].keys() == {"warm_up", "search", "extraction", "fine_tuning"}
     (line,) = records(folder, "training.jsonl")
     first = records(finished, "training.jsonl")[2]  # two views, labels and knowledge of a search
-    assert np.isfinite(line["loss"]) and (line["loss"] < 0.75 * first["loss"]) == (teacher == "none")
+    assert np.isfinite(line["loss"]) and (line["loss"] < 0.75 * first["loss"]) == (
+        teacher == "none"
+    )
     searched = records(folder, "search.jsonl")
     uniform = [len(set(line["widths"])) == 1 for line in searched[1:]]
-    assert uniform and all(wide == (teacher == "none") for wide in uniform) and not any(line["candidates"] for line in searched)
+    assert (
+        uniform
+        and all(wide == (teacher == "none") for wide in uniform)
+        and not any(line["candidates"] for line in searched)
+    )
     assert all((line["score"] == line["loss"]) == (teacher == "none") for line in searched[1:])
     assert 0.85 < result(folder)["flops_rate"] <= TARGET
     start(data_path, folder, *flags)  # finished: nothing is left to do
@@ -147,14 +180,26 @@ def test_figures_are_pictures(finished):
 @pytest.fixture(scope="module")
 def searched(finished):
     """(supernet, history) as the folder's files have them."""
-    supernet = build_network("ResNet-20", 10, 32, read_parameters(str(finished / "checkpoints" / "warm_param.pkl"))[0])
-    return supernet, SearchState.load(finished / "search_state.npz", 12, sum(supernet.gate_sizes), 40, 10).history
+    supernet = build_network(
+        "ResNet-20", 10, 32, read_parameters(str(finished / "checkpoints" / "warm_param.pkl"))[0]
+    )
+    return (
+        supernet,
+        SearchState.load(
+            finished / "search_state.npz", 12, sum(supernet.gate_sizes), 40, 10
+        ).history,
+    )
 
 
 def masked_logits(supernet, sub, images):
-    kept = [max(1, int(np.ceil(size * rate - 0.02))) for size, rate in zip(supernet.gate_sizes, sub.rates)]
+    kept = [
+        max(1, int(np.ceil(size * rate - 0.02)))
+        for size, rate in zip(supernet.gate_sizes, sub.rates)
+    ]
     masks = (sub.order < np.repeat(kept, supernet.gate_sizes)).astype(np.float32)
-    return supernet(normalise(images, AUGMENTATIONS["CIFAR10"]), Pass("batch", supernet.split_masks(masks))).numpy()
+    return supernet(
+        normalise(images, AUGMENTATIONS["CIFAR10"]), Pass("batch", supernet.split_masks(masks))
+    ).numpy()
 
 
 def test_the_pruned_network_is_the_masked_one(finished, searched, data_path):
@@ -168,7 +213,9 @@ def test_the_pruned_network_is_the_masked_one(finished, searched, data_path):
 
 
 def test_the_bank_holds_what_the_teachers_say(finished, searched, data_path):
-    """Teacher by teacher and batch by batch in data-set order, the last batch filled up from the start."""
+    """Teacher by teacher and batch by batch in data-set order, the last batch filled up from the
+    start.
+    """
     supernet, history = searched
     bank, images = np.load(finished / "memory_bank.npy"), np.load(data_path)["x_train"]
     assert bank.shape == (100, 10, 3) and bank.dtype == np.float16
@@ -185,7 +232,9 @@ def test_the_bank_holds_what_the_teachers_say(finished, searched, data_path):
 
 def test_the_other_program_agrees(finished, data_path, monkeypatch, capsys):
     path = str(finished / "trained_param.pkl")
-    monkeypatch.setattr(sys, "argv", ["test.py", "--trained_param", path, "--data_path", data_path, "--json"])
+    monkeypatch.setattr(
+        sys, "argv", ["test.py", "--trained_param", path, "--data_path", data_path, "--json"]
+    )
     assert run_program(evaluation_program.main) == 0
     printed = json.loads(capsys.readouterr().out)
     figures = result(finished)
@@ -212,7 +261,9 @@ def same_run(one, other):
 
 
 def test_same_seed_same_run_and_a_second_start_goes_on(finished, data_path, tmp_path, capsys):
-    """A run cut off after extraction, started again by the same command, ends as the uninterrupted one, to the bit."""
+    """A run cut off after extraction, started again by the same command, ends as the uninterrupted
+    one, to the bit.
+    """
     folder = start(data_path, tmp_path / "run", "--train_epoch", "2")
     same_run(finished, folder)
     (folder / "trained_param.pkl").unlink()
@@ -231,13 +282,19 @@ def test_same_seed_same_run_and_a_second_start_goes_on(finished, data_path, tmp_
     assert {path: path.stat().st_mtime_ns for path in folder.rglob("*")} == before
 
 
-def test_a_search_taken_over_ends_as_the_run_that_did_it_itself(finished, data_path, tmp_path, capsys):
-    """To the bit, its records included, and also where the other folder has gone after the first start."""
+def test_a_search_taken_over_ends_as_the_run_that_did_it_itself(
+    finished, data_path, tmp_path, capsys
+):
+    """To the bit, its records included, and also where the other folder has gone after the first
+    start.
+    """
     other, folder = tmp_path / "other", tmp_path / "run"
     shutil.copytree(finished, other)
     again = start(data_path, folder, "--search_from", str(other))
     said = capsys.readouterr().out
-    assert "search to" not in said and "baseline epoch" not in said and "fine_tuning epoch 2/2" in said
+    assert (
+        "search to" not in said and "baseline epoch" not in said and "fine_tuning epoch 2/2" in said
+    )
     same_run(finished, again)
     for key in ("baseline", "search", "extraction"):
         assert result(again)["seconds"][key] == result(finished)["seconds"][key]
@@ -250,35 +307,67 @@ def test_search_and_bank_have_a_precision_of_their_own(finished, data_path, tmp_
     """Float32 where trainings compute in bfloat16, and the other way round."""
     begun = ("--trained_param", str(finished / "baseline_param.pkl"), "--train_epoch", "1")
     in_half = start(data_path, tmp_path / "trainings", *begun, "--precision", "bfloat16")
-    ours, theirs = (read_parameters(str(folder / "checkpoints" / "warm_param.pkl"))[0] for folder in (in_half, finished))
+    ours, theirs = (
+        read_parameters(str(folder / "checkpoints" / "warm_param.pkl"))[0]
+        for folder in (in_half, finished)
+    )
     assert all((array == theirs[key]).all() for key, array in ours.items())
-    steps = [[line | {"seconds": 0} for line in records(folder, "search.jsonl")] for folder in (in_half, finished)]
+    steps = [
+        [line | {"seconds": 0} for line in records(folder, "search.jsonl")]
+        for folder in (in_half, finished)
+    ]
     assert steps[0] == steps[1]
     assert (in_half / "memory_bank.npy").read_bytes() == (finished / "memory_bank.npy").read_bytes()
     in_float = start(data_path, tmp_path / "both", *begun, "--precision", "float32")
     losses = [records(folder, "training.jsonl")[-1]["loss"] for folder in (in_half, in_float)]
     assert losses[0] != losses[1]
-    searched_in_half = start(data_path, tmp_path / "searches", *begun, "--search_precision", "bfloat16", "--train_epoch", "0")
+    searched_in_half = start(
+        data_path,
+        tmp_path / "searches",
+        *begun,
+        "--search_precision",
+        "bfloat16",
+        "--train_epoch",
+        "0",
+    )
     assert records(searched_in_half, "search.jsonl")[0]["loss"] != steps[0][0]["loss"]
 
 
 def test_no_fine_tuning_and_no_search(finished, data_path, tmp_path):
-    """--train_epoch 0 ends after extraction; a target of 1 keeps every filter; a pruned file is a start like any other."""
+    """--train_epoch 0 ends after extraction; a target of 1 keeps every filter; a pruned file is a
+    start like any other.
+    """
     pruned = str(finished / "trained_param.pkl")
-    more = ("--train_epoch", "0", "--search_target_rate", "1", "--search_warmup_epoch", "0", "--trained_param", pruned)
+    more = (
+        "--train_epoch",
+        "0",
+        "--search_target_rate",
+        "1",
+        "--search_warmup_epoch",
+        "0",
+        "--trained_param",
+        pruned,
+    )
     folder = start(data_path, tmp_path / "run", *more)
     assert not (folder / "memory_bank.npy").exists() and not (folder / "trained_param.pkl").exists()
     assert not (folder / "baseline_param.pkl").exists()
     figures = result(folder)
-    assert figures["flops_rate"] == 1 and figures["pruned"]["flops"] == result(finished)["pruned"]["flops"]
-    before, after = (read_parameters(path)[0] for path in (pruned, str(folder / "slimmed_param.pkl")))
+    assert (
+        figures["flops_rate"] == 1
+        and figures["pruned"]["flops"] == result(finished)["pruned"]["flops"]
+    )
+    before, after = (
+        read_parameters(path)[0] for path in (pruned, str(folder / "slimmed_param.pkl"))
+    )
     for name, array in before.items():
         if "moving" not in name:
             np.testing.assert_array_equal(after[name], array)
 
 
 def test_a_run_goes_on_from_its_own_start(finished, data_path, tmp_path, monkeypatch):
-    """Neither another file under the same name nor one found later under pretrained/ takes the start's place."""
+    """Neither another file under the same name nor one found later under pretrained/ takes the
+    start's place.
+    """
     folder, own = tmp_path / "run", tmp_path / "own.pkl"
     shutil.copy(finished / "slimmed_param.pkl", own)
     more = ("--train_epoch", "0", "--search_target_rate", "1", "--search_warmup_epoch", "0")
@@ -296,22 +385,34 @@ def test_a_folder_with_files_of_an_unknown_run_is_refused(finished, data_path, t
 
 
 def test_a_lost_record_is_no_reason_to_fail(finished, data_path, tmp_path):
-    """Without search.jsonl and result.json a finished run's files still make a result, of what was measured now."""
+    """Without search.jsonl and result.json a finished run's files still make a result, of what was
+    measured now.
+    """
     folder = tmp_path / "run"
     shutil.copytree(finished, folder)
     for name in ("search.jsonl", "training.jsonl", "result.json"):
         (folder / name).unlink()
     start(data_path, folder)
     figures, before = result(folder), result(finished)
-    assert figures["pruned"]["top1"] == before["pruned"]["top1"] and figures["flops_rate"] == before["flops_rate"]
+    assert (
+        figures["pruned"]["top1"] == before["pruned"]["top1"]
+        and figures["flops_rate"] == before["flops_rate"]
+    )
     assert figures["seconds"] == {}
 
 
 @pytest.mark.parametrize(
     "name, content",
-    [("config.json", "{"), ("config.json", '{"options": 3}'), ("result.json", "[]"), ("result.json", '{"seconds": 1}')],
+    [
+        ("config.json", "{"),
+        ("config.json", '{"options": 3}'),
+        ("result.json", "[]"),
+        ("result.json", '{"seconds": 1}'),
+    ],
 )
-def test_strange_files_in_the_folder_are_answered_in_one_line(finished, data_path, tmp_path, name, content):
+def test_strange_files_in_the_folder_are_answered_in_one_line(
+    finished, data_path, tmp_path, name, content
+):
     (tmp_path / name).write_text(content)
     with pytest.raises(UserError, match=f"{name} .*choose another --train_path"):
         start(data_path, tmp_path)
@@ -327,13 +428,18 @@ def test_damaged_parameters_of_a_stage_say_what_to_do(finished, data_path, tmp_p
         start(data_path, folder)
 
 
-def test_a_loss_that_is_not_finite_names_its_layer_and_keeps_the_last_epoch(data_path, tmp_path, monkeypatch):
+def test_a_loss_that_is_not_finite_names_its_layer_and_keeps_the_last_epoch(
+    data_path, tmp_path, monkeypatch
+):
     rates = lambda at, _: 0.05 if at < 1 else 1e30
     monkeypatch.setattr("engine.training.learning_rate_at", rates)
     with pytest.raises(FloatingPointError) as stop:
         start(data_path, tmp_path, "--baseline_epoch", "3")
     # Step 1 of epoch 2 takes the mad step; the first layer's weights are lost in step 2.
-    said = r"baseline: the loss is (nan|inf) in epoch 2, step 2, first in bn; try a lower learning rate; .*/baseline.npz keeps"
+    said = (
+        r"baseline: the loss is (nan|inf) in epoch 2, step 2, first in bn; try a lower learning"
+        r" rate; .*/baseline.npz keeps"
+    )
     assert re.match(said, str(stop.value)), stop.value
     kept = load_npz(tmp_path / "checkpoints" / "baseline.npz")
     assert all(np.isfinite(array).all() for array in kept.values() if array.dtype.kind == "f")
@@ -345,7 +451,8 @@ def test_weights_that_are_not_finite_are_not_kept(data_path, tmp_path, monkeypat
     """The last step of an epoch loses them, and no loss tells."""
     monkeypatch.setattr("engine.training.learning_rate_at", lambda *_: np.inf)
     with pytest.raises(
-        FloatingPointError, match=r"^baseline: conv/kernel:0 has become NaN or infinite; try a lower learning rate$"
+        FloatingPointError,
+        match=r"^baseline: conv/kernel:0 has become NaN or infinite; try a lower learning rate$",
     ):
         start(data_path, tmp_path, "--baseline_batch_size", "100")
     assert list((tmp_path / "checkpoints").iterdir()) == []
@@ -358,7 +465,10 @@ def test_a_bank_that_is_not_finite_is_named(finished, data_path, tmp_path):
         (folder / name).unlink()
     bank = np.load(folder / "memory_bank.npy")
     np.save(folder / "memory_bank.npy", np.where(bank == bank.max(), np.float16(np.nan), bank))
-    with pytest.raises(FloatingPointError, match=r"^fine tuning: the loss is nan in epoch 1, .*: its rows of the memory bank"):
+    with pytest.raises(
+        FloatingPointError,
+        match=r"^fine tuning: the loss is nan in epoch 1, .*: its rows of the memory bank",
+    ):
         start(data_path, folder)
 
 
@@ -368,7 +478,9 @@ def test_options_are_frozen():
 
 
 def test_a_run_keeps_the_variant_it_starts_with(data_path, tmp_path, monkeypatch):
-    """In every network and every file of its own; the same arrays in another padding or at another width are another start."""
+    """In every network and every file of its own; the same arrays in another padding or at another
+    width are another start.
+    """
     built = []
 
     def build(*args, **settings):
@@ -380,9 +492,20 @@ def test_a_run_keeps_the_variant_it_starts_with(data_path, tmp_path, monkeypatch
     arrays = build_network("ResNet-20", 10, 32, width_multiplier=0.5).parameters()
     path, variant = str(tmp_path / "param.pkl"), {"padding": "symmetric", "width_multiplier": 0.5}
     write_parameters(path, arrays, variant)
-    flags = ["--search_target_rate", "1", "--train_epoch", "0", "--search_warmup_epoch", "0", "--trained_param", path]
+    flags = [
+        "--search_target_rate",
+        "1",
+        "--train_epoch",
+        "0",
+        "--search_warmup_epoch",
+        "0",
+        "--trained_param",
+        path,
+    ]
     folder = start(data_path, tmp_path / "run", *flags)
-    assert len(built) > 2 and {(network.padding, network.width_multiplier) for network in built} == {("symmetric", 0.5)}
+    assert len(built) > 2 and {
+        (network.padding, network.width_multiplier) for network in built
+    } == {("symmetric", 0.5)}
     own = [read_parameters(str(file))[1] for file in sorted(folder.rglob("*_param.pkl"))]
     assert own and all(variant.items() <= meta.items() and meta["flops_rate"] == 1 for meta in own)
     start(data_path, folder, *flags, "--width_multiplier", "0.5")  # which is the file's
@@ -391,7 +514,10 @@ def test_a_run_keeps_the_variant_it_starts_with(data_path, tmp_path, monkeypatch
         start(data_path, folder, *flags)
 
 
-@pytest.mark.parametrize("flags, width", [([], ""), (["--width_multiplier", "1"], ""), (["--width_multiplier", "0.5"], "-0.5")])
+@pytest.mark.parametrize(
+    "flags, width",
+    [([], ""), (["--width_multiplier", "1"], ""), (["--width_multiplier", "0.5"], "-0.5")],
+)
 def test_apretrained_network_is_found_by_its_width(tmp_path, monkeypatch, flags, width):
     name = f"ResNet-20{width}_CIFAR10.npz"
     monkeypatch.setattr("ekg.preparation.__file__", str(tmp_path / "ekg" / "preparation.py"))
@@ -410,4 +536,7 @@ def test_the_whole_method_on_mobilenet_v2(data_path, tmp_path):
     figures, (arrays, meta) = result(folder), read_parameters(str(folder / "trained_param.pkl"))
     assert figures["baseline"]["flops"] == 6_964_224 and 0.4 < figures["flops_rate"] <= 0.45
     assert meta["width_multiplier"] == 0.1 and meta["flops_rate"] == figures["flops_rate"]
-    assert build_network("MobileNet-v2", 10, 32, arrays, width_multiplier=0.1).cost()[0] == figures["pruned"]["flops"]
+    assert (
+        build_network("MobileNet-v2", 10, 32, arrays, width_multiplier=0.1).cost()[0]
+        == figures["pruned"]["flops"]
+    )

@@ -1,4 +1,6 @@
-"""Every score against plain NumPy, written without looking at its code, on a sub-network of a small ResNet."""
+"""Every score against plain NumPy, written without looking at its code, on a sub-network of a small
+ResNet.
+"""
 
 import numpy as np
 import pytest
@@ -35,7 +37,9 @@ READS = {  # the gate each layer reads
 
 
 class Case:
-    """A network, images, knowledge and a sub-network; `masks` flat float32 [F], `mask` a dict by gate."""
+    """A network, images, knowledge and a sub-network; `masks` flat float32 [F], `mask` a dict by
+    gate.
+    """
 
     def __init__(self):
         rng = np.random.default_rng(0)
@@ -44,22 +48,37 @@ class Case:
         self.parameters = {}
         for layer, name in ((one, name) for one in layers for name in one.arrays):
             array = rng.standard_normal(layer.shape(name, widths))
-            self.parameters[f"{layer.path}/{name}:0"] = np.abs(1 + 0.3 * array) if "variance" in name else 0.1 + 0.5 * array
-        self.parameters = {name: array.astype(np.float32) for name, array in self.parameters.items()}
+            self.parameters[f"{layer.path}/{name}:0"] = (
+                np.abs(1 + 0.3 * array) if "variance" in name else 0.1 + 0.5 * array
+            )
+        self.parameters = {
+            name: array.astype(np.float32) for name, array in self.parameters.items()
+        }
         self.network = build(Arrays(self.parameters))
         self.images = rng.standard_normal((IMAGES, SIZE, SIZE, 3)).astype(np.float32)
         self.labels = np.arange(IMAGES) % CLASSES
         self.knowledge = 2 * rng.standard_normal((IMAGES, CLASSES)).astype(np.float32)
-        kept = np.concatenate([rng.permutation(n) < n - 1 - (n > 4) for n in self.network.gate_sizes])
+        kept = np.concatenate(
+            [rng.permutation(n) < n - 1 - (n > 4) for n in self.network.gate_sizes]
+        )
         self.masks = kept.astype(np.float32)
         self.mask = dict(zip(WRITERS, split(self.masks, self.network.gate_sizes)))
 
     def scores(self, name, runtime, knowledge, batch_size=IMAGES, seed=0):
-        on_val = Validation(self.network, runtime, lambda batch: batch["images"], self.images, self.labels, batch_size)
+        on_val = Validation(
+            self.network,
+            runtime,
+            lambda batch: batch["images"],
+            self.images,
+            self.labels,
+            batch_size,
+        )
         return scorer(name, self.network, on_val.score, seed)(self.masks, knowledge)
 
     def weights(self, layer):
-        """A list of vectors, one for every filter of the sub-network: without dropped inputs, of the whole kernel's norm."""
+        """A list of vectors, one for every filter of the sub-network: without dropped inputs, of
+        the whole kernel's norm.
+        """
         kernel = self.parameters[f"{layer}/kernel:0"].astype(np.float64)
         gate = next(gate for gate, writers in WRITERS.items() if layer in writers)
         into = self.mask[READS[layer]] if layer in READS else np.ones(kernel.shape[2])
@@ -68,7 +87,9 @@ class Case:
         return [k[..., c].ravel() for c in range(k.shape[3])]
 
     def by_hand(self, of_layer):
-        """float64 [F]: of_layer(weights) -> a number for every filter, summed over the layers of a gate; 0 for dropped."""
+        """float64 [F]: of_layer(weights) -> a number for every filter, summed over the layers of a
+        gate; 0 for dropped.
+        """
         scores = []
         for gate, writers in WRITERS.items():
             values = np.zeros(len(self.mask[gate]))
@@ -78,8 +99,13 @@ class Case:
         return np.concatenate(scores)
 
     def taylor(self, knowledge):
-        """float64 [F]: by central differences, the sum over uses of |d loss / d scale of the masked activation there|."""
-        targets = [np.eye(CLASSES)[self.labels], *([] if knowledge is None else [softmax(knowledge.astype(np.float64))])]
+        """float64 [F]: by central differences, the sum over uses of |d loss / d scale of the masked
+        activation there|.
+        """
+        targets = [
+            np.eye(CLASSES)[self.labels],
+            *([] if knowledge is None else [softmax(knowledge.astype(np.float64))]),
+        ]
 
         def loss(scales):
             logits = forward(self.parameters, self.images, self.mask, scales)
@@ -91,8 +117,12 @@ class Case:
             for layer in writers:
                 if layer.endswith("conv3"):
                     continue  # a projection is not masked at its own output
-                change = lambda c, h, layer=layer, gate=gate, eye=eye: loss({(gate, layer): 1 + h * eye[c]})
-                values += [abs(change(c, 1e-5) - change(c, -1e-5)) / 2e-5 for c in range(len(values))]
+                change = lambda c, h, layer=layer, gate=gate, eye=eye: loss(
+                    {(gate, layer): 1 + h * eye[c]}
+                )
+                values += [
+                    abs(change(c, 1e-5) - change(c, -1e-5)) / 2e-5 for c in range(len(values))
+                ]
             scores.append(values)
         return np.concatenate(scores)
 
@@ -103,7 +133,9 @@ def case():
 
 
 def test_the_plain_network_is_the_one_under_test(case, runtime):
-    on_val = Validation(case.network, runtime, lambda batch: batch["images"], case.images, case.labels, IMAGES)
+    on_val = Validation(
+        case.network, runtime, lambda batch: batch["images"], case.images, case.labels, IMAGES
+    )
     (logits,) = on_val.predict(case.masks[None])
     np.testing.assert_allclose(logits, forward(case.parameters, case.images, case.mask), atol=1e-4)
 
@@ -114,7 +146,9 @@ def test_l1_is_the_norm_of_a_filters_weights(case, runtime):
 
 
 def test_fpgm_is_the_distance_to_all_filters_of_the_layer(case, runtime):
-    expected = case.by_hand(lambda weights: [sum(np.linalg.norm(one - other) for other in weights) for one in weights])
+    expected = case.by_hand(
+        lambda weights: [sum(np.linalg.norm(one - other) for other in weights) for one in weights]
+    )
     np.testing.assert_allclose(case.scores("fpgm", runtime, None), expected, rtol=1e-5)
 
 
@@ -127,7 +161,9 @@ def test_gbn_is_the_taylor_expansion_of_the_plain_loss(case, runtime):
 
 def test_ekg_has_the_knowledge_in_its_loss(case, runtime):
     expected = case.taylor(case.knowledge)
-    np.testing.assert_allclose(case.scores("ekg", runtime, case.knowledge), expected, atol=2e-3 * expected.max())
+    np.testing.assert_allclose(
+        case.scores("ekg", runtime, case.knowledge), expected, atol=2e-3 * expected.max()
+    )
     assert np.abs(expected - case.taylor(None)).max() > 0.1 * expected.max()
 
 
@@ -168,18 +204,34 @@ def test_a_score_is_added_by_one_function(monkeypatch, case):
 
 
 def test_depthwise_filters_count_for_the_gate_they_follow():
-    """MobileNet-v2: an expansion's filter has the weights of its own convolution and of the depthwise one behind it."""
+    """MobileNet-v2: an expansion's filter has the weights of its own convolution and of the
+    depthwise one behind it.
+    """
     network = build_network("MobileNet-v2", 4, 32, width_multiplier=0.1)
     rng, name = np.random.default_rng(1), "InvertedResidual1.0"
     kept = np.concatenate([rng.permutation(n) < n - 2 for n in network.gate_sizes])
-    mask = dict(zip([gate.name for gate in network.gates], np.split(kept, np.cumsum(network.gate_sizes)[:-1])))
-    scores = split(scorer("l1", network, None, 0)(kept.astype(np.float32), None), network.gate_sizes)
+    mask = dict(
+        zip(
+            [gate.name for gate in network.gates],
+            np.split(kept, np.cumsum(network.gate_sizes)[:-1]),
+        )
+    )
+    scores = split(
+        scorer("l1", network, None, 0)(kept.astype(np.float32), None), network.gate_sizes
+    )
     index = [gate.name for gate in network.gates].index(f"{name}/conv0")
     own = mask[f"{name}/conv0"]
     kernels = network.parameters()
     expected = np.zeros(len(own))
     reads = network.parts[2].inner[0][0].in_gate.name
-    for kernel, into in ((kernels[f"{name}/conv0/kernel:0"], mask[reads]), (kernels[f"{name}/conv1/kernel:0"][..., 0], None)):
+    for kernel, into in (
+        (kernels[f"{name}/conv0/kernel:0"], mask[reads]),
+        (kernels[f"{name}/conv1/kernel:0"][..., 0], None),
+    ):
         left = kernel[..., own] if into is None else kernel[:, :, into][..., own]
-        expected[own] += np.abs(left).sum(tuple(range(left.ndim - 1))) * np.linalg.norm(kernel) / np.linalg.norm(left)
+        expected[own] += (
+            np.abs(left).sum(tuple(range(left.ndim - 1)))
+            * np.linalg.norm(kernel)
+            / np.linalg.norm(left)
+        )
     np.testing.assert_allclose(scores[index], expected, rtol=1e-5)

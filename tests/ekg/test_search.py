@@ -14,11 +14,16 @@ from utils import UserError
 
 
 class Plain:
-    """Three gates of 4, 8 and 16 filters; a filter costs 1, 2 and 3 MACs and 1 parameter, and 5 MACs stay."""
+    """Three gates of 4, 8 and 16 filters; a filter costs 1, 2 and 3 MACs and 1 parameter, and 5
+    MACs stay.
+    """
 
     arch = "Plain"
     gate_sizes = np.array([4, 8, 16])
-    gates = [types.SimpleNamespace(name=n, size=s, uses=u) for n, s, u in (("a", 4, 1), ("b", 8, 2), ("c", 16, 1))]
+    gates = [
+        types.SimpleNamespace(name=n, size=s, uses=u)
+        for n, s, u in (("a", 4, 1), ("b", 8, 2), ("c", 16, 1))
+    ]
 
     def cost(self, filters=None):
         filters = self.gate_sizes if filters is None else np.asarray(filters)
@@ -32,7 +37,9 @@ def logits_of(masks):
     """A smooth function of the masks, like a network that loses a little with every filter."""
     rng = np.random.default_rng(0)
     base = rng.standard_normal((20, 5)) + 2 * np.eye(5)[LABELS]
-    return (base - 0.05 * np.tensordot(1 - masks, rng.standard_normal((28, 20, 5)), 1)).astype(np.float32)
+    return (base - 0.05 * np.tensordot(1 - masks, rng.standard_normal((28, 20, 5)), 1)).astype(
+        np.float32
+    )
 
 
 def predict(masks):
@@ -44,7 +51,9 @@ def scores_of(masks, knowledge):
 
 
 def run(target, candidate_filter="none"):
-    search = Greedy(Plain(), LABELS, scores_of, predict, SearchOptions(target, 0.25, candidate_filter))
+    search = Greedy(
+        Plain(), LABELS, scores_of, predict, SearchOptions(target, 0.25, candidate_filter)
+    )
     state, first = search.start()
     records = [first]
     while not search.done(state):
@@ -57,7 +66,10 @@ def run(target, candidate_filter="none"):
 def test_widths_only_shrink_and_the_search_ends_at_or_under_the_target(target, candidate_filter):
     search, _, records = run(target, candidate_filter)
     for before, after in itertools.pairwise(records):
-        assert all(new <= old for new, old in zip(after["widths"], before["widths"])) and after["widths"] != before["widths"]
+        assert (
+            all(new <= old for new, old in zip(after["widths"], before["widths"]))
+            and after["widths"] != before["widths"]
+        )
         assert after["flops"] <= before["flops"]
     assert records[-1]["flops_rate"] <= target < records[-2]["flops_rate"]
     for record in records:
@@ -72,7 +84,10 @@ def test_the_last_step_is_refilled_as_far_as_the_target_allows():
     gate = int(np.flatnonzero(np.array(last.rates) != before.rates)[0])
     filters = filters_kept(search.sizes, last.rates)
     filters[gate] += 1
-    assert filters[gate] == filters_kept(search.sizes, before.rates)[gate] or search.flops_of(filters) > search.target_flops
+    assert (
+        filters[gate] == filters_kept(search.sizes, before.rates)[gate]
+        or search.flops_of(filters) > search.target_flops
+    )
 
 
 def test_the_ensemble_is_the_mean_of_its_members():
@@ -103,14 +118,20 @@ def test_the_candidate_of_lowest_score_is_taken():
 
 def test_macs_that_go_with_a_slice():
     search = Greedy(Plain(), LABELS, scores_of, predict, SearchOptions(0.3, 0.25, "per_mac"))
-    assert [search.saved((1.0, 0.5, 0.0), gate) for gate in range(3)] == [1, 1 * 2, 0]  # steps 0.25, 0.125, 0.25
+    assert [search.saved((1.0, 0.5, 0.0), gate) for gate in range(3)] == [
+        1,
+        1 * 2,
+        0,
+    ]  # steps 0.25, 0.125, 0.25
 
 
 def test_history_begins_with_the_unpruned_network():
     search, state, records = run(0.5)
     assert state.history[0].rates == (1.0, 1.0, 1.0)
     assert state.history[0].masks(search.sizes).all()
-    assert records[0]["gate"] is None and records[0]["flops_rate"] == 1 and records[0]["score"] is None
+    assert (
+        records[0]["gate"] is None and records[0]["flops_rate"] == 1 and records[0]["score"] is None
+    )
     assert len(state.history) == len(records)
 
 
@@ -156,7 +177,9 @@ def test_the_state_of_another_search_is_refused(tmp_path):
     _, state, _ = run(0.5)
     state.save(tmp_path / "state.npz")
     steps = len(state.history)
-    with pytest.raises(UserError, match=rf"rates is float64 \[{steps}, 3\], expected finite \[{steps}, 12\]"):
+    with pytest.raises(
+        UserError, match=rf"rates is float64 \[{steps}, 3\], expected finite \[{steps}, 12\]"
+    ):
         SearchState.load(tmp_path / "state.npz", 12, 28, 20, 5)
 
 
@@ -177,7 +200,9 @@ def test_a_search_goes_on_from_its_state(tmp_path):
     np.testing.assert_array_equal(state.knowledge, whole.knowledge)
 
 
-@pytest.mark.parametrize("filters, gate", [([3, 20], "a"), ([4], "b"), ([11, 12], "b"), ([27], "c")])
+@pytest.mark.parametrize(
+    "filters, gate", [([3, 20], "a"), ([4], "b"), ([11, 12], "b"), ([27], "c")]
+)
 def test_scores_that_are_not_finite_stop_the_search_and_name_the_gate(filters, gate):
     def broken(masks, knowledge):
         scores = scores_of(masks, knowledge)
@@ -186,7 +211,9 @@ def test_scores_that_are_not_finite_stop_the_search_and_name_the_gate(filters, g
 
     search = Greedy(Plain(), LABELS, broken, predict, SearchOptions(0.5, 0.25, "none"))
     state, _ = search.start()
-    with pytest.raises(FloatingPointError, match=f"step 1: the scores at gate {gate} are not finite"):
+    with pytest.raises(
+        FloatingPointError, match=f"step 1: the scores at gate {gate} are not finite"
+    ):
         search.advance(state)
     assert len(state.history) == 1
 
@@ -199,6 +226,8 @@ def test_logits_that_are_not_finite_stop_the_search_and_name_the_candidate():
 
     search = Greedy(Plain(), LABELS, scores_of, broken, SearchOptions(0.5, 0.25, "none"))
     state, _ = search.start()
-    with pytest.raises(FloatingPointError, match="step 1, candidate at gate b: its logits are not finite"):
+    with pytest.raises(
+        FloatingPointError, match="step 1, candidate at gate b: its logits are not finite"
+    ):
         search.advance(state)
     np.testing.assert_array_equal(state.knowledge, logits_of(np.ones(28)))

@@ -1,4 +1,6 @@
-"""The searches that the paper's is compared with, on a network they only know by its gates and costs."""
+"""The searches that the paper's is compared with, on a network they only know by its gates and
+costs.
+"""
 
 import numpy as np
 import pytest
@@ -11,7 +13,9 @@ from engine.options import SearchOptions
 
 
 def search_of(strategy, target, seed=0, **options):
-    return STRATEGIES[strategy](Plain(), LABELS, scores_of, predict, SearchOptions(target, 0.25, "none", **options), seed)
+    return STRATEGIES[strategy](
+        Plain(), LABELS, scores_of, predict, SearchOptions(target, 0.25, "none", **options), seed
+    )
 
 
 def run(search, state=None):
@@ -32,9 +36,13 @@ def test_every_search_ends_just_under_the_target(strategy, target):
     filters = state.history[-1].filters(search.sizes)
     flops = search.flops_of(filters)
     assert flops <= target * search.all_flops < flops + 1 + 2 + 3
-    assert [r["step"] for r in records] == list(range(len(records))) and len(state.history) == len(records)
+    assert [r["step"] for r in records] == list(range(len(records))) and len(state.history) == len(
+        records
+    )
     for record in records:
-        assert (record["flops"], record["params"]) == Plain().cost(filters_kept(search.sizes, record["widths"]))
+        assert (record["flops"], record["params"]) == Plain().cost(
+            filters_kept(search.sizes, record["widths"])
+        )
     assert state.history[-1].masks(search.sizes).sum() == filters.sum()
 
 
@@ -49,7 +57,12 @@ def test_uniform_has_one_rate_that_falls_by_the_step():
     assert all(len(set(record["widths"])) == 1 for record in records)
     assert [record["widths"][0] for record in records[:-1]] == [1.0, 0.75, 0.5]
     rate = records[-1]["widths"][0]
-    wider = [size_of / size for size in search.sizes for size_of in range(1, size + 1) if rate + 1e-4 < size_of / size <= 0.5]
+    wider = [
+        size_of / size
+        for size in search.sizes
+        for size_of in range(1, size + 1)
+        if rate + 1e-4 < size_of / size <= 0.5
+    ]
     assert search.flops_of(filters_kept(search.sizes, [min(wider)] * 3)) > search.target_flops
     members = [logits_of(member.masks(search.sizes)) for member in state.history]
     np.testing.assert_allclose(state.knowledge, np.mean(members, 0), rtol=1e-4, atol=1e-5)
@@ -62,7 +75,9 @@ def test_random_takes_the_best_of_its_samples():
     assert len({tuple(record["widths"]) for record in records[1:]}) == 8
     assert state.history[-1].score == min(record["score"] for record in records[1:])
     assert state.history[0].rates == (1.0, 1.0, 1.0)
-    np.testing.assert_array_equal(state.knowledge, logits_of(np.ones(28)))  # T_0: none is chosen on the way
+    np.testing.assert_array_equal(
+        state.knowledge, logits_of(np.ones(28))
+    )  # T_0: none is chosen on the way
     other = run(search_of("random", 0.5, seed=1, samples=8))[1]
     assert other[1]["widths"] != records[1]["widths"]
 
@@ -102,7 +117,9 @@ def test_progress_goes_from_0_to_1(strategy):
 
 @pytest.mark.parametrize("strategy", STRATEGIES)
 def test_teachers_of_the_search(strategy):
-    """none: the labels alone, for scores too; single: T stays T_0; both judge what they take by that."""
+    """none: the labels alone, for scores too; single: T stays T_0; both judge what they take by
+    that.
+    """
     given = []
 
     def score(masks, knowledge):
@@ -115,5 +132,8 @@ def test_teachers_of_the_search(strategy):
         search.score = score
         state, _ = run(search)
         np.testing.assert_array_equal(state.knowledge, logits_of(np.ones(28)))
-        assert all(knowledge is None if teacher == "none" else (knowledge is state.knowledge) for knowledge in given)
+        assert all(
+            knowledge is None if teacher == "none" else (knowledge is state.knowledge)
+            for knowledge in given
+        )
         assert all((member.score == member.loss) == (teacher == "none") for member in state.history)

@@ -1,4 +1,6 @@
-"""Several sub-networks in one call: each gives what it gives alone, and what they share is computed once."""
+"""Several sub-networks in one call: each gives what it gives alone, and what they share is computed
+once.
+"""
 
 import dataclasses
 
@@ -23,7 +25,9 @@ def without(network, slices):
 
 
 SETS = {
-    "a slice of a gate each, as candidates": [{3: 5, g: 5 + 3 * (g == 3)} for g in (1, 3, 4, 8, 11)],
+    "a slice of a gate each, as candidates": [
+        {3: 5, g: 5 + 3 * (g == 3)} for g in (1, 3, 4, 8, 11)
+    ],
     "gates of residual streams among them": [{0: 3}, {4: 8}, {8: 16}, {11: 9}],
     "nothing in common, as teachers": [{0: 4, 1: 4, 9: 30}, {0: 2, 5: 8}, {2: 1, 11: 60}],
     "one alone": [{2: 7, 9: 20}],
@@ -44,27 +48,40 @@ def test_each_gives_what_it_gives_alone(network, images, runtime, slices):
 
 def test_more_than_fit_in_a_call(network, images, runtime):
     masks = np.stack([without(network, {g: 3}) for g in range(7)])
-    whole, parted = (SubNetworks(network, runtime, given, most)({"images": images}, masks) for most in (7, 3))
+    whole, parted = (
+        SubNetworks(network, runtime, given, most)({"images": images}, masks) for most in (7, 3)
+    )
     assert np.abs(whole - parted).max() <= 1e-5 * np.abs(whole).max()
 
 
-@pytest.mark.parametrize("change", [{"compile": True}, {"accum": 2}, {"precision": "bfloat16"}], ids=str)
+@pytest.mark.parametrize(
+    "change", [{"compile": True}, {"accum": 2}, {"precision": "bfloat16"}], ids=str
+)
 def test_on_any_runtime(network, images, runtime, change):
     """Compiled; in parts, each with statistics of its own; in bfloat16."""
     masks = np.stack([without(network, s) for s in ({1: 5}, {4: 9}, {10: 20})])
     runtime = dataclasses.replace(runtime, **change)
     ours = SubNetworks(network, runtime, given, 4)({"images": images}, masks)
     for i, flat in enumerate(masks):
-        alone = [network(half, Pass("batch", network.split_masks(flat))) for half in np.split(images, runtime.accum)]
+        alone = [
+            network(half, Pass("batch", network.split_masks(flat)))
+            for half in np.split(images, runtime.accum)
+        ]
         alone = np.concatenate(alone)
-        assert np.abs(ours[:, i] - alone).max() <= (0.1 if runtime.precision == "bfloat16" else 1e-4) * np.abs(alone).max()
+        assert (
+            np.abs(ours[:, i] - alone).max()
+            <= (0.1 if runtime.precision == "bfloat16" else 1e-4) * np.abs(alone).max()
+        )
 
 
 def test_memory_of_what_is_in_common(network, runtime):
     """A stem and three blocks a stage; a byte count by image, part of the batch and type."""
     values = 4 * 16 * 1024 + 3 * 32 * 256 + 3 * 64 * 64
     assert common_bytes(network, runtime, 10) == 40 * values
-    assert common_bytes(network, dataclasses.replace(runtime, accum=2, precision="bfloat16"), 10) == 10 * values
+    assert (
+        common_bytes(network, dataclasses.replace(runtime, accum=2, precision="bfloat16"), 10)
+        == 10 * values
+    )
 
 
 def test_what_is_in_common_is_computed_once(network, images, runtime):

@@ -10,13 +10,18 @@ from ekg.validation import Validation
 
 
 def test_scores_in_float16_do_not_depend_on_those_before(runtime, network):
-    """A scale that once had to be halved would stay so in a long search, and be whole again in one that goes on."""
+    """A scale that once had to be halved would stay so in a long search, and be whole again in one
+    that goes on.
+    """
     rng = np.random.default_rng(0)
     images, labels = rng.integers(0, 256, (12, 32, 32, 3), np.uint8), np.arange(12) % 10
     prepare = lambda batch: normalise(batch["images"], AUGMENTATIONS["CIFAR10"])
     runtime = dataclasses.replace(runtime, precision="float16")
     validation = Validation(network, runtime, prepare, images, labels, 6)
-    masks, knowledge = np.ones(sum(network.gate_sizes), np.float32), rng.standard_normal((12, 10)).astype(np.float32)
+    masks, knowledge = (
+        np.ones(sum(network.gate_sizes), np.float32),
+        rng.standard_normal((12, 10)).astype(np.float32),
+    )
     before = validation.score(masks, knowledge)
     validation.scoring.scale = 2.0**-3  # as if much had overflowed
     np.testing.assert_array_equal(validation.score(masks, knowledge), before)

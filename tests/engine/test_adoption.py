@@ -1,4 +1,6 @@
-"""--search_from: whose search may be taken over, and that taking it over can be interrupted anywhere."""
+"""--search_from: whose search may be taken over, and that taking it over can be interrupted
+anywhere.
+"""
 
 import json
 import shutil
@@ -28,7 +30,11 @@ def describe(chosen):
 
 
 def search_state(path, loss=0.5):
-    SearchState([SubNetwork((1.0,), np.arange(3, dtype=np.int32), loss, 0.0)], np.zeros((2, 2), np.float32), 7.0).save(path)
+    SearchState(
+        [SubNetwork((1.0,), np.arange(3, dtype=np.int32), loss, 0.0)],
+        np.zeros((2, 2), np.float32),
+        7.0,
+    ).save(path)
 
 
 @pytest.fixture
@@ -37,12 +43,18 @@ def searched(tmp_path):
     path = tmp_path / "searched"
     folder = RunFolder(str(path), describe(options(path, "--num_teacher", 3)), {}, Alone())
     for n, stage in enumerate(("baseline", "warm_up", "extraction", "fine_tuning")):
-        write_parameters(folder.file(STAGES[stage]), {"conv/kernel:0": np.full(2, n, np.float32)}, {})
+        write_parameters(
+            folder.file(STAGES[stage]), {"conv/kernel:0": np.full(2, n, np.float32)}, {}
+        )
     search_state(folder.file(STAGES["search"]))
     folder.add_line("search.jsonl", {"step": 0, "flops_rate": 1.0, "loss": 0.5, "accuracy": 0.5})
     for stage in ("baseline", "warm_up", "fine_tuning"):
-        folder.add_line("training.jsonl", {"stage": stage, "epoch": 1, "loss": 1.0, "accuracy": 0.5})
-    folder.update_result(seconds=dict.fromkeys(STAGES, 5.0), peak_rss_mib=dict.fromkeys(STAGES, 9.0))
+        folder.add_line(
+            "training.jsonl", {"stage": stage, "epoch": 1, "loss": 1.0, "accuracy": 0.5}
+        )
+    folder.update_result(
+        seconds=dict.fromkeys(STAGES, 5.0), peak_rss_mib=dict.fromkeys(STAGES, 9.0)
+    )
     folder.close()
     return path
 
@@ -51,11 +63,22 @@ def opened(path, searched, *flags):
     """The run folder `path` of a run with --search_from, as ekg.pipeline opens it."""
     chosen = options(path, "--search_from", searched, *flags)
     adopted = find_search(chosen, describe(chosen))
-    return RunFolder(str(path), describe(chosen) | {ADOPTED: adopted.told}, {}, Alone(), chosen.overwrite, adopted)
+    return RunFolder(
+        str(path),
+        describe(chosen) | {ADOPTED: adopted.told},
+        {},
+        Alone(),
+        chosen.overwrite,
+        adopted,
+    )
 
 
 def files_under(folder):
-    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    return {
+        str(path.relative_to(folder)): path.read_bytes()
+        for path in folder.rglob("*")
+        if path.is_file()
+    }
 
 
 def check_adopted(folder, path, searched):
@@ -68,7 +91,9 @@ def check_adopted(folder, path, searched):
 
 
 def test_what_comes_before_the_fine_tuning_is_taken_over(tmp_path, searched):
-    flags = "--train_epoch 7 --batch_size 64 --finetune_teacher none --temperature 3 --do_log 5".split()
+    flags = (
+        "--train_epoch 7 --batch_size 64 --finetune_teacher none --temperature 3 --do_log 5".split()
+    )
     folder = opened(tmp_path / "run", searched, *flags)
     check_adopted(folder, tmp_path / "run", searched)
 
@@ -93,7 +118,10 @@ def test_taking_over_may_be_interrupted_anywhere(tmp_path, searched, monkeypatch
             opened(run, searched)
         monkeypatch.undo()
         shutil.move(searched, tmp_path / "moved")
-        with pytest.raises(UserError, match=r"--search_from .*searched holds no run whose search is over \(.* is missing\)"):
+        with pytest.raises(
+            UserError,
+            match=r"--search_from .*searched holds no run whose search is over \(.* is missing\)",
+        ):
             opened(run, searched)
         shutil.move(tmp_path / "moved", searched)
     check_adopted(opened(run, searched), run, searched if searched.exists() else tmp_path / "moved")
@@ -101,7 +129,10 @@ def test_taking_over_may_be_interrupted_anywhere(tmp_path, searched, monkeypatch
 
 def test_a_run_that_goes_on_keeps_its_fine_tuning(tmp_path, searched):
     """Also where the pruned network was deleted, and is taken over another time."""
-    run, tuned = tmp_path / "run", {"stage": "fine_tuning", "epoch": 1, "loss": 1.0, "accuracy": 0.5}
+    run, tuned = (
+        tmp_path / "run",
+        {"stage": "fine_tuning", "epoch": 1, "loss": 1.0, "accuracy": 0.5},
+    )
     folder = opened(run, searched)
     folder.add_line("training.jsonl", tuned)
     folder.result["seconds"]["memory_bank"] = 3.0
@@ -119,7 +150,9 @@ def test_another_search_in_the_other_folder_is_noticed(tmp_path, searched):
     with pytest.raises(UserError, match=r"adopted: search \w+ there, search \w+ asked for"):
         opened(tmp_path / "run", searched)
     opened(tmp_path / "run", searched, "--overwrite").close()
-    assert (tmp_path / "run" / STAGES["search"]).read_bytes() == (searched / STAGES["search"]).read_bytes()
+    assert (tmp_path / "run" / STAGES["search"]).read_bytes() == (
+        searched / STAGES["search"]
+    ).read_bytes()
 
 
 @pytest.mark.parametrize(
@@ -132,7 +165,10 @@ def test_another_search_in_the_other_folder_is_noticed(tmp_path, searched):
         (("--subset_per_class", 64), "subsets.subset_per_class"),
         (("--baseline_epoch", 7), "baseline.epochs"),
         (("--arch", "ResNet-20"), "arch"),
-        (("--search_precision", "bfloat16"), "device.search_precision: float32 there, bfloat16 asked for"),
+        (
+            ("--search_precision", "bfloat16"),
+            "device.search_precision: float32 there, bfloat16 asked for",
+        ),
     ],
 )
 def test_another_search_than_the_runs_own_is_refused(tmp_path, searched, flags, named):
@@ -144,13 +180,19 @@ def test_another_search_than_the_runs_own_is_refused(tmp_path, searched, flags, 
 @pytest.mark.parametrize("name", NEEDED)
 def test_a_search_that_is_not_over_is_refused(tmp_path, searched, name):
     (searched / name).unlink()
-    with pytest.raises(UserError, match=f"holds no run whose search is over \\({name} is missing\\)"):
+    with pytest.raises(
+        UserError, match=f"holds no run whose search is over \\({name} is missing\\)"
+    ):
         opened(tmp_path / "run", searched)
     assert not (tmp_path / "run").exists()
 
 
-@pytest.mark.parametrize("name", [name for name in NEEDED if name != "config.json"] + ["config.json", "result.json"])
-def test_rubbish_in_the_other_folder_is_refused_before_anything_is_written(tmp_path, searched, name):
+@pytest.mark.parametrize(
+    "name", [name for name in NEEDED if name != "config.json"] + ["config.json", "result.json"]
+)
+def test_rubbish_in_the_other_folder_is_refused_before_anything_is_written(
+    tmp_path, searched, name
+):
     (searched / name).write_bytes(b"rubbish")
     with pytest.raises(UserError, match=name):
         opened(tmp_path / "run", searched)
@@ -172,4 +214,6 @@ def test_what_was_taken_over_is_told_in_the_configuration(tmp_path, searched):
 
 
 def test_a_run_of_another_precision_may_take_a_search_over(tmp_path, searched):
-    check_adopted(opened(tmp_path / "run", searched, "--precision", "bfloat16"), tmp_path / "run", searched)
+    check_adopted(
+        opened(tmp_path / "run", searched, "--precision", "bfloat16"), tmp_path / "run", searched
+    )

@@ -19,7 +19,14 @@ from nets import build_network
 from op_utils import Optimizer, training_step
 from utils import UserError
 
-OPTIONS = TrainOptions(epochs=2, learning_rate=0.05, decay_points=(0.5,), decay_rate=0.1, weight_decay=1e-3, batch_size=6)
+OPTIONS = TrainOptions(
+    epochs=2,
+    learning_rate=0.05,
+    decay_points=(0.5,),
+    decay_rate=0.1,
+    weight_decay=1e-3,
+    batch_size=6,
+)
 RNG = np.random.default_rng(0)
 IMAGES, LABELS = RNG.integers(0, 256, (26, 32, 32, 3), np.uint8), RNG.permutation(26) % 10
 
@@ -36,12 +43,20 @@ class Training:
             self.network = build_network("ResNet-20", 10, 32, parameters)
         self.feed = Feed({"images": IMAGES, "labels": LABELS}, runtime, 0)
         optimizer = Optimizer(self.network.trainable, runtime)
-        prepare = lambda batch: augment(batch["images"], batch["draws"], AUGMENTATIONS["CIFAR10"], colour=False)
+        prepare = lambda batch: augment(
+            batch["images"], batch["draws"], AUGMENTATIONS["CIFAR10"], colour=False
+        )
         self.step = training_step(self.network, optimizer, runtime, prepare, plain_loss)
-        self.checkpoint, self.records, self.figures = Checkpoint(path, self.network, optimizer), [], {}
+        self.checkpoint, self.records, self.figures = (
+            Checkpoint(path, self.network, optimizer),
+            [],
+            {},
+        )
 
     def run(self, progress=None, until=None, steps_per_call=1):
-        """Trains from `progress`, and up to the Progress (epoch, step) `until`, where the checkpoint is written."""
+        """Trains from `progress`, and up to the Progress (epoch, step) `until`, where the
+        checkpoint is written.
+        """
 
         def after_call(progress):
             if (progress.epoch, progress.step) == until:
@@ -55,7 +70,15 @@ class Training:
         settings = dict(seed=[1], progress=progress, steps_per_call=steps_per_call)
         try:
             on_step = lambda number, figures: self.figures.update({number: figures})
-            train(self.step, self.feed, OPTIONS, **settings, on_step=on_step, after_call=after_call, on_epoch=on_epoch)
+            train(
+                self.step,
+                self.feed,
+                OPTIONS,
+                **settings,
+                on_step=on_step,
+                after_call=after_call,
+                on_epoch=on_epoch,
+            )
         except Enough:
             pass
         return self
@@ -66,9 +89,13 @@ def whole():
     return Training(Runtime(tf.distribute.get_strategy()), "").run()
 
 
-@pytest.mark.parametrize("steps_per_call, at", [(1, (0, 3)), (1, (0, 4)), (1, (1, 0)), (2, (0, 2)), (2, (1, 2))], ids=str)
+@pytest.mark.parametrize(
+    "steps_per_call, at", [(1, (0, 3)), (1, (0, 4)), (1, (1, 0)), (2, (0, 2)), (2, (1, 2))], ids=str
+)
 def test_a_training_goes_on_to_the_bit(runtime, whole, tmp_path, at, steps_per_call):
-    """From within an epoch, from its last step before it was recorded, and from between two; in calls of one step or two."""
+    """From within an epoch, from its last step before it was recorded, and from between two; in
+    calls of one step or two.
+    """
     path = str(tmp_path / "checkpoint.npz")
     Training(runtime, path).run(until=at, steps_per_call=steps_per_call)
     again = Training(runtime, path)
@@ -80,15 +107,22 @@ def test_a_training_goes_on_to_the_bit(runtime, whole, tmp_path, at, steps_per_c
 
 def same_end(again, whole, first_epoch):
     assert again.records == whole.records[first_epoch:]
-    assert again.figures == {number: figures for number, figures in whole.figures.items() if number in again.figures}
+    assert again.figures == {
+        number: figures for number, figures in whole.figures.items() if number in again.figures
+    }
     for name, array in whole.network.parameters().items():
         np.testing.assert_array_equal(again.network.parameters()[name], array, err_msg=name)
-    for ours, theirs in zip(again.checkpoint.optimizer.velocities, whole.checkpoint.optimizer.velocities):
+    for ours, theirs in zip(
+        again.checkpoint.optimizer.velocities, whole.checkpoint.optimizer.velocities
+    ):
         np.testing.assert_array_equal(ours.numpy(), theirs.numpy())
 
 
 def test_a_training_in_float16_goes_on_with_its_loss_scale(runtime, tmp_path):
-    path, runtime = str(tmp_path / "checkpoint.npz"), dataclasses.replace(runtime, precision="float16")
+    path, runtime = (
+        str(tmp_path / "checkpoint.npz"),
+        dataclasses.replace(runtime, precision="float16"),
+    )
     first = Training(runtime, path)
     first.checkpoint.optimizer.loss_scale.scale.assign(2.0**9)
     first.checkpoint.optimizer.loss_scale.good_steps.assign(17)
@@ -101,10 +135,15 @@ def test_a_training_in_float16_goes_on_with_its_loss_scale(runtime, tmp_path):
 
 PROGRESS = {"epoch": 1, "step": 0, "loss": 0.0, "accuracy": 0.0, "seconds": 0.0}
 STRANGE = [{"epochs": 1}, []]
-STRANGE += [{**PROGRESS, name: value} for name, value in (("epoch", -1), ("epoch", 3), ("step", 5), ("loss", "1"))]
+STRANGE += [
+    {**PROGRESS, name: value}
+    for name, value in (("epoch", -1), ("epoch", 3), ("step", 5), ("loss", "1"))
+]
 
 
-@pytest.mark.parametrize("damage", ["cut short", "another network", "no progress", "a text", "NaN", *STRANGE], ids=str)
+@pytest.mark.parametrize(
+    "damage", ["cut short", "another network", "no progress", "a text", "NaN", *STRANGE], ids=str
+)
 def test_a_checkpoint_that_does_not_fit_is_refused(runtime, tmp_path, damage):
     path = tmp_path / "checkpoint.npz"
     training = Training(runtime, str(path))
@@ -118,11 +157,15 @@ def test_a_checkpoint_that_does_not_fit_is_refused(runtime, tmp_path, damage):
         if damage == "no progress":
             del arrays["__meta__"]
         elif damage in ("a text", "NaN"):
-            arrays["fc/biases:0"] = np.full((1, 10), "1" if damage == "a text" else np.float32(np.nan))
+            arrays["fc/biases:0"] = np.full(
+                (1, 10), "1" if damage == "a text" else np.float32(np.nan)
+            )
         else:
             arrays["__meta__"] = np.array(json.dumps({"progress": damage, "seconds": 0}))
         np.savez(path, **arrays)
-    with pytest.raises(UserError, match=r"checkpoint.npz is damaged \(.*\); delete it to begin this training again"):
+    with pytest.raises(
+        UserError, match=r"checkpoint.npz is damaged \(.*\); delete it to begin this training again"
+    ):
         training.checkpoint.restore(2, 4)
 
 
@@ -136,10 +179,14 @@ def test_weights_that_are_not_finite_replace_no_checkpoint(runtime, tmp_path):
         training.checkpoint.save(Progress(2), 0)
     assert path.read_bytes() == before and [file.name for file in tmp_path.iterdir()] == [path.name]
     with pytest.raises(FloatingPointError, match="second"):
-        check_parameters({"first": np.zeros(2), "second": np.array([1, np.nan]), "third": np.array(np.nan)})
+        check_parameters(
+            {"first": np.zeros(2), "second": np.array([1, np.nan]), "third": np.array(np.nan)}
+        )
 
 
-@pytest.mark.parametrize("layer, first", [("conv", "bn"), ("BasicBlock1.1/conv1", "BasicBlock1.1/bn1"), ("fc", "")])
+@pytest.mark.parametrize(
+    "layer, first", [("conv", "bn"), ("BasicBlock1.1/conv1", "BasicBlock1.1/bn1"), ("fc", "")]
+)
 def test_the_first_layer_that_is_not_finite_is_named(runtime, layer, first):
     """Although the update of the same step spoils all weights."""
     parameters = build_network("ResNet-20", 10, 32).parameters()

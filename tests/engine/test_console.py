@@ -17,7 +17,9 @@ def test_off_a_terminal_a_loop_prints_whole_lines_and_rarely(capsys, monkeypatch
     out, err = capsys.readouterr()
     lines = out.splitlines()
     assert len(lines) == 2 and err == ""  # none at the end: the stage says what came of it
-    assert lines[0].startswith("  bank 1/3, loss 0.5123, left 45.0%, ") and lines[0].endswith(" to go")
+    assert lines[0].startswith("  bank 1/3, loss 0.5123, left 45.0%, ") and lines[0].endswith(
+        " to go"
+    )
 
 
 def test_on_a_terminal_a_bar_shows_the_figures(capsys):
@@ -27,7 +29,12 @@ def test_on_a_terminal_a_bar_shows_the_figures(capsys):
         bar.tqdm.refresh()
     out, err = capsys.readouterr()
     assert out == ""
-    assert "search  18%" in err and "18.2/100" in err and "FLOPs=90.0%, loss=1.5" in err and "to go" in err
+    assert (
+        "search  18%" in err
+        and "18.2/100" in err
+        and "FLOPs=90.0%, loss=1.5" in err
+        and "to go" in err
+    )
 
 
 def test_console_is_quiet_where_stderr_is_no_terminal(capsys):
@@ -37,6 +44,8 @@ def test_console_is_quiet_where_stderr_is_no_terminal(capsys):
     assert capsys.readouterr().out == "one line\n"
 
 
-@pytest.mark.parametrize("seconds, said", [(3.42, "3.4 s"), (125.4, "2 min 05 s"), (4330, "1 h 12 min")])
+@pytest.mark.parametrize(
+    "seconds, said", [(3.42, "3.4 s"), (125.4, "2 min 05 s"), (4330, "1 h 12 min")]
+)
 def test_duration(seconds, said):
     assert duration(seconds) == said

@@ -11,7 +11,9 @@ from nets.gates import Pass
 
 
 def test_measure():
-    logits = np.array([[3, 2, 1, 0, 0, 0], [0, 1, 2, 3, 4, 5], [1, 1, 0, 0, 0, 0], [0, 0, 0, 0, 0, 0]], np.float32)
+    logits = np.array(
+        [[3, 2, 1, 0, 0, 0], [0, 1, 2, 3, 4, 5], [1, 1, 0, 0, 0, 0], [0, 0, 0, 0, 0, 0]], np.float32
+    )
     sums = measure(np.array([0, 0, 1, 5]), logits)
     assert (sums["top1"], sums["top5"]) == (1, 2)  # a tie goes to the lower class, as argmax has it
     assert sums["loss"] / 4 == pytest.approx(cross_entropy(np.array([0, 0, 1, 5]), logits))

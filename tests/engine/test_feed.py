@@ -1,4 +1,6 @@
-"""What a step takes of images in files: labels and knowledge of the images it is shown, the same wherever a run goes on."""
+"""What a step takes of images in files: labels and knowledge of the images it is shown, the same
+wherever a run goes on.
+"""
 
 import dataclasses
 
@@ -31,7 +33,9 @@ def found(tmp_path_factory):
 def feed_of(found, runtime, mib=0, indices=None):
     images = EncodedImages(found.places, 32)
     images.report = lambda line: None
-    bank = np.arange(24, dtype=np.float16)[:, None, None] + np.zeros((24, 4, 2), np.float16)  # a row says whose it is
+    bank = np.arange(24, dtype=np.float16)[:, None, None] + np.zeros(
+        (24, 4, 2), np.float16
+    )  # a row says whose it is
     return Feed({"images": images, "labels": found.labels, "bank": bank}, runtime, mib, indices)
 
 
@@ -41,7 +45,9 @@ def rows_of(feed, batch, name):
 
 
 @pytest.mark.parametrize("mib", [0, 64], ids=["host", "resident"])
-@pytest.mark.parametrize("subset", [None, np.array([9, BROKEN, 20, 3, 11, 0])], ids=["all", "subset"])
+@pytest.mark.parametrize(
+    "subset", [None, np.array([9, BROKEN, 20, 3, 11, 0])], ids=["all", "subset"]
+)
 def test_labels_and_knowledge_are_those_of_the_image_that_is_shown(found, runtime, mib, subset):
     feed = feed_of(found, runtime, mib, subset)
     assert ("labels" in feed.tables) == (mib > 0) and "images" not in feed.tables
@@ -68,7 +74,15 @@ class Watcher:
         self.seen = []
 
     def __call__(self, batch, learning_rate, **_):
-        self.seen.append((batch["images"].copy(), batch["labels"], batch["bank"], batch["draws"], float(learning_rate)))
+        self.seen.append(
+            (
+                batch["images"].copy(),
+                batch["labels"],
+                batch["bank"],
+                batch["draws"],
+                float(learning_rate),
+            )
+        )
         return {"loss": 1.0, "accuracy": 0.0}, {}
 
     def several(self, batch, count, each, **_):
@@ -86,7 +100,15 @@ def seen(found, runtime, *, progress=None, stop_after=None, **settings):
             raise KeyboardInterrupt
 
     try:
-        train(watcher, feed_of(found, runtime), OPTIONS, seed=[1], progress=progress, after_call=after_call, **settings)
+        train(
+            watcher,
+            feed_of(found, runtime),
+            OPTIONS,
+            seed=[1],
+            progress=progress,
+            after_call=after_call,
+            **settings,
+        )
     except KeyboardInterrupt:
         pass
     return watcher.seen, reached
@@ -97,7 +119,9 @@ def seen(found, runtime, *, progress=None, stop_after=None, **settings):
     [{"views": 2}, {"views": 1, "augmented": False}, {"views": 1, "steps_per_call": 3}],
     ids=["two views", "centres", "three a call"],
 )
-def test_a_training_goes_on_within_an_epoch_as_if_it_had_not_been_interrupted(found, runtime, settings):
+def test_a_training_goes_on_within_an_epoch_as_if_it_had_not_been_interrupted(
+    found, runtime, settings
+):
     whole, _ = seen(found, runtime, **settings)
     assert len(whole) == 8  # 24 images, 4 batches of 5 an epoch
     begun, reached = seen(found, runtime, stop_after=2, **settings)
@@ -112,7 +136,9 @@ def test_an_epoch_shows_every_image_once_and_the_next_in_another_order(found, ru
     steps, _ = seen(found, runtime)
     ids = [bank[:, 0, 0].astype(int) for _, _, bank, *_ in steps]
     first, second = (np.concatenate(ids[k : k + 4]) for k in (0, 4))
-    assert len(set(first)) >= 19 and (first != second).any()  # one may stand for the broken one besides
+    assert (
+        len(set(first)) >= 19 and (first != second).any()
+    )  # one may stand for the broken one besides
     rates = [rate for *_, rate in steps]
     assert rates[:4] == pytest.approx([0.0125, 0.0375, 0.0625, 0.0875]) and rates[4] > rates[7] > 0
 
@@ -120,5 +146,10 @@ def test_an_epoch_shows_every_image_once_and_the_next_in_another_order(found, ru
 @pytest.mark.parametrize("call, progress", [(1, Progress()), (1, Progress(epoch=1, step=2))])
 def test_each_step_of_a_call_has_its_own_rate(found, runtime, call, progress):
     one = [rate for *_, rate in seen(found, runtime, progress=dataclasses.replace(progress))[0]]
-    many = [rate for *_, rate in seen(found, runtime, progress=dataclasses.replace(progress), steps_per_call=4)[0]]
+    many = [
+        rate
+        for *_, rate in seen(
+            found, runtime, progress=dataclasses.replace(progress), steps_per_call=4
+        )[0]
+    ]
     assert one == many and len(set(one)) == len(one)

@@ -10,7 +10,18 @@ import sys
 import pytest
 
 from distribution.machines import Alone
-from engine.run_folder import BANK, BROKEN, FIGURES, MEASURED, RECORDS, SIDES, STAGES, UNFINISHED, RunFolder, own_files
+from engine.run_folder import (
+    BANK,
+    BROKEN,
+    FIGURES,
+    MEASURED,
+    RECORDS,
+    SIDES,
+    STAGES,
+    UNFINISHED,
+    RunFolder,
+    own_files,
+)
 from utils import UserError
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent.parent
@@ -66,9 +77,15 @@ def test_a_folder_from_before_a_search_had_a_precision_of_its_own(tmp_path):
     """There was one precision for all: a run in float32 goes on, one in bfloat16 is told to say so."""
     former = OPTIONS | {"device": {"precision": "bfloat16"}}
     opened(tmp_path, former).close()
-    opened(tmp_path, OPTIONS | {"device": {"precision": "bfloat16", "search_precision": "bfloat16"}}).close()
-    with pytest.raises(UserError, match=r"device.search_precision: bfloat16 there, float32 asked for"):
-        opened(tmp_path, OPTIONS | {"device": {"precision": "bfloat16", "search_precision": "float32"}})
+    opened(
+        tmp_path, OPTIONS | {"device": {"precision": "bfloat16", "search_precision": "bfloat16"}}
+    ).close()
+    with pytest.raises(
+        UserError, match=r"device.search_precision: bfloat16 there, float32 asked for"
+    ):
+        opened(
+            tmp_path, OPTIONS | {"device": {"precision": "bfloat16", "search_precision": "float32"}}
+        )
 
 
 def test_a_file_system_without_locks_is_no_reason_to_fail(tmp_path, monkeypatch):
@@ -98,7 +115,9 @@ def test_a_result_without_its_figures_is_not_finished(tmp_path, spoilt):
     assert folder.locked and not folder.finished
 
 
-def test_a_finished_folder_that_another_process_has_just_overwritten_is_in_use(tmp_path, monkeypatch):
+def test_a_finished_folder_that_another_process_has_just_overwritten_is_in_use(
+    tmp_path, monkeypatch
+):
     """Between the look at the result, which needs no lock, and the reading of it."""
     finished(tmp_path)
     contents = RunFolder._contents
@@ -114,10 +133,14 @@ def test_a_finished_folder_that_another_process_has_just_overwritten_is_in_use(t
 
 
 @pytest.mark.parametrize("name", ["config.json", "result.json"])
-@pytest.mark.parametrize("content", [b"[" * 200_000, b"\xff\xfe", b"9" * 10_000], ids=["nested", "no text", "a number"])
+@pytest.mark.parametrize(
+    "content", [b"[" * 200_000, b"\xff\xfe", b"9" * 10_000], ids=["nested", "no text", "a number"]
+)
 def test_json_of_any_kind_is_answered_in_one_line(tmp_path, name, content):
     (tmp_path / name).write_bytes(content)
-    with pytest.raises(UserError, match=f"{name} (cannot be read|is none of this program's)") as refusal:
+    with pytest.raises(
+        UserError, match=f"{name} (cannot be read|is none of this program's)"
+    ) as refusal:
         opened(tmp_path)
     assert len(str(refusal.value)) < 600
 
@@ -162,7 +185,11 @@ def test_overwrite_takes_over_files_of_an_unknown_run_but_no_strange_config(tmp_
 def test_half_written_files_of_a_killed_process_are_deleted(tmp_path):
     opened(tmp_path).close()
     (tmp_path / "figures").mkdir()
-    temporary = [".config.json.ab_3defg.tmp", "checkpoints/.search.npz.12345678.tmp", "figures/.filters.png.aaaaaaaa.tmp"]
+    temporary = [
+        ".config.json.ab_3defg.tmp",
+        "checkpoints/.search.npz.12345678.tmp",
+        "figures/.filters.png.aaaaaaaa.tmp",
+    ]
     for name in [*temporary, "checkpoints/search.npz", "mine.tmp"]:
         (tmp_path / name).touch()
     folder = opened(tmp_path)
@@ -188,7 +215,9 @@ def test_seconds_add_up_over_starts_and_are_there_before_the_file(tmp_path):
         pathlib.Path(folder.unfinished).touch()
         with folder.completes() as path:
             result = json.loads((tmp_path / "result.json").read_text())
-            assert 100 <= result["seconds"]["warm_up"] < 110 and result["peak_rss_mib"]["warm_up"] > 0
+            assert (
+                100 <= result["seconds"]["warm_up"] < 110 and result["peak_rss_mib"]["warm_up"] > 0
+            )
             assert path == str(tmp_path / "checkpoints" / "warm_param.pkl")
             assert os.path.exists(folder.unfinished)
     assert not os.path.exists(folder.unfinished)
@@ -215,7 +244,9 @@ def test_lines_are_whole_or_absent(tmp_path, monkeypatch):
     assert folder.lines("search.jsonl") == [line(0)]
 
 
-@pytest.mark.parametrize("text", ["{}", "[]", "null", '{"step": "1"}', "[" * 100_000, '{"step": 1', "\x00"])
+@pytest.mark.parametrize(
+    "text", ["{}", "[]", "null", '{"step": "1"}', "[" * 100_000, '{"step": 1', "\x00"]
+)
 def test_a_damaged_record_is_refused(tmp_path, text):
     folder = opened(tmp_path)
     folder.add_line("search.jsonl", line(0))
@@ -227,4 +258,13 @@ def test_a_damaged_record_is_refused(tmp_path, text):
 
 def test_every_file_of_a_run_is_known(tmp_path):
     names = {os.path.relpath(path, tmp_path) for path in own_files(str(tmp_path))}
-    assert names == {*STAGES.values(), *UNFINISHED.values(), *FIGURES, *RECORDS, BANK, BROKEN, "config.json", "result.json"}
+    assert names == {
+        *STAGES.values(),
+        *UNFINISHED.values(),
+        *FIGURES,
+        *RECORDS,
+        BANK,
+        BROKEN,
+        "config.json",
+        "result.json",
+    }

@@ -1,4 +1,6 @@
-"""Signals: heard at once where nothing would be lost, at the next step where there is something to save."""
+"""Signals: heard at once where nothing would be lost, at the next step where there is something to
+save.
+"""
 
 import os
 import signal
@@ -19,7 +21,11 @@ def send(number):
 def test_a_signal_stops_at_once_outside_of_a_run(number):
     with pytest.raises(Stopped) as stop, listening():
         send(number)
-    assert stop.value.signal is number and not stop.value.saved and isinstance(stop.value, KeyboardInterrupt)
+    assert (
+        stop.value.signal is number
+        and not stop.value.saved
+        and isinstance(stop.value, KeyboardInterrupt)
+    )
 
 
 @BOTH
@@ -28,7 +34,10 @@ def test_a_signal_waits_within_a_run_and_says_so(number, capfd):
         assert asked() is None
         send(number)
         assert asked() == number
-    assert capfd.readouterr().err == f"\n{number.name}: stopping at the next step; once more stops at once\n"
+    assert (
+        capfd.readouterr().err
+        == f"\n{number.name}: stopping at the next step; once more stops at once\n"
+    )
 
 
 def test_a_second_signal_does_not_wait(capfd):

@@ -14,22 +14,44 @@ from engine.training import train
 from nets import build_network
 from op_utils import Optimizer, training_step
 
-OPTIONS = TrainOptions(epochs=2, learning_rate=0.05, decay_points=(0.5,), decay_rate=0.1, weight_decay=1e-3, batch_size=6)
+OPTIONS = TrainOptions(
+    epochs=2,
+    learning_rate=0.05,
+    decay_points=(0.5,),
+    decay_rate=0.1,
+    weight_decay=1e-3,
+    batch_size=6,
+)
 
 
 def arrays(count):
     rng = np.random.default_rng(0)
     images, labels = rng.integers(0, 256, (count, 32, 32, 3), np.uint8), rng.permutation(count) % 10
-    return {"images": images, "labels": labels, "bank": rng.standard_normal((count, 10, 3)).astype(np.float16)}
+    return {
+        "images": images,
+        "labels": labels,
+        "bank": rng.standard_normal((count, 10, 3)).astype(np.float16),
+    }
 
 
 def trained(runtime, steps_per_call, mib, count=26):
     """(parameters, records, figures of every step) of two epochs of 4 steps of distillation."""
     network, feed = build_network("ResNet-20", 10, 32), Feed(arrays(count), runtime, mib)
-    prepare = lambda batch: augment(batch["images"], batch["draws"], AUGMENTATIONS["CIFAR10"], colour=True)
-    step = training_step(network, Optimizer(network.trainable, runtime), runtime, prepare, contrastive_loss, feed.tables)
+    prepare = lambda batch: augment(
+        batch["images"], batch["draws"], AUGMENTATIONS["CIFAR10"], colour=True
+    )
+    step = training_step(
+        network,
+        Optimizer(network.trainable, runtime),
+        runtime,
+        prepare,
+        contrastive_loss,
+        feed.tables,
+    )
     figures, records = [], []
-    hooks = dict(on_step=lambda *at: figures.append(at), on_epoch=lambda record, _: records.append(record))
+    hooks = dict(
+        on_step=lambda *at: figures.append(at), on_epoch=lambda record, _: records.append(record)
+    )
     train(step, feed, OPTIONS, seed=[1, 2], views=2, steps_per_call=steps_per_call, **hooks)
     assert step.traces == 1
     return network.parameters(), [{**record, "seconds": None} for record in records], figures
@@ -42,11 +64,21 @@ def reference():
     return trained(Runtime(tf.distribute.get_strategy()), 1, 0)
 
 
-@pytest.mark.parametrize("steps_per_call, mib", [(3, 0), (1, 100), (50, 100)], ids=["three a call", "resident", "both, one call"])
+@pytest.mark.parametrize(
+    "steps_per_call, mib",
+    [(3, 0), (1, 100), (50, 100)],
+    ids=["three a call", "resident", "both, one call"],
+)
 def test_steps_a_call_and_place_of_the_data_change_nothing(runtime, reference, steps_per_call, mib):
-    """To the bit: 4 steps an epoch in calls of 3 and 1, or in one; images, labels and bank from the host or on the device."""
+    """To the bit: 4 steps an epoch in calls of 3 and 1, or in one; images, labels and bank from the
+    host or on the device.
+    """
     parameters, records, figures = trained(runtime, steps_per_call, mib)
-    assert records == reference[1] and figures == reference[2] and [number for number, _ in figures] == list(range(1, 9))
+    assert (
+        records == reference[1]
+        and figures == reference[2]
+        and [number for number, _ in figures] == list(range(1, 9))
+    )
     assert all((parameters[name] == array).all() for name, array in reference[0].items())
 
 
@@ -54,7 +86,11 @@ def test_what_fits_is_resident(runtime):
     data = arrays(100)  # images 0.29 MiB, labels and bank 7 KiB
     assert not Feed(data, runtime).tables  # a CPU's memory is the host's
     assert not Feed(data, dataclasses.replace(runtime, gpu=True)).tables
-    assert set(Feed(data, dataclasses.replace(runtime, gpu=True, compile=True)).tables) == {"images", "labels", "bank"}
+    assert set(Feed(data, dataclasses.replace(runtime, gpu=True, compile=True)).tables) == {
+        "images",
+        "labels",
+        "bank",
+    }
     feed = Feed(data | {"images": np.zeros((100, 64, 64, 3), np.uint8)}, runtime, mib=1)  # 1.2 MiB
     assert set(feed.tables) == {"labels", "bank"}
     batch = feed(np.array([[3, 1], [0, 2]]))
@@ -94,5 +130,13 @@ def test_a_loss_that_is_not_finite_stops_at_its_step(runtime):
 
     hooks = dict(on_step=lambda number, figures: steps.append(number))
     with pytest.raises(FloatingPointError, match="epoch 1, step 3"):
-        train(Breaks(), Feed(arrays(26), runtime, 0), OPTIONS, seed=[0], views=2, steps_per_call=4, **hooks)
+        train(
+            Breaks(),
+            Feed(arrays(26), runtime, 0),
+            OPTIONS,
+            seed=[0],
+            views=2,
+            steps_per_call=4,
+            **hooks,
+        )
     assert steps == [1, 2]

@@ -1,4 +1,6 @@
-"""files.pickles and files.npz read what parameter files and CIFAR batches hold, and runs nothing that a file asks for."""
+"""files.pickles and files.npz read what parameter files and CIFAR batches hold, and runs nothing
+that a file asks for.
+"""
 
 import pickle
 from collections import OrderedDict
@@ -21,12 +23,14 @@ def assert_same(read, written):
     np.testing.assert_array_equal(read, written)
 
 
-# ------------------------------------------------------------------------------------------------------------- round trips
+# -------------------------------------------------------------------------------------- round trips
 
 
 @pytest.mark.parametrize("protocol", [2, 3, 4, 5])
 @pytest.mark.parametrize("order", ["C", "F"])
-@pytest.mark.parametrize("dtype", ["<f2", "<f4", "<f8", ">f4", ">i4", "<i8", "int8", "uint8", "<u2", "bool"])
+@pytest.mark.parametrize(
+    "dtype", ["<f2", "<f4", "<f8", ">f4", ">i4", "<i8", "int8", "uint8", "<u2", "bool"]
+)
 def test_array_comes_back_in_type_shape_and_order(protocol, order, dtype):
     array = np.asarray(numbered((2, 3, 4), dtype), order=order)
     assert_same(pickles.load_pickle(pickle.dumps(array, protocol)), array)
@@ -62,7 +66,15 @@ def test_strided_array_comes_back(protocol):
 @pytest.mark.parametrize("protocol", [2, 3, 4, 5])
 def test_containers_and_plain_values_come_back(protocol):
     kernel = numbered((3, 3, 1, 2), np.float32)
-    value = {"conv/kernel:0": kernel, "epoch": 3, "rate": 0.5, "name": "ResNet", "none": None, "raw": b"\x00\xff", "on": True}
+    value = {
+        "conv/kernel:0": kernel,
+        "epoch": 3,
+        "rate": 0.5,
+        "name": "ResNet",
+        "none": None,
+        "raw": b"\x00\xff",
+        "on": True,
+    }
     value["nested"] = [1, (kernel, "two"), {"again": kernel}]
     read = pickles.load_pickle(pickle.dumps(value, protocol))
     assert_same(read["conv/kernel:0"], kernel)
@@ -75,7 +87,9 @@ def test_containers_and_plain_values_come_back(protocol):
 
 @pytest.mark.parametrize("protocol", [2, 3, 4, 5])
 def test_ordered_dict_and_numpy_scalars_come_back_as_plain_ones(protocol):
-    value = OrderedDict([("b", np.float32(0.25)), ("a", np.int64(-7)), ("c", np.ones(2, np.float32))])
+    value = OrderedDict(
+        [("b", np.float32(0.25)), ("a", np.int64(-7)), ("c", np.ones(2, np.float32))]
+    )
     read = pickles.load_pickle(pickle.dumps(value, protocol))
     assert list(read) == ["b", "a", "c"]
     assert (read["b"], read["a"]) == (0.25, -7)
@@ -85,14 +99,23 @@ def test_ordered_dict_and_numpy_scalars_come_back_as_plain_ones(protocol):
 @pytest.mark.parametrize("core", [b"numpy.core.", b"numpy._core."])
 def test_both_spellings_of_numpy_are_read(core):
     array = numbered((2, 5), np.float32)
-    data = pickle.dumps(array, 2).replace(b"numpy._core.", b"numpy.core.").replace(b"numpy.core.", core)
+    data = (
+        pickle.dumps(array, 2)
+        .replace(b"numpy._core.", b"numpy.core.")
+        .replace(b"numpy.core.", core)
+    )
     assert core in data
     assert_same(pickles.load_pickle(data), array)
 
 
 def test_python_2_cifar_batch_is_read_as_bytes():
     pixels = numbered((4, 3072), np.uint8)
-    batch = {"batch_label": "training batch 1 of 5", "labels": [6, 9, 9, 4], "data": pixels, "filenames": ["a.png", "b.png"]}
+    batch = {
+        "batch_label": "training batch 1 of 5",
+        "labels": [6, 9, 9, 4],
+        "data": pixels,
+        "filenames": ["a.png", "b.png"],
+    }
     data = python2(batch)
     assert b"cnumpy.core.multiarray\n_reconstruct" in data
     assert pickle.BINBYTES not in data[:40] and b"_codecs" not in data
@@ -107,12 +130,18 @@ def test_python_2_fortran_and_big_endian_arrays_are_read():
     assert_same(pickles.load_pickle(python2({"w": array}), encoding="bytes")[b"w"], array)
 
 
-# ---------------------------------------------------------------------------------------------------------------- damaged
+# ------------------------------------------------------------------------------------------ damaged
 
 INTACT = {
-    "protocol 2": pickle.dumps({"w": numbered((4, 5), np.float32), "b": numbered((5,), np.float64)}, 2),
-    "protocol 4": pickle.dumps({"w": numbered((4, 5), np.float32), "b": numbered((5,), np.float64)}, 4),
-    "protocol 5": pickle.dumps({"w": numbered((4, 5), np.float32), "b": numbered((5,), np.float64)}, 5),
+    "protocol 2": pickle.dumps(
+        {"w": numbered((4, 5), np.float32), "b": numbered((5,), np.float64)}, 2
+    ),
+    "protocol 4": pickle.dumps(
+        {"w": numbered((4, 5), np.float32), "b": numbered((5,), np.float64)}, 4
+    ),
+    "protocol 5": pickle.dumps(
+        {"w": numbered((4, 5), np.float32), "b": numbered((5,), np.float64)}, 5
+    ),
     "Python 2": python2({"w": numbered((4, 5), np.float32), "b": numbered((5,), np.float64)}),
 }
 
@@ -139,7 +168,9 @@ def test_a_changed_byte_is_read_or_refused_but_never_another_error(form):
             pass
 
 
-@pytest.mark.parametrize("data", [b"", b"\x00", b"no pickle at all", b"PK\x03\x04", b"\x80\x63.", b".", b"PK", b"c\n\n"])
+@pytest.mark.parametrize(
+    "data", [b"", b"\x00", b"no pickle at all", b"PK\x03\x04", b"\x80\x63.", b".", b"PK", b"c\n\n"]
+)
 def test_garbage_is_a_value_error_of_one_line(data):
     with pytest.raises(ValueError) as refusal:
         pickles.load_pickle(data)
@@ -157,7 +188,10 @@ class Claims:
 
 
 @pytest.mark.parametrize("fortran", [False, True])
-@pytest.mark.parametrize("shape", [(2, 4), (5,), (2, 2, 2), (-2, -3), (-1, 6), (0,), (2.0, 3.0), (2**62, 2**62), ("2", 3)])
+@pytest.mark.parametrize(
+    "shape",
+    [(2, 4), (5,), (2, 2, 2), (-2, -3), (-1, 6), (0,), (2.0, 3.0), (2**62, 2**62), ("2", 3)],
+)
 def test_shape_that_does_not_fit_the_bytes_is_a_value_error(shape, fortran):
     fits = Claims((2, 3), np.dtype("f4"), fortran, bytes(24))
     assert pickles.load_pickle(pickle.dumps(fits)).shape == (2, 3)
@@ -179,7 +213,9 @@ def test_contents_that_are_no_bytes_are_refused():
 
 def test_an_array_without_contents_is_a_value_error():
     with pytest.raises(ValueError):
-        pickles.load_pickle(b"\x80\x02cnumpy.core.multiarray\n_reconstruct\ncnumpy\nndarray\nK\x00\x85U\x01b\x87R.")
+        pickles.load_pickle(
+            b"\x80\x02cnumpy.core.multiarray\n_reconstruct\ncnumpy\nndarray\nK\x00\x85U\x01b\x87R."
+        )
 
 
 def test_endless_nesting_is_a_value_error():

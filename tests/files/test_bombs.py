@@ -49,7 +49,7 @@ def test_the_measure_sees_memory():
         refusal_of(hog)
 
 
-# ---------------------------------------------------------------------------------------------------------------- pickles
+# ------------------------------------------------------------------------------------------ pickles
 
 
 class Shaped:
@@ -96,9 +96,12 @@ PICKLES = {
     + b"h\x00h\x01R" * 10_000
     + b".",
     "keys of one hash": colliding(30_000),
-    "a dtype that is itself many dtypes": b"\x80\x02cnumpy\ndtype\n(V" + b"f4," * 10_000 + b"\nK\x00K\x01tR.",
+    "a dtype that is itself many dtypes": b"\x80\x02cnumpy\ndtype\n(V"
+    + b"f4," * 10_000
+    + b"\nK\x00K\x01tR.",
     "a shape of giants": pickle.dumps(Shaped((2**2000,) * 9000)),
-    "a dtype of nested lists": pickle.dumps(doubled(lambda x: [x, x]), 2)[:-1] + b"q\xffcnumpy\ndtype\nh\xff\x85R.",
+    "a dtype of nested lists": pickle.dumps(doubled(lambda x: [x, x]), 2)[:-1]
+    + b"q\xffcnumpy\ndtype\nh\xff\x85R.",
 }
 
 
@@ -120,7 +123,10 @@ def test_memo_index_costs_nothing():
         tracemalloc.stop()
 
 
-@pytest.mark.parametrize("container", [lambda x: [x, x], lambda x: (x, x), lambda x: {"a": x, "b": x}, lambda x: [(x, x), x]])
+@pytest.mark.parametrize(
+    "container",
+    [lambda x: [x, x], lambda x: (x, x), lambda x: {"a": x, "b": x}, lambda x: [(x, x), x]],
+)
 def test_containers_met_again_are_not_gone_through_again(container):
     begin = time.monotonic()
     read = pickles.load_pickle(pickle.dumps(doubled(container, 30)))
@@ -132,7 +138,12 @@ def test_containers_met_again_are_not_gone_through_again(container):
 
 def test_deep_nesting_is_refused_whatever_the_stack_allows():
     for depth in (100, 100_000):
-        refusal_of(lambda depth=depth: pickles.load_pickle(b"\x80\x02" + b"]" * depth + b"a" * (depth - 1) + b"."), 32)
+        refusal_of(
+            lambda depth=depth: pickles.load_pickle(
+                b"\x80\x02" + b"]" * depth + b"a" * (depth - 1) + b"."
+            ),
+            32,
+        )
 
 
 def test_arrays_under_many_names_are_not_copied_without_end(tmp_path, monkeypatch):
@@ -143,7 +154,9 @@ def test_arrays_under_many_names_are_not_copied_without_end(tmp_path, monkeypatc
     assert "more than" in refusal_of(lambda: read_parameters(str(path)))
 
 
-@pytest.mark.parametrize("meta", ["[" * 100_000, doubled(lambda x: [x, x]), doubled(lambda x: {"x": x, "y": x})])
+@pytest.mark.parametrize(
+    "meta", ["[" * 100_000, doubled(lambda x: [x, x]), doubled(lambda x: {"x": x, "y": x})]
+)
 def test_meta_of_endless_nesting_counts_as_none(tmp_path, meta):
     path = tmp_path / "param.pkl"
     path.write_bytes(pickle.dumps({"w": np.ones(3, np.float32), "__meta__": meta}))
@@ -155,11 +168,13 @@ def test_labels_that_multiply_are_refused(tmp_path):
     arrays = generate("CIFAR10")
     folder = write("python", tmp_path, "CIFAR10", arrays)
     rows = np.zeros((10, 3072), np.uint8)
-    (folder / "test_batch").write_bytes(python2({"data": rows, "labels": doubled(lambda x: [x, x], 40)}))
+    (folder / "test_batch").write_bytes(
+        python2({"data": rows, "labels": doubled(lambda x: [x, x], 40)})
+    )
     assert "test_batch" in refusal_of(lambda: load_cifar("CIFAR10", 10, str(folder)))
 
 
-# -------------------------------------------------------------------------------------------------------------- .npz, .zip
+# --------------------------------------------------------------------------------------- .npz, .zip
 
 
 def npy(header, data=b"", version=1):
@@ -241,7 +256,9 @@ def test_members_of_one_name_are_refused(tmp_path):
 
 @pytest.mark.parametrize("method", [zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
 def test_members_that_unpack_without_a_bound_are_refused(tmp_path, method):
-    path = zipped(tmp_path / "param.npz", [("w.npy", npy(header_of((8 << 20,)), bytes(32 << 20)))], method)
+    path = zipped(
+        tmp_path / "param.npz", [("w.npy", npy(header_of((8 << 20,)), bytes(32 << 20)))], method
+    )
     refusal_of(lambda: npz.load_npz(path))
 
 
@@ -261,7 +278,7 @@ def test_encrypted_member_is_refused(tmp_path):
     assert "encrypted" in refusal_of(lambda: npz.load_npz(path))
 
 
-# ------------------------------------------------------------------------------------------------------- archives, sizes
+# ---------------------------------------------------------------------------------- archives, sizes
 
 
 def test_gzip_bomb_is_refused(tmp_path, monkeypatch):
@@ -275,11 +292,16 @@ def test_official_archives_are_far_below_the_bound():
     assert 50_000 * 3073 * 2 < archive.LARGEST
 
 
-@pytest.mark.parametrize("kind", [tarfile.LNKTYPE, tarfile.SYMTYPE, tarfile.CHRTYPE, tarfile.FIFOTYPE, tarfile.GNUTYPE_SPARSE])
+@pytest.mark.parametrize(
+    "kind",
+    [tarfile.LNKTYPE, tarfile.SYMTYPE, tarfile.CHRTYPE, tarfile.FIFOTYPE, tarfile.GNUTYPE_SPARSE],
+)
 def test_member_that_is_no_plain_file_is_left_out(tmp_path, kind):
     path = write_archive(write("python", tmp_path, "CIFAR10", generate("CIFAR10")))
     with tarfile.open(path) as intact:
-        members = [(m, intact.extractfile(m).read() if m.isfile() else b"") for m in intact.getmembers()]
+        members = [
+            (m, intact.extractfile(m).read() if m.isfile() else b"") for m in intact.getmembers()
+        ]
     with tarfile.open(path, "w:gz") as packed:
         for member, data in members:
             if member.name.endswith("data_batch_2"):
@@ -289,7 +311,14 @@ def test_member_that_is_no_plain_file_is_left_out(tmp_path, kind):
     assert "data_batch_2 is missing" in refusal_of(lambda: load_cifar("CIFAR10", 10, str(path)))
 
 
-SIZES = [b"77777777777\0", b"\x80" + b"\0" * 10 + b"\xff", b"\xff" * 12, b"-0000000001\0", b"0o000000017\0", b" " * 12]
+SIZES = [
+    b"77777777777\0",
+    b"\x80" + b"\0" * 10 + b"\xff",
+    b"\xff" * 12,
+    b"-0000000001\0",
+    b"0o000000017\0",
+    b" " * 12,
+]
 
 
 @pytest.mark.parametrize("size", SIZES)
@@ -307,7 +336,10 @@ def test_size_of_a_member_is_not_believed(tmp_path, size):
 def test_file_larger_than_any_is_not_read(tmp_path, monkeypatch, file):
     monkeypatch.setattr(guards, "LARGEST", 1000)
     folder = write("python", tmp_path, "CIFAR10", generate("CIFAR10"))
-    starts = {"param.pkl": b"\x80\x02", "param.pth": bytes.fromhex("80028a0a6cfc9c46f9206aa850192e")}
+    starts = {
+        "param.pkl": b"\x80\x02",
+        "param.pth": bytes.fromhex("80028a0a6cfc9c46f9206aa850192e"),
+    }
     if file == "data_batch_1":
         assert "more than" in refusal_of(lambda: load_cifar("CIFAR10", 10, str(folder)))
         return

@@ -1,7 +1,9 @@
-"""Files damaged at random, 600 of each form: each loads to valid arrays or is refused in one line, in 5 s and 1 GB.
+"""Files damaged at random, 600 of each form: each loads to valid arrays or is refused in one line,
+in 5 s and 1 GB.
 
-What a check sum protects is damaged on both sides of it: outside, where the check sum sees it, and inside, packed again.
-`pytest -s tests/test_fuzz.py` prints how many of each form were loaded and refused.
+What a check sum protects is damaged on both sides of it: outside, where the check sum sees it, and
+inside, packed again. `pytest -s tests/test_fuzz.py` prints how many of each form were loaded and
+refused.
 """
 
 import collections
@@ -40,12 +42,16 @@ ARRAYS = {
     "half": np.asfortranarray(np.ones((2, 3), np.float16)),
     "__meta__": '{"arch": "ResNet-20"}',
 }
-TENSORS = {name.replace("/", "."): Tensor(array) for name, array in ARRAYS.items() if isinstance(array, np.ndarray)}
+TENSORS = {
+    name.replace("/", "."): Tensor(array)
+    for name, array in ARRAYS.items()
+    if isinstance(array, np.ndarray)
+}
 IMAGE = np.stack([*np.indices((24, 20), np.uint8) * 9, np.full((24, 20), 90, np.uint8)], -1)
 RNG = np.random.default_rng(0)
 
 
-# ----------------------------------------------------------------------------------------------- forms: what is in a file
+# ------------------------------------------------------------------------- forms: what is in a file
 
 
 def written(write, *arguments, **options):
@@ -94,7 +100,9 @@ def png_inside(data):
     """A PNG of 24 x 20 from what its zlib stream holds."""
     chunk = lambda name, data: struct.pack(">I", len(data)) + name + data + bytes(4)
     head = chunk(b"IHDR", struct.pack(">IIBBBBB", 20, 24, 8, 2, 0, 0, 0))
-    return with_right_check_sums(PNG + head + chunk(b"IDAT", zlib.compress(data)) + chunk(b"IEND", b""))
+    return with_right_check_sums(
+        PNG + head + chunk(b"IDAT", zlib.compress(data)) + chunk(b"IEND", b"")
+    )
 
 
 def records(tmp_path, contents):
@@ -113,7 +121,7 @@ def example(label):
     return tf.train.Example(features={"feature": features}).SerializeToString()
 
 
-# --------------------------------------------------------------------------------------------------- readers: what is valid
+# --------------------------------------------------------------------------- readers: what is valid
 
 
 def read_parameter_file(tmp_path, data):
@@ -129,7 +137,11 @@ def read_parameter_file(tmp_path, data):
 def read_cifar(path):
     x_train, y_train, x_test, y_test = load_cifar("CIFAR10", 10, str(path))
     for images, labels in ((x_train, y_train), (x_test, y_test)):
-        assert images.dtype == np.uint8 and images.shape == (len(labels), 32, 32, 3) and images.sum() >= 0
+        assert (
+            images.dtype == np.uint8
+            and images.shape == (len(labels), 32, 32, 3)
+            and images.sum() >= 0
+        )
         assert labels.dtype == np.int64 and labels.min() >= 0 and labels.max() < 10
 
 
@@ -151,7 +163,13 @@ def read_archive(tmp_path, data):
 
 def read_image(tmp_path, data):
     image = decode_image(data).numpy()
-    assert image.dtype == np.uint8 and image.ndim == 3 and image.shape[2] == 3 and image.size > 0 and image.sum() >= 0
+    assert (
+        image.dtype == np.uint8
+        and image.ndim == 3
+        and image.shape[2] == 3
+        and image.size > 0
+        and image.sum() >= 0
+    )
 
 
 def read_shard(tmp_path, data):
@@ -164,7 +182,12 @@ def read_shard(tmp_path, data):
 
 
 ROWS = planes(RNG.integers(0, 256, (10, 32, 32, 3)).astype(np.uint8))
-BATCH = {"data": ROWS, "labels": list(range(10)), "batch_label": "testing batch 1 of 1", "filenames": ["a.png"] * 10}
+BATCH = {
+    "data": ROWS,
+    "labels": list(range(10)),
+    "batch_label": "testing batch 1 of 1",
+    "filenames": ["a.png"] * 10,
+}
 BINARY = np.concatenate([np.arange(10, dtype=np.uint8)[:, None], ROWS], 1).tobytes()
 NPYS = {name: npy(np.asarray(array)) for name, array in ARRAYS.items()}
 Form = collections.namedtuple("Form", "seed pack read error opcodes")
@@ -172,7 +195,9 @@ SAME = lambda tmp_path, data: data
 
 
 def form(seed, read, pack=SAME, error=UserError, opcodes=False):
-    """seed(tmp_path) -> what is damaged; pack makes it a file, read(tmp_path, file) loads and checks it or raises `error`."""
+    """seed(tmp_path) -> what is damaged; pack makes it a file, read(tmp_path, file) loads and
+    checks it or raises `error`.
+    """
     return Form(seed if callable(seed) else lambda _: seed, pack, read, error, opcodes)
 
 
@@ -189,30 +214,49 @@ def archive_of(tmp_path):
 
 
 FORMS = {
-    **{f"pickle, protocol {p}": parameters(pickle.dumps(ARRAYS, p), opcodes=True) for p in (2, 4, 5)},
+    **{
+        f"pickle, protocol {p}": parameters(pickle.dumps(ARRAYS, p), opcodes=True)
+        for p in (2, 4, 5)
+    },
     ".npz stored": parameters(written(np.savez, **ARRAYS)),
     ".npz deflated": parameters(written(np.savez_compressed, **ARRAYS)),
     ".npz, inside": parameters(
-        NPYS["conv/kernel:0"], lambda _, data: zip_of({"w.npy": data, "n.npy": NPYS["n"]}, zipfile.ZIP_DEFLATED)
+        NPYS["conv/kernel:0"],
+        lambda _, data: zip_of({"w.npy": data, "n.npy": NPYS["n"]}, zipfile.ZIP_DEFLATED),
     ),
     ".pth": parameters(torch_zip()),
-    ".pth, pickle inside": parameters(torch_member("data.pkl"), lambda _, data: torch_zip(**{"data.pkl": data}), True),
-    ".safetensors": parameters(written(write_safetensors, {n: np.asarray(a) for n, a in ARRAYS.items() if n != "__meta__"})),
+    ".pth, pickle inside": parameters(
+        torch_member("data.pkl"), lambda _, data: torch_zip(**{"data.pkl": data}), True
+    ),
+    ".safetensors": parameters(
+        written(write_safetensors, {n: np.asarray(a) for n, a in ARRAYS.items() if n != "__meta__"})
+    ),
     ".pth legacy": parameters(written(write_legacy, TENSORS), opcodes=True),
     "CIFAR python batch": form(python2(BATCH), read_batch("python", "test_batch"), opcodes=True),
     "CIFAR binary batch": form(BINARY, read_batch("binary", "data_batch_2.bin")),
     "CIFAR archive": form(archive_of, read_archive),
     "CIFAR archive, inside": form(
-        lambda tmp_path: gzip.decompress(archive_of(tmp_path)), read_archive, lambda _, data: gzip.compress(data, 1)
+        lambda tmp_path: gzip.decompress(archive_of(tmp_path)),
+        read_archive,
+        lambda _, data: gzip.compress(data, 1),
     ),
     "JPEG": image(tf.io.encode_jpeg(IMAGE).numpy()),
     "JPEG progressive": image(tf.io.encode_jpeg(IMAGE, progressive=True).numpy()),
     "PNG": image(tf.io.encode_png(IMAGE).numpy()),
-    "PNG, inside chunks": image(tf.io.encode_png(IMAGE).numpy(), lambda _, data: with_right_check_sums(data)),
-    "PNG, inside zlib": image(np.pad(IMAGE.reshape(24, 60), ((0, 0), (1, 0))).tobytes(), lambda _, data: png_inside(data)),
-    "TFRecord": form(lambda tmp_path: records(tmp_path, map(example, range(3))), read_shard, error=ValueError),
+    "PNG, inside chunks": image(
+        tf.io.encode_png(IMAGE).numpy(), lambda _, data: with_right_check_sums(data)
+    ),
+    "PNG, inside zlib": image(
+        np.pad(IMAGE.reshape(24, 60), ((0, 0), (1, 0))).tobytes(), lambda _, data: png_inside(data)
+    ),
+    "TFRecord": form(
+        lambda tmp_path: records(tmp_path, map(example, range(3))), read_shard, error=ValueError
+    ),
     "TFRecord, inside": form(
-        example(5), read_shard, lambda tmp_path, data: records(tmp_path, [example(1), data, example(2)]), ValueError
+        example(5),
+        read_shard,
+        lambda tmp_path, data: records(tmp_path, [example(1), data, example(2)]),
+        ValueError,
     ),
 }
 FEW_LOAD = {".npz deflated", "CIFAR archive", "PNG"}  # for a check sum sees nearly every damage
@@ -226,7 +270,13 @@ def test_damaged_file_loads_or_is_refused_in_one_line(tmp_path, name):
     form.read(tmp_path, form.pack(tmp_path, seed))
     counts, begin, examples = collections.Counter(), time.monotonic(), EXAMPLES
 
-    @settings(max_examples=examples, derandomize=True, database=None, deadline=5000, suppress_health_check=list(HealthCheck))
+    @settings(
+        max_examples=examples,
+        derandomize=True,
+        database=None,
+        deadline=5000,
+        suppress_health_check=list(HealthCheck),
+    )
     @given(st.data())
     def one(draws):
         data = form.pack(tmp_path, draws.draw(mutations(seed, form.opcodes)))
@@ -258,7 +308,7 @@ def test_ten_thousand_files_were_tried():
     assert sum(counts["loaded"] + counts["refused"] for counts in tally.values()) >= 10_000
 
 
-# ------------------------------------------------------------------------------------------------ the measures themselves
+# -------------------------------------------------------------------------- the measures themselves
 
 
 def test_more_time_than_allowed_is_seen():
@@ -273,7 +323,9 @@ def test_more_time_than_allowed_is_seen():
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="the peak of memory is measured on Linux only")
-@pytest.mark.parametrize("taken", [lambda: b"x" * (500 << 20), lambda: np.ones(62 << 20), lambda: tf.ones(125 << 20)])
+@pytest.mark.parametrize(
+    "taken", [lambda: b"x" * (500 << 20), lambda: np.ones(62 << 20), lambda: tf.ones(125 << 20)]
+)
 def test_more_memory_than_allowed_is_seen_though_it_is_given_back(taken):
     gc.collect()  # what earlier tests have left would otherwise be given back in between
     with pytest.raises(AssertionError, match="MiB"), within_bounds(size=150 << 20):

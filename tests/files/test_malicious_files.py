@@ -1,4 +1,6 @@
-"""Files that would run something are refused by the name of it, through every door, and do not run it."""
+"""Files that would run something are refused by the name of it, through every door, and do not run
+it.
+"""
 
 import builtins
 import contextlib
@@ -45,7 +47,9 @@ def code_that_makes(path):
 
 
 def running(path):
-    """name -> (pickle, or object to pickle, that makes the file `path` when unpickled; the name that betrays it)."""
+    """name -> (pickle, or object to pickle, that makes the file `path` when unpickled; the name
+    that betrays it).
+    """
     command, code = f"touch '{path}'", f"open({path!r}, 'w').close()"
     touch, shell = ["touch", path], text(f"touch '{path}'")
     objects = np.empty(2, object)
@@ -58,34 +62,69 @@ def running(path):
         "exec": (Calls(builtins.exec, code), ".exec"),
         "open": (Calls(builtins.open, path, "w"), "open"),
         "subprocess": (Calls(subprocess.check_call, touch), ".check_call"),
-        "nested": ({"fc/kernel:0": np.ones(2, np.float32), "x": [1, {"y": (Calls(subprocess.call, touch),)}]}, ".call"),
+        "nested": (
+            {
+                "fc/kernel:0": np.ones(2, np.float32),
+                "x": [1, {"y": (Calls(subprocess.call, touch),)}],
+            },
+            ".call",
+        ),
         "key of a dict": ({Calls(os.system, command): 1}, "posix.system"),
-        "behind arrays": ([np.ones((2, 2)), np.float32(1), Calls(os.system, command)], "posix.system"),
+        "behind arrays": (
+            [np.ones((2, 2)), np.float32(1), Calls(os.system, command)],
+            "posix.system",
+        ),
         "object array": (objects, "an array of dtype 'O8'"),
         "numpy.save": (Calls(np.save, path, 1), "numpy.save"),
         "numpy.memmap": (Calls(np.memmap, path, "uint8", "w+", 0, (4,)), "numpy.memmap"),
-        "numpy's runstring": (Calls(np.testing._private.utils.runstring, code, {}), "numpy.testing._private.utils.runstring"),
+        "numpy's runstring": (
+            Calls(np.testing._private.utils.runstring, code, {}),
+            "numpy.testing._private.utils.runstring",
+        ),
         "functools.partial": (Calls(functools.partial(os.system, command)), "functools.partial"),
         "pathlib": (Calls(pathlib.Path.touch, pathlib.PosixPath(path)), (".getattr", "Path.touch")),
-        "pickle in a pickle": (Calls(pickle.loads, pickle.dumps(Calls(os.system, command))), ".loads"),
+        "pickle in a pickle": (
+            Calls(pickle.loads, pickle.dumps(Calls(os.system, command))),
+            ".loads",
+        ),
         "map": (Calls(list, Calls(map, builtins.exec, [code])), ".list"),
-        "getattr": (b"cbuiltins\ngetattr\n(cbuiltins\n__import__\n(Vos\ntRVsystem\ntR(" + shell + b"tR.", "builtins.getattr"),
-        "attrgetter": (b"coperator\nattrgetter\n(Vsystem\ntR(cbuiltins\n__import__\n(Vos\ntRtR(" + shell + b"tR.", "attrgetter"),
+        "getattr": (
+            b"cbuiltins\ngetattr\n(cbuiltins\n__import__\n(Vos\ntRVsystem\ntR(" + shell + b"tR.",
+            "builtins.getattr",
+        ),
+        "attrgetter": (
+            b"coperator\nattrgetter\n(Vsystem\ntR(cbuiltins\n__import__\n(Vos\ntRtR("
+            + shell
+            + b"tR.",
+            "attrgetter",
+        ),
         "FunctionType": (
             b"ctypes\nFunctionType\n(cmarshal\nloads\n(" + code_that_makes(path) + b"tR}tR(tR.",
             "types.FunctionType",
         ),
-        "marshal": (b"cbuiltins\nexec\n(cmarshal\nloads\n(" + code_that_makes(path) + b"tRtR.", "builtins.exec"),
+        "marshal": (
+            b"cbuiltins\nexec\n(cmarshal\nloads\n(" + code_that_makes(path) + b"tRtR.",
+            "builtins.exec",
+        ),
         "STACK_GLOBAL": (b"\x80\x04\x8c\x02os\x8c\x06system\x93" + shell + b"\x85R.", "os.system"),
-        "attribute of a module": (b"\x80\x04\x8c\nsubprocess\x8c\tos.system\x93" + shell + b"\x85R.", "subprocess.os.system"),
-        "memoised name": (b"\x80\x04\x8c\x02os\x94\x8c\x06system\x940h\x00h\x01\x93" + shell + b"\x85R.", "os.system"),
+        "attribute of a module": (
+            b"\x80\x04\x8c\nsubprocess\x8c\tos.system\x93" + shell + b"\x85R.",
+            "subprocess.os.system",
+        ),
+        "memoised name": (
+            b"\x80\x04\x8c\x02os\x94\x8c\x06system\x940h\x00h\x01\x93" + shell + b"\x85R.",
+            "os.system",
+        ),
         "INST": (b"(" + shell + b"ios\nsystem\n.", "os system"),
         "OBJ": (b"(cos\nsystem\n" + shell + b"o.", "os.system"),
         "NEWOBJ": (b"\x80\x02cnumpy\nmemmap\n(" + file + b"t\x81.", "numpy.memmap"),
         "NEWOBJ_EX": (b"\x80\x04cnumpy\nmemmap\n(" + file + b"t}\x92.", "numpy.memmap"),
         "EXT1": (b"\x80\x02\x82\x7b" + shell + b"\x85R.", "EXT1 123"),
         "BUILD on what was called": (b"\x80\x02cos\nsystem\n" + shell + b"\x85R}b.", "os.system"),
-        "behind what is thrown away": (arrays[:-1] + b"0cos\nsystem\n" + shell + b"\x85R.", "os.system"),
+        "behind what is thrown away": (
+            arrays[:-1] + b"0cos\nsystem\n" + shell + b"\x85R.",
+            "os.system",
+        ),
     }
 
 
@@ -121,7 +160,9 @@ def pickled(value, protocol=2):
 
 def assert_named(message, betrayed):
     assert len(message.splitlines()) == 1
-    assert any(name in message for name in ([betrayed] if isinstance(betrayed, str) else betrayed)), message
+    assert any(
+        name in message for name in ([betrayed] if isinstance(betrayed, str) else betrayed)
+    ), message
 
 
 @pytest.mark.parametrize("name", running(""))
@@ -159,7 +200,9 @@ def test_every_door_is_shut(tmp_path, made, extension, name, door):
         read = lambda: load_cifar("CIFAR10", 10, str(path))
     else:
         path = tmp_path / "param"
-        writer = {"zip .pth": write_zip, "legacy .pth": write_legacy}.get(door, lambda path, data: path.write_bytes(data))
+        writer = {"zip .pth": write_zip, "legacy .pth": write_legacy}.get(
+            door, lambda path, data: path.write_bytes(data)
+        )
         writer(path, data)
         read = lambda: read_parameters(str(path))
     with pytest.raises(UserError, match="refused") as refusal:
@@ -175,7 +218,9 @@ def test_every_other_name_is_refused(name, form):
     module, attribute = name.split()
     stacked = b"\x80\x04" + text(module) + text(attribute) + b"\x93."
     with pytest.raises(pickle_reader.UnsafePickle) as refusal:
-        pickles.load_pickle(stacked if form == "STACK_GLOBAL" else f"c{module}\n{attribute}\n.".encode())
+        pickles.load_pickle(
+            stacked if form == "STACK_GLOBAL" else f"c{module}\n{attribute}\n.".encode()
+        )
     assert_named(str(refusal.value), f"{module}.{attribute}")
 
 
@@ -202,14 +247,28 @@ def test_opcodes_that_no_file_of_arrays_needs_are_refused(name):
     assert_named(str(refusal.value), name)
 
 
-ADMITTED = ["numpy dtype", "numpy ndarray", "_codecs encode", "collections OrderedDict", "numpy.core.multiarray _reconstruct"]
-STATES = [b"}" + text("x") + b"Ns", b"N}" + text("__defaults__") + b"K\x01\x85s\x86", b"}" + text("function") + b"Ns", b"N", b"]"]
+ADMITTED = [
+    "numpy dtype",
+    "numpy ndarray",
+    "_codecs encode",
+    "collections OrderedDict",
+    "numpy.core.multiarray _reconstruct",
+]
+STATES = [
+    b"}" + text("x") + b"Ns",
+    b"N}" + text("__defaults__") + b"K\x01\x85s\x86",
+    b"}" + text("function") + b"Ns",
+    b"N",
+    b"]",
+]
 
 
 @pytest.mark.parametrize("state", STATES)
 @pytest.mark.parametrize("name", ADMITTED)
 def test_nothing_admitted_can_be_given_a_state(name, state):
-    """Python's unpickler would set attributes, even __defaults__, of the functions here for all files to come."""
+    """Python's unpickler would set attributes, even __defaults__, of the functions here for all
+    files to come.
+    """
     intact = pickle.dumps({"w": np.arange(3.0)}, 2)
     data = b"\x80\x02c" + name.replace(" ", "\n").encode() + b"\n" + state + b"b."
     with pytest.raises((ValueError, pickle_reader.UnsafePickle)):
@@ -218,7 +277,13 @@ def test_nothing_admitted_can_be_given_a_state(name, state):
 
 
 def test_state_of_an_ordered_dict_shadows_nothing():
-    data = b"\x80\x02ccollections\nOrderedDict\n)R" + text("w") + b"K\x01s}" + text("items") + b"K\x01sb."
+    data = (
+        b"\x80\x02ccollections\nOrderedDict\n)R"
+        + text("w")
+        + b"K\x01s}"
+        + text("items")
+        + b"K\x01sb."
+    )
     read = pickles.load_pickle(data)
     assert type(read) is dict and list(read.items()) == [("w", 1)]
 
@@ -226,7 +291,11 @@ def test_state_of_an_ordered_dict_shadows_nothing():
 @pytest.mark.parametrize("name", ["numpy ndarray", "numpy dtype"])
 def test_stand_ins_cannot_be_called_for_memory(name):
     """numpy.ndarray((2**40,)) would ask for a terabyte."""
-    data = b"\x80\x02c" + name.replace(" ", "\n").encode() + b"\n\x8a\x06\x00\x00\x00\x00\x00\x01\x85\x85R."
+    data = (
+        b"\x80\x02c"
+        + name.replace(" ", "\n").encode()
+        + b"\n\x8a\x06\x00\x00\x00\x00\x00\x01\x85\x85R."
+    )
     with pytest.raises((ValueError, pickle_reader.UnsafePickle)):
         pickles.load_pickle(data)
 
@@ -237,7 +306,9 @@ def test_only_names_can_be_called(function):
         pickles.load_pickle(b"\x80\x02" + function + b")R.")
 
 
-@pytest.mark.parametrize("dtype", ["i4,f4", [("a", "f4"), ("b", "O")], "O", "U4", "S4", "M8[s]", "c8", "V3"])
+@pytest.mark.parametrize(
+    "dtype", ["i4,f4", [("a", "f4"), ("b", "O")], "O", "U4", "S4", "M8[s]", "c8", "V3"]
+)
 @pytest.mark.parametrize("protocol", [2, 4, 5])
 def test_arrays_of_anything_but_numbers_are_refused(protocol, dtype):
     with pytest.raises(pickle_reader.UnsafePickle):
@@ -258,7 +329,11 @@ def test_a_second_pickle_behind_a_valid_one_is_refused_and_does_not_run(tmp_path
 
 @pytest.mark.parametrize("key", ["x_train", "y_test"])
 def test_objects_in_an_npz_are_refused_and_do_not_run(tmp_path, made, key):
-    path = write_npz(tmp_path, generate("CIFAR10"), **{key: np.array([Calls(os.system, f"touch '{made}'")] * 10, object)})
+    path = write_npz(
+        tmp_path,
+        generate("CIFAR10"),
+        **{key: np.array([Calls(os.system, f"touch '{made}'")] * 10, object)},
+    )
     for read in (lambda: load_cifar("CIFAR10", 10, str(path)), lambda: read_parameters(str(path))):
         with pytest.raises(UserError, match="dtype object"):
             read()
@@ -283,7 +358,11 @@ def test_npy_file_of_objects_is_refused_and_does_not_run(tmp_path, made, name):
 def test_one_malicious_batch_is_named(tmp_path, made, archived):
     arrays = generate("CIFAR10")
     folder = write("python", tmp_path, "CIFAR10", arrays)
-    content = {"data": planes(arrays[2]), "labels": arrays[3].tolist(), "x": Calls(os.system, f"touch '{made}'")}
+    content = {
+        "data": planes(arrays[2]),
+        "labels": arrays[3].tolist(),
+        "x": Calls(os.system, f"touch '{made}'"),
+    }
     (folder / "data_batch_3").write_bytes(python2(content))
     with pytest.raises(UserError, match=r"data_batch_3 is refused: it names posix\.system"):
         load_cifar("CIFAR10", 10, str(write_archive(folder) if archived else folder))
@@ -292,7 +371,9 @@ def test_one_malicious_batch_is_named(tmp_path, made, archived):
     assert made.exists()
 
 
-@pytest.mark.parametrize("module", ["os\nTraceback: forged", "os\x1b[2J\x1b[31m", "o" * 10_000, "os\u202e"])
+@pytest.mark.parametrize(
+    "module", ["os\nTraceback: forged", "os\x1b[2J\x1b[31m", "o" * 10_000, "os\u202e"]
+)
 def test_a_refusal_is_one_short_line_whatever_the_file_names(module):
     with pytest.raises(pickle_reader.UnsafePickle) as refusal:
         pickles.load_pickle(b"\x80\x04" + text(module) + text("system") + b"\x93.")

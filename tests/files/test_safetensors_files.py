@@ -24,9 +24,14 @@ def assert_same(read, written):
     np.testing.assert_array_equal(read, written)
 
 
-@pytest.mark.parametrize("dtype", ["f4", "f8", "f2", "i8", "i4", "i2", "i1", "u8", "u4", "u2", "u1", "b1"])
+@pytest.mark.parametrize(
+    "dtype", ["f4", "f8", "f2", "i8", "i4", "i2", "i1", "u8", "u4", "u2", "u1", "b1"]
+)
 def test_what_the_library_wrote_comes_back(path, dtype):
-    arrays = {str(s): np.arange(np.prod(s, dtype=int)).reshape(s).astype(dtype) for s in [(), (1,), (2, 3), (4, 1, 2), (0, 3)]}
+    arrays = {
+        str(s): np.arange(np.prod(s, dtype=int)).reshape(s).astype(dtype)
+        for s in [(), (1,), (2, 3), (4, 1, 2), (0, 3)]
+    }
     safetensors.numpy.save_file(arrays, path, metadata={"format": "pt"})
     assert is_safetensors(path)
     read = load_safetensors(path)
@@ -89,7 +94,11 @@ def test_a_header_that_lies_is_refused(path, what):
     assert is_safetensors(path)
     with pytest.raises(UserError, match=r"param.safetensors is no parameter file: ") as refusal:
         read_parameters(str(path))
-    assert len(str(refusal.value).splitlines()) == 1 and str(refusal.value).isprintable() and len(str(refusal.value)) < 500
+    assert (
+        len(str(refusal.value).splitlines()) == 1
+        and str(refusal.value).isprintable()
+        and len(str(refusal.value)) < 500
+    )
 
 
 def test_truncated_anywhere_is_refused(path):

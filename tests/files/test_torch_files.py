@@ -45,8 +45,16 @@ def test_bfloat16_becomes_float32(write):
 
 
 def test_views_of_one_storage_come_back(write):
-    views = {"all": ((4, 6), (6, 1), 0), "transposed": ((6, 4), (1, 6), 0), "part": ((2, 3), (12, 2), 7), "one": ((), (), 23)}
-    tensors = {name: Tensor(BASE, storage=BASE, size=s, stride=t, offset=o) for name, (s, t, o) in views.items()}
+    views = {
+        "all": ((4, 6), (6, 1), 0),
+        "transposed": ((6, 4), (1, 6), 0),
+        "part": ((2, 3), (12, 2), 7),
+        "one": ((), (), 23),
+    }
+    tensors = {
+        name: Tensor(BASE, storage=BASE, size=s, stride=t, offset=o)
+        for name, (s, t, o) in views.items()
+    }
     read = torch_files.load_pth(write(tensors))
     assert_same(read["all"], BASE.reshape(4, 6))
     assert_same(read["transposed"], BASE.reshape(4, 6).T)
@@ -55,9 +63,16 @@ def test_views_of_one_storage_come_back(write):
 
 
 def test_a_state_dict_with_metadata_and_a_checkpoint_around_it_come_back(write):
-    state = OrderedDict({"module.fc.weight": Tensor(BASE.reshape(4, 6)), "bn.num_batches_tracked": Tensor(np.int64(7))})
+    state = OrderedDict(
+        {
+            "module.fc.weight": Tensor(BASE.reshape(4, 6)),
+            "bn.num_batches_tracked": Tensor(np.int64(7)),
+        }
+    )
     state._metadata = OrderedDict({"": {"version": 1}, "bn": {"version": 2}})
-    read = torch_files.load_pth(write({"state_dict": state, "epoch": 3, "best": 0.5, "arch": "resnet"}))
+    read = torch_files.load_pth(
+        write({"state_dict": state, "epoch": 3, "best": 0.5, "arch": "resnet"})
+    )
     assert (read["epoch"], read["best"], read["arch"]) == (3, 0.5, "resnet")
     assert type(read["state_dict"]) is dict
     assert list(read["state_dict"]) == ["module.fc.weight", "bn.num_batches_tracked"]
@@ -66,7 +81,11 @@ def test_a_state_dict_with_metadata_and_a_checkpoint_around_it_come_back(write):
 
 
 def test_parameters_of_a_pth_are_read_under_its_names(write):
-    path = write(OrderedDict({"fc.weight": Tensor(BASE.astype(np.float64).reshape(4, 6)), "n": Tensor(np.int64(7))}))
+    path = write(
+        OrderedDict(
+            {"fc.weight": Tensor(BASE.astype(np.float64).reshape(4, 6)), "n": Tensor(np.int64(7))}
+        )
+    )
     arrays, meta = read_parameters(str(path))
     assert_same(arrays["fc.weight"], BASE.reshape(4, 6))
     assert_same(arrays["n"], np.float32(7).reshape(()))
@@ -74,7 +93,12 @@ def test_parameters_of_a_pth_are_read_under_its_names(write):
 
 
 def test_big_endian_storages_are_read(tmp_path):
-    path = write_zip(tmp_path / "param.pth", {"w": Tensor(BASE)}, order="big", **{"data/0": BASE.astype(">f4").tobytes()})
+    path = write_zip(
+        tmp_path / "param.pth",
+        {"w": Tensor(BASE)},
+        order="big",
+        **{"data/0": BASE.astype(">f4").tobytes()},
+    )
     np.testing.assert_array_equal(torch_files.load_pth(path)["w"], BASE)
 
 
@@ -129,7 +153,9 @@ def test_what_is_no_dict_is_refused(write, value):
 
 def test_one_storage_of_two_types_is_refused(write):
     with pytest.raises(ValueError):
-        torch_files.load_pth(write({"a": Tensor(BASE), "b": Tensor(BASE, storage=BASE, kind="DoubleStorage")}))
+        torch_files.load_pth(
+            write({"a": Tensor(BASE), "b": Tensor(BASE, storage=BASE, kind="DoubleStorage")})
+        )
 
 
 @pytest.mark.parametrize("missing", ["data/0", "data.pkl"])
@@ -140,7 +166,9 @@ def test_zip_without_a_member_is_refused(tmp_path, missing):
 
 
 def test_zip_with_two_pickles_is_refused(tmp_path):
-    path = write_zip(tmp_path / "param.pth", {"w": Tensor(BASE)}, **{"other/data.pkl": pickle.dumps({})})
+    path = write_zip(
+        tmp_path / "param.pth", {"w": Tensor(BASE)}, **{"other/data.pkl": pickle.dumps({})}
+    )
     with pytest.raises(ValueError):
         torch_files.load_pth(path)
 

@@ -33,7 +33,9 @@ def small(request):
     network = build_network("ResNet-50", 7, SIZE, padding=request.param)
     sizes = network.gate_sizes
     quarter = masks(sizes, np.full(len(sizes), 0.25), np.concatenate([np.arange(n) for n in sizes]))
-    return build_network("ResNet-50", 7, SIZE, randomised(extract(network, quarter), 3), padding=request.param)
+    return build_network(
+        "ResNet-50", 7, SIZE, randomised(extract(network, quarter), 3), padding=request.param
+    )
 
 
 @pytest.fixture(scope="module")
@@ -74,7 +76,9 @@ def test_gates(whole, arch, count):
     gates = [(gate.name, gate.size, gate.uses) for gate in whole[arch].gates]
     assert gates == GATES[arch] and len(gates) == count
     # Every convolution writes through one gate, so that each of them can be dropped from.
-    assert sum(uses for *_, uses in gates) == sum(isinstance(layer, Conv2d) for layer in whole[arch].network_layers)
+    assert sum(uses for *_, uses in gates) == sum(
+        isinstance(layer, Conv2d) for layer in whole[arch].network_layers
+    )
 
 
 def test_gates_of_the_first_blocks_of_resnet_50(whole):
@@ -96,7 +100,9 @@ def test_gates_of_the_first_blocks_of_resnet_50(whole):
 @pytest.mark.parametrize("arch", ARCHITECTURES)
 def test_the_last_batch_norm_of_a_block_starts_at_gamma_0(whole, arch):
     zero = [bn.path for bn in whole[arch].batch_norms if not bn.arrays["gamma"].numpy().any()]
-    assert zero == [f"{part.layers[0].path.partition('/')[0]}/bn2" for part in whole[arch].parts[1:-1]]
+    assert zero == [
+        f"{part.layers[0].path.partition('/')[0]}/bn2" for part in whole[arch].parts[1:-1]
+    ]
 
 
 def test_sizes(whole):
@@ -116,18 +122,24 @@ def test_masked_equals_extracted(small, x, seed):
     assert np.abs(masked - extracted).max() <= 1e-4 * np.abs(masked).max()
     assert masked.std(0).max() > 1e-3  # the images tell
     filters = filters_kept(small.gate_sizes, rates)
-    assert pruned.cost() == small.cost(filters) and pruned.moving_averages() == small.moving_averages(filters)
+    assert pruned.cost() == small.cost(
+        filters
+    ) and pruned.moving_averages() == small.moving_averages(filters)
     left_out = small(x, Pass("batch", small.split_masks(flat), drop=True, multiple=8)).numpy()
     assert np.abs(masked - left_out).max() <= 1e-4 * np.abs(masked).max()
 
 
 def test_a_probe_at_every_place_where_a_gate_masks(small, x):
-    """One at an inner convolution, one a block at a stream's gate; the stem's own where a projection follows it."""
+    """One at an inner convolution, one a block at a stream's gate; the stem's own where a
+    projection follows it.
+    """
     _, flat = flat_masks(small, 0)
     with tf.GradientTape(watch_accessed_variables=False) as tape:
         run = Pass("batch", small.split_masks(flat), tape)
         loss = tf.reduce_sum(small(x, run) ** 2)
-    places = {gate.name: gate.uses - gate.name.endswith("conv3") for gate in small.gates}  # a projection's output adds none
+    places = {
+        gate.name: gate.uses - gate.name.endswith("conv3") for gate in small.gates
+    }  # a projection's output adds none
     assert [len(probes) for probes in run.probes] == list(places.values())
     for probes, mask in zip(tape.gradient(loss, run.probes), small.split_masks(flat)):
         score = np.sum(probes, 0)
@@ -171,7 +183,9 @@ def test_symmetric_padding_is_the_same_on_all_sides(kernel_size, size):
     assert y.shape == pooled.shape == ((size + 1) // 2,) * 2
     for (i, j), value in np.ndenumerate(y):
         window = padded[2 * i : 2 * i + kernel_size, 2 * j : 2 * j + kernel_size]
-        assert value == pytest.approx(window.sum(), abs=1e-4) and pooled[i, j] == np.abs(window).max()
+        assert (
+            value == pytest.approx(window.sum(), abs=1e-4) and pooled[i, j] == np.abs(window).max()
+        )
 
 
 def test_paddings_differ_at_even_sizes(whole):
@@ -183,9 +197,14 @@ def test_paddings_differ_at_even_sizes(whole):
         for padding in ("SAME", "symmetric")
     )
     assert np.abs(same - symmetric).max() > 0.01 * np.abs(same).max()
-    assert build_network("ResNet-20", 10, 32, padding="symmetric").cost() == build_network("ResNet-20", 10, 32).cost()
+    assert (
+        build_network("ResNet-20", 10, 32, padding="symmetric").cost()
+        == build_network("ResNet-20", 10, 32).cost()
+    )
 
 
 def test_an_unknown_padding_is_refused():
-    with pytest.raises(UserError, match=r"mine.pkl was saved for padding 'VALID', not SAME or symmetric"):
+    with pytest.raises(
+        UserError, match=r"mine.pkl was saved for padding 'VALID', not SAME or symmetric"
+    ):
         build_network("ResNet-20", 10, 32, origin="mine.pkl", padding="VALID")

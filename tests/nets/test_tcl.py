@@ -1,4 +1,6 @@
-"""Layers: masks, norms, batch norm, costs; a small network with every kind of layer, depthwise included."""
+"""Layers: masks, norms, batch norm, costs; a small network with every kind of layer, depthwise
+included.
+"""
 
 import contextlib
 import platform
@@ -39,9 +41,16 @@ class Second:
 
     def __init__(self, arrays, in_gate):
         self.gate = Gate("c")
-        self.c = Conv2d("c", arrays, 1, in_gate.size, 6, in_size=4, in_gate=in_gate, out_gate=self.gate)
+        self.c = Conv2d(
+            "c", arrays, 1, in_gate.size, 6, in_size=4, in_gate=in_gate, out_gate=self.gate
+        )
         self.c_bn = BatchNorm("c_bn", arrays, self.gate.size, size=4, gate=self.gate)
-        self.layers, self.gates, self.out_gate, self.out_size = [self.c, self.c_bn], [self.gate], self.gate, 4
+        self.layers, self.gates, self.out_gate, self.out_size = (
+            [self.c, self.c_bn],
+            [self.gate],
+            self.gate,
+            4,
+        )
 
     def __call__(self, x, run):
         return run.gate(tf.nn.relu(self.c_bn(self.c(x, run), run)), self.gate)
@@ -67,7 +76,12 @@ def small():
     """Every array different everywhere, so that no permutation hides."""
     rng = np.random.default_rng(5)
     shapes = Small().parameters()
-    return Small({n: rng.uniform(0.5, 1.5, a.shape).astype(np.float32) * rng.choice([-1, 1]) for n, a in shapes.items()})
+    return Small(
+        {
+            n: rng.uniform(0.5, 1.5, a.shape).astype(np.float32) * rng.choice([-1, 1])
+            for n, a in shapes.items()
+        }
+    )
 
 
 @pytest.fixture
@@ -78,7 +92,9 @@ def x():
 def test_masked_kernel_keeps_the_norm_and_the_direction():
     kernel = np.random.default_rng(0).standard_normal((3, 3, 4, 6)).astype(np.float32)
     rows, columns = np.float32([1, 0, 1, 1]), np.float32([0, 1, 1, 0, 1, 1])
-    masked = masked_kernel(tf.Variable(kernel), {2: tf.constant(rows), 3: tf.constant(columns)}).numpy()
+    masked = masked_kernel(
+        tf.Variable(kernel), {2: tf.constant(rows), 3: tf.constant(columns)}
+    ).numpy()
     assert np.linalg.norm(masked) == pytest.approx(np.linalg.norm(kernel), rel=1e-6)
     assert not masked[:, :, 1].any() and not masked[..., [0, 3]].any()
     kept = np.ix_(range(3), range(3), [0, 2, 3], [1, 2, 4, 5])
@@ -93,7 +109,9 @@ def test_masked_kernel_of_zeros_stays_zero():
 
 def test_masks_of_ones_change_nothing(small, x):
     ones = small.split_masks(tf.ones([14]))
-    np.testing.assert_allclose(small(x, Pass("batch", ones)), small(x, Pass("batch")), rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(
+        small(x, Pass("batch", ones)), small(x, Pass("batch")), rtol=1e-5, atol=1e-6
+    )
 
 
 def test_uses_count_the_convolutions_that_write_through_a_gate(small):
@@ -131,20 +149,34 @@ def test_left_are_the_kept_filters_and_others_up_to_a_multiple():
 
 
 def scored(network, x, flat, **settings):
-    """(logits, inner sums of Eq. 9 [F], channels of all gates, statistics) of a sub-network in a Pass of these settings."""
+    """(logits, inner sums of Eq. 9 [F], channels of all gates, statistics) of a sub-network in a
+    Pass of these settings.
+    """
     with tf.GradientTape(watch_accessed_variables=False) as tape:
         run = Pass("batch", network.split_masks(flat), tape, **settings)
         loss = tf.reduce_sum(network(x, run) ** 2)
     sums = tape.gradient(loss, run.probes)
-    sums = [np.sum([run.of_filters(use, gate) for use in uses], 0) for uses, gate in zip(sums, network.gates)]
+    sums = [
+        np.sum([run.of_filters(use, gate) for use in uses], 0)
+        for uses, gate in zip(sums, network.gates)
+    ]
     logits = network(x, Pass("batch", network.split_masks(flat), **settings)).numpy()
     statistics = np.concatenate([value for pair in run.batch_statistics for value in pair])
-    return logits, np.concatenate(sums), [int(run.channels(gate)) for gate in network.gates], statistics
+    return (
+        logits,
+        np.concatenate(sums),
+        [int(run.channels(gate)) for gate in network.gates],
+        statistics,
+    )
 
 
 @pytest.mark.parametrize("multiple", [8, 16])
-@pytest.mark.parametrize("which", ["ResNet-20", "a depthwise convolution, a gate used twice, one of 6 filters"])
-def test_dropping_filters_changes_neither_logits_nor_scores(network, small, images, x, which, multiple):
+@pytest.mark.parametrize(
+    "which", ["ResNet-20", "a depthwise convolution, a gate used twice, one of 6 filters"]
+)
+def test_dropping_filters_changes_neither_logits_nor_scores(
+    network, small, images, x, which, multiple
+):
     """A physically smaller network: 0 for dropped filters, as the masked one has it."""
     network, x = (network, images) if which == "ResNet-20" else (small, x)
     flat = (np.random.default_rng(2).random(network.gate_sizes.sum()) < 0.4).astype(np.float32)
@@ -159,25 +191,36 @@ def test_dropping_filters_changes_neither_logits_nor_scores(network, small, imag
 
 
 def gradients(network, x, **settings):
-    """(logits, gradients of a loss, batch statistics) of the network as it is, in a Pass of these settings."""
+    """(logits, gradients of a loss, batch statistics) of the network as it is, in a Pass of these
+    settings.
+    """
     with tf.GradientTape() as tape:
         run = Pass("batch", **settings)
         logits = network(x, run)
         loss = tf.reduce_sum(logits**2)
-    return logits, tape.gradient(loss, network.trainable), [value for pair in run.batch_statistics for value in pair]
+    return (
+        logits,
+        tape.gradient(loss, network.trainable),
+        [value for pair in run.batch_statistics for value in pair],
+    )
 
 
 @pytest.mark.parametrize("which", ["ResNet-20", "a depthwise convolution, a gate used twice"])
 def test_filling_up_channels_changes_nothing(network, small, images, x, which):
-    """Of an extracted network: its logits in both kinds of statistics, every gradient, what moves the averages."""
+    """Of an extracted network: its logits in both kinds of statistics, every gradient, what moves
+    the averages.
+    """
     network, x = (network, images) if which == "ResNet-20" else (small, x)
     sizes = network.gate_sizes
-    # Gates of ResNet-20 keep 10, 20 and 40: below 8, oneDNN for AVX2 is wrong unless filled up (distribution.runtime.MULTIPLES).
+    # Gates of ResNet-20 keep 10, 20 and 40: below 8, oneDNN for AVX2 is wrong unless filled up
+    # (distribution.runtime.MULTIPLES).
     flat = np.concatenate([np.arange(size) < size * 5 // 8 for size in sizes]).astype(np.float32)
     arrays = extract(network, flat)
     pruned = Small(arrays) if network is small else build_network("ResNet-20", 10, 32, arrays)
     plain, filled = (gradients(pruned, x, multiple=multiple) for multiple in (1, 16))
-    for part, tolerance in enumerate((1e-4, 2e-2, 1e-4)):  # gradients jump where rounding takes a ReLU's input over 0
+    for part, tolerance in enumerate(
+        (1e-4, 2e-2, 1e-4)
+    ):  # gradients jump where rounding takes a ReLU's input over 0
         for ours, theirs in zip(tf.nest.flatten(filled[part]), tf.nest.flatten(plain[part])):
             assert ours.shape == theirs.shape
             assert np.linalg.norm(ours - theirs) <= tolerance * np.linalg.norm(theirs) + 1e-6
@@ -189,7 +232,9 @@ def test_filling_up_channels_changes_nothing(network, small, images, x, which):
     assert gate.size % 16 and Pass("moving", multiple=16).channels(gate) == 16 * -(-gate.size // 16)
 
 
-@pytest.mark.skipif(platform.machine() not in ("x86_64", "AMD64"), reason="how sums are taken is another CPU's")
+@pytest.mark.skipif(
+    platform.machine() not in ("x86_64", "AMD64"), reason="how sums are taken is another CPU's"
+)
 def test_dropping_filters_keeps_the_rounding(network, images):
     """To the bit, in multiples of 8: so a search takes the way of the masked network."""
     flat = (np.random.default_rng(3).random(network.gate_sizes.sum()) < 0.4).astype(np.float32)
@@ -197,7 +242,9 @@ def test_dropping_filters_keeps_the_rounding(network, images):
         tapes = [tf.GradientTape() if scoring else None for _ in range(2)]
         with tapes[0] or contextlib.nullcontext(), tapes[1] or contextlib.nullcontext():
             dropped, masked = (
-                network(images, Pass("batch", network.split_masks(flat), tape, drop=drop, multiple=8))
+                network(
+                    images, Pass("batch", network.split_masks(flat), tape, drop=drop, multiple=8)
+                )
                 for tape, drop in zip(tapes, (True, False))
             )
         np.testing.assert_array_equal(dropped, masked)
@@ -222,7 +269,9 @@ def test_batch_norm_statistics_are_biased_and_the_moving_averages_wait(small, x)
     np.testing.assert_array_equal(small.a_bn.arrays["moving_mean"].numpy(), before)
     small.a_bn.move(mean, variance)
     expected = 0.9 * before.reshape(-1) + 0.1 * flat.mean(0)
-    np.testing.assert_allclose(small.a_bn.arrays["moving_mean"].numpy().reshape(-1), expected, rtol=1e-5)
+    np.testing.assert_allclose(
+        small.a_bn.arrays["moving_mean"].numpy().reshape(-1), expected, rtol=1e-5
+    )
 
 
 def test_the_two_ways_to_batch_norm_agree(small, x):
@@ -237,7 +286,9 @@ def test_the_two_ways_to_batch_norm_agree(small, x):
 
 
 def test_a_probe_collects_dy_times_y(small, x):
-    """d loss / d probe is the sum over B, H, W of dy * y at every place where a gate masks, and 0 for dropped filters."""
+    """d loss / d probe is the sum over B, H, W of dy * y at every place where a gate masks, and 0
+    for dropped filters.
+    """
     taken = []
 
     class Spy(Pass):
