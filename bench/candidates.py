@@ -26,7 +26,7 @@ from dataloader.sampling import select_subsets
 from distribution.startup import import_tensorflow
 from ekg.candidates import FILTERS, worth_evaluating
 from ekg.importance import masks, ranks
-from ekg.scores import scorer
+from ekg.scores import importance_by
 from engine.options import DeviceOptions, SearchOptions
 from nets import build_network, variant_of
 from nets.parameters import read_parameters
@@ -51,6 +51,9 @@ class Searched:
                 f"{folder} holds a search of another kind ({strategy}, teacher {teacher}): it has"
                 " no candidates to look at"
             )
+
+
+RULES = [rule for rule in FILTERS if rule != "none"]
 
 
 def trajectories(runs, rates):
@@ -91,7 +94,8 @@ def look(run, data_path, every):
     from dataloader.augment import normalise
     from distribution.machines import Alone
     from distribution.runtime import make_runtime
-    from ekg.search import Greedy, SearchState
+    from ekg.history import SearchState
+    from ekg.search import Greedy
     from ekg.validation import Validation
 
     options, subsets = run.options, run.options["subsets"]
@@ -108,9 +112,11 @@ def look(run, data_path, every):
     on_val = Validation(
         network, runtime, prepare, data.x_train[val], data.y_train[val], subsets["batch_size"]
     )
-    score = scorer(options["search"]["score"], network, on_val.score, subsets["seed"])
+    importance = importance_by(
+        options["search"]["score"], network, on_val.importance, subsets["seed"]
+    )
     search = Greedy(
-        network, data.y_train[val], score, on_val.predict, SearchOptions(**options["search"])
+        network, data.y_train[val], importance, on_val.predict, SearchOptions(**options["search"])
     )
     shape = len(network.gates), int(network.gate_sizes.sum()), len(val), data.classes
     state = SearchState.load(os.path.join(run.folder, "search_state.npz"), *shape)
@@ -133,22 +139,22 @@ def look(run, data_path, every):
 
 def one_step(search, state, member):
     """One of the steps that `look` gives."""
-    scores = search.scores_of(state, member)
-    order = ranks(scores, search.sizes)
-    gates = worth_evaluating("none", scores, search.sizes, member.rates, search.steps)
+    importance = search.importance_of(state, member)
+    order = ranks(importance, search.sizes)
+    given = search.gates_of(member, importance)
+    gates = worth_evaluating("none", given)
     rates = [search.fine(member.rates, gate) for gate in gates]
     found = search.predict(np.stack([masks(search.sizes, one, order) for one in rates]))
     values = [
-        search.judge(state.knowledge, one, order, logits, "a candidate's").score
+        search.judge(state.knowledge, one, order, logits, "a candidate's").objective
         for one, logits in zip(rates, found)
     ]
-    given = scores, search.sizes, member.rates, search.steps, search.saved, search.uses
     return {
         "left": search.left(state),
         "gates": np.array(gates),
         "score": np.array(values) - min(values),
-        "saved": np.array([search.saved(member.rates, gate) for gate in gates]),
-        "allowed": {rule: worth_evaluating(rule, *given) for rule in FILTERS},
+        "saved": given.saved[gates],
+        "allowed": {rule: worth_evaluating(rule, given) for rule in FILTERS},
     }
 
 
@@ -183,7 +189,7 @@ def kinds(search, steps):
         "MACs a slice",
         "score above the best",
         "the same for 1 % of all MACs",
-        *FILTERS[:-1],
+        *RULES,
     ]
     names = np.array([kind(gate) for gate in search.network.gates])
     halves = [
@@ -220,7 +226,7 @@ def kinds(search, steps):
                 f"{score.mean():.5f}",
                 f"{for_one:.5f}",
             ]
-            print_row([name, *cells, *(f"{share_of(rule):.0%}" for rule in FILTERS[:-1])])
+            print_row([name, *cells, *(f"{share_of(rule):.0%}" for rule in RULES)])
 
 
 def parse(argv=None):

@@ -4,8 +4,8 @@ inference, in Markdown.
     python bench/channels.py --trained_param FILE --pruned_param ../test/slimmed_param.pkl
 
 Kernels take channels in blocks, and a pruned network has gates of 1, 7 and 13. A pass may fill them
-up with filters of zeros (nets.gates.Pass), which changes no result. distribution.runtime.MULTIPLES
-has the multiples it uses, chosen from these tables. Random images; a training step is that of
+up with filters of zeros (nets.gates.Context), which changes no result. The multiples it uses are in
+distribution.runtime.MULTIPLES, chosen from these tables. Random images; a training step is that of
 fine-tuning, two views and the bank. All rows take turns, call by call, so that they meet the same
 machine; a figure is the median.
 """

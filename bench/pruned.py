@@ -142,13 +142,11 @@ def predicting(network, runtime, batch):
     """
     import tensorflow as tf
 
-    from op_utils import forward_pass
+    from op_utils import context
 
-    images, run = (
-        normals([batch, network.input_size, network.input_size, 3]),
-        forward_pass(runtime, "moving"),
-    )
-    predict = tf.function(lambda x: network(x, run), jit_compile=runtime.compile, autograph=False)
+    images = normals([batch, network.input_size, network.input_size, 3])
+    ctx = context(runtime, "moving")
+    predict = tf.function(lambda x: network(x, ctx), jit_compile=runtime.compile, autograph=False)
     return lambda: predict(images).numpy()
 
 

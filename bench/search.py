@@ -44,8 +44,8 @@ class Apart(Exception):
 # ------------------------------------------------------------------------------------ the reference
 
 
-def masked_pass(masks, tape=None):
-    """A Pass with nothing left out. masks: float32 [C], one a gate.
+def masked_context(masks, tape=None):
+    """A Context with nothing left out. masks: float32 [C], one per gate.
 
     Candidates take the project's masks, in the vectors of batch norm, so that the forward pass is
     as fast as that of a network without masks. With a tape gates multiply activations, as the
@@ -55,24 +55,24 @@ def masked_pass(masks, tape=None):
     """
     import tensorflow as tf
 
-    from nets.gates import Pass
+    from nets.gates import Context
 
-    class ScoringPass(Pass):
+    class ScoringContext(Context):
         def vector(self, vector, gate):
             # what a dropped filter's batch norm adds is taken away by the gate behind it
             return vector
 
-        def gate(self, y, gate):
+        def observe(self, y, gate):
             probe = tf.ones([gate.size])
             self.tape.watch(probe)
             self.probes[gate.index].append(probe)
             return y * self.masks[gate.index] * probe
 
     if tape is None:
-        return Pass("batch", masks)
+        return Context("batch", masks)
     # A merge makes batch norm tf.nn.moments and tf.nn.batch_normalization, differentiated
     # automatically.
-    return ScoringPass("batch", masks, tape, merge=lambda mean, variance: (mean, variance))
+    return ScoringContext("batch", masks, tape, merge=lambda mean, variance: (mean, variance))
 
 
 class Plain:
@@ -96,7 +96,7 @@ class Plain:
         """float32 [B, classes], logits of the sub-network with the masks float32 [F]."""
         self.traces["predict"] += 1  # Python runs while tracing only
         return self.network(
-            self.prepare({"images": images}), masked_pass(self.network.split_masks(masks))
+            self.prepare({"images": images}), masked_context(self.network.split_masks(masks))
         )
 
     def _backward(self, batch, masks):
@@ -107,11 +107,11 @@ class Plain:
 
         self.traces["score"] += 1
         with tf.GradientTape(watch_accessed_variables=False) as tape:
-            run = masked_pass(self.network.split_masks(masks), tape)
-            total = tf.reduce_sum(reward_loss(batch, self.network(self.prepare(batch), run)))
-        return tape.gradient(total, run.probes)
+            ctx = masked_context(self.network.split_masks(masks), tape)
+            total = tf.reduce_sum(reward_loss(batch, self.network(self.prepare(batch), ctx)))
+        return tape.gradient(total, ctx.probes)
 
-    def score(self, masks, knowledge):
+    def importance(self, masks, knowledge):
         """float32 [F], importance of the sub-network with masks float32 [F]; knowledge float32 [N,
         classes].
         """
@@ -148,12 +148,12 @@ def fairness(plain):
     """
     import tensorflow as tf
 
-    from nets.gates import Pass
+    from nets.gates import Context
 
     network, images = plain.network, tf.constant(plain.images[plain.batches[0][0]])
     masks = tf.ones([network.gate_sizes.sum()])
     ordinary = tf.function(
-        lambda: network(plain.prepare({"images": images}), Pass("batch")), autograph=False
+        lambda: network(plain.prepare({"images": images}), Context("batch")), autograph=False
     )
     calls = [lambda: plain.forward(images, masks).numpy(), lambda: ordinary().numpy()]
     times = [[], []]
@@ -178,13 +178,13 @@ class Side:
         from ekg.search import Greedy
 
         self.on_val = on_val
-        self.search = Greedy(network, labels, self.score, self.predict, options)
+        self.search = Greedy(network, labels, self.importance, self.predict, options)
         self.rows, self.spent = [], {}
         self.state = None
 
-    def score(self, masks, knowledge):
+    def importance(self, masks, knowledge):
         begin = time.perf_counter()
-        scores = self.on_val.score(masks, knowledge)
+        scores = self.on_val.importance(masks, knowledge)
         self.spent["score"] = time.perf_counter() - begin
         return scores
 

@@ -71,7 +71,7 @@ class Runtime:
         return tf.as_dtype(self.precision)
 
     def channel_multiple(self, masked):
-        """Gates have a multiple of so many channels in a forward pass (nets.gates.Pass), of a
+        """Gates have a multiple of so many channels in a forward pass (nets.gates.Context), of a
         masked network or another.
         """
         if self.multiple is not None:

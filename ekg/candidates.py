@@ -1,14 +1,155 @@
-"""Which gates may give up a slice, which of those are worth evaluating, and how far the last one
-goes.
+"""Candidates of a search step (METHOD 3): which gates may give up a slice, which of those slices
+are worth evaluating, and how far the last one goes.
+
+A candidate filter is a function of `Gates` to float64 [G], one number per gate: the importance at
+stake there. Gates at or under the trimmed Otsu threshold of these numbers are evaluated. A new
+filter is a function in this file under `@candidate_filter`: the flag --candidate_filter, the table
+of filters in an ablation and the tests of all filters then know its name.
 """
 
+import collections.abc
+import dataclasses
 import math
 
 import numpy as np
 
 from ekg.importance import filters_kept, split
 
-FILTERS = ("published", "slice", "per_mac", "per_use", "none")
+FILTERS = {}
+
+
+@dataclasses.dataclass(frozen=True)
+class Gates:
+    """The G gates of the current sub-network, as a candidate filter sees them.
+
+    sizes: int [G], filters of each gate in the unpruned network.
+    uses: int [G], convolutions that write through each gate.
+    rates: G floats, the share of filters that each gate keeps.
+    steps: float [G], by how much a rate falls (slice_steps).
+    importance: float32 [F], of all filters (Eq. 9), flat over the gates.
+    flops_of: function of filters kept, int [G], to MACs.
+    """
+
+    sizes: np.ndarray
+    uses: np.ndarray
+    rates: tuple
+    steps: np.ndarray
+    importance: np.ndarray
+    flops_of: collections.abc.Callable
+
+    @property
+    def by_gate(self):
+        """The importance of the filters of each gate: G arrays float32 [C]."""
+        return split(self.importance, self.sizes)
+
+    @property
+    def saved(self):
+        """float64 [G]: MACs that go with the next slice of each gate."""
+        flops = lambda rates: self.flops_of(filters_kept(self.sizes, rates))
+        now = flops(self.rates)
+        less = [reduced(self.rates, gate, step) for gate, step in enumerate(self.steps)]
+        return np.array([now - flops(rates) for rates in less], np.float64)
+
+
+def candidate_filter(function):
+    """Makes `function` a choice of --candidate_filter, under its own name."""
+    FILTERS[function.__name__] = function
+    return function
+
+
+# -------------------------------------------------------------------------------- candidate filters
+
+
+@candidate_filter
+def published(gates):
+    """The sum over the whole gate if no filter is gone yet, else 0: what the published runs did.
+
+    A gate that has been reduced is therefore always evaluated.
+    """
+    return np.array(
+        [gate.sum() if rate == 1 else 0.0 for gate, rate in zip(gates.by_gate, gates.rates)]
+    )
+
+
+@candidate_filter
+def slice(gates):
+    """The sum over the filters that would go, which is what the published code means to compute.
+
+    Sorted ascending, these are positions round((1 - rate) C) to round((1 - rate + step) C), halves
+    to even.
+    """
+
+    def at_stake(gate, rate, step):
+        # Rounded to six decimals first, so that a half that came out as 0.4999999 stays a half.
+        position = lambda gone: round(round(gone * len(gate), 6))
+        return np.sort(gate)[position(1 - rate) : position(1 - rate + step)].sum()
+
+    return np.array([at_stake(*at) for at in zip(gates.by_gate, gates.rates, gates.steps)])
+
+
+@candidate_filter
+def per_mac(gates):
+    """That of `slice`, divided by the MACs that go with the slice; 0 if none would."""
+    numbers, macs = slice(gates), gates.saved
+    return np.divide(numbers, macs, out=np.zeros_like(macs), where=macs > 0)
+
+
+@candidate_filter
+def per_use(gates):
+    """That of `slice`, divided by the uses of the gate: importance is a sum over uses (Eq. 9)."""
+    return slice(gates) / gates.uses
+
+
+@candidate_filter
+def none(gates):
+    """The same number for every gate, so that every gate is evaluated."""
+    return np.zeros(len(gates.sizes))
+
+
+# ----------------------------------------------------------------------------------- the threshold
+
+
+def open_gates(sizes, rates):
+    """Indices of the gates that can give up a slice: those with more than one filter left.
+
+    The slice of another gate would change no mask, and the same network would enter the history
+    and the knowledge twice.
+    """
+    return np.flatnonzero(filters_kept(sizes, rates) > 1)
+
+
+def worth_evaluating(rule, gates):
+    """Indices (ascending) of the gates whose slices are evaluated: at or under the threshold.
+
+    rule: a key of FILTERS. A gate that cannot give up a slice takes no part in the threshold.
+    """
+    still_open = open_gates(gates.sizes, gates.rates)
+    numbers = FILTERS[rule](gates)[still_open]
+    threshold = trimmed_otsu(numbers)
+    return [int(i) for i, n in zip(still_open, numbers) if threshold is None or n <= threshold]
+
+
+def trimmed_otsu(numbers):
+    """Otsu's threshold of `numbers` without the lowest and the highest fifth (rounded up).
+
+    None if fewer than three are left. The sorted rest is split into t low numbers and the others,
+    at least two, where w0 * w1 * (m0 - m1)^2 is largest (w: counts, m: means). The threshold is
+    midway between the two numbers at the split.
+    """
+    trim = math.ceil(len(numbers) / 5)
+    rest = np.sort(np.asarray(numbers, np.float64))[trim : len(numbers) - trim]
+    if len(rest) < 3:
+        return None
+    low = np.arange(1, len(rest) - 1)
+    sums = np.cumsum(rest)[low - 1]
+    high = len(rest) - low
+    variance = low * high * (sums / low - (rest.sum() - sums) / high) ** 2
+    # Splits that are equal but for rounding count as equal, on any processor: the lowest t wins.
+    t = low[np.argmax(variance >= variance.max() * (1 - 1e-12))]
+    return (rest[t - 1] + rest[t]) / 2
+
+
+# --------------------------------------------------------------------------------- slices and rates
 
 
 def slice_steps(sizes, uses, search_step):
@@ -21,74 +162,19 @@ def reduced(rates, gate, step):
     return [max(0.0, round(rate - step, 5)) if i == gate else rate for i, rate in enumerate(rates)]
 
 
-def trimmed_otsu(numbers):
-    """Otsu's threshold of what is left of `numbers` after trimming a fifth (rounded up) at both
-    ends; None under three left.
-
-    The split of the sorted rest into a lower side of t and an upper one of at least two maximises
-    w0 * w1 * (m0 - m1)^2, w counts and m means; equal splits: the lowest t. The threshold lies
-    midway between the two numbers at the split.
-    """
-    trim = math.ceil(len(numbers) / 5)
-    rest = np.sort(np.asarray(numbers, np.float64))[trim : len(numbers) - trim]
-    if len(rest) < 3:
-        return None
-    low = np.arange(1, len(rest) - 1)
-    sums = np.cumsum(rest)[low - 1]
-    high = len(rest) - low
-    variance = low * high * (sums / low - (rest.sum() - sums) / high) ** 2
-    t = low[np.argmax(variance)]
-    return (rest[t - 1] + rest[t]) / 2
-
-
-def filter_numbers(candidate_filter, scores, sizes, rates, steps, saved=None, uses=None):
-    """float64 [G]: the importance at stake at each gate, what the threshold is taken of.
-
-    published: the sum of all scores of a gate that is still whole, 0 for one that is already
-    reduced. slice: the sum of the scores that would go: sorted ascending, positions round((1 -
-    rate) C) to round((1 - rate + step) C). per_mac: that of slice, for every MAC that goes with it:
-    saved(rates, gate) -> MACs; 0 where none would, as nothing is lost. per_use: that of slice, for
-    every use of the gate, uses int [G]: a score is a sum over uses, each without its sign.
-    """
-    by_gate = split(scores, sizes)
-    if candidate_filter == "published":
-        return np.array([gate.sum() if rate == 1 else 0.0 for gate, rate in zip(by_gate, rates)])
-
-    def sum_of_slice(gate, rate, step):
-        first, last = (
-            round(round(gone * len(gate), 6)) for gone in (1 - rate, 1 - rate + step)
-        )  # 6: halves stay halves
-        return np.sort(gate)[first:last].sum()
-
-    sums = np.array([sum_of_slice(*at) for at in zip(by_gate, rates, steps)])
-    if candidate_filter == "slice":
-        return sums
-    if candidate_filter == "per_use":
-        return sums / uses
-    macs = np.array([saved(rates, gate) for gate in range(len(sizes))], np.float64)
-    return np.divide(sums, macs, out=np.zeros_like(macs), where=macs > 0)
-
-
-def worth_evaluating(candidate_filter, scores, sizes, rates, steps, saved=None, uses=None):
-    """The gates (ascending indices) whose candidates are evaluated: at or under the trimmed Otsu
-    threshold.
-
-    scores: float32 [F]; candidate_filter: one of FILTERS; saved, uses: see filter_numbers. A gate
-    at rate 0 is no candidate and no part of the threshold.
-    """
-    open_gates = [i for i, rate in enumerate(rates) if rate > 0]
-    if candidate_filter == "none":
-        return open_gates
-    numbers = filter_numbers(candidate_filter, scores, sizes, rates, steps, saved, uses)
-    threshold = trimmed_otsu(numbers[open_gates])
-    return [i for i in open_gates if threshold is None or numbers[i] <= threshold]
-
-
 def fine_search(flops_of, sizes, rates, gate, step, target_flops):
-    """The rates of the candidate at `gate`, refilled if it overshoots.
+    """The rates of the candidate at `gate`. If its slice goes below the target, it is refilled.
 
-    flops_of(filters [G]) -> MACs. Where the whole slice takes the network under `target_flops`, the
-    widest rate, in steps of one filter from the reduced one, that is at or under it.
+    Refilled: one filter after another comes back, from the reduced rate on, while the network
+    stays at or under `target_flops`, so that the search ends just under its target.
+
+    Args:
+        flops_of: function of filters kept, int [G], to MACs.
+        sizes: int [G], filters of each gate in the unpruned network.
+        rates: list of G rates of the current sub-network.
+        gate: index of the gate that gives up the slice.
+        step: how much its rate falls.
+        target_flops: MACs that the search aims at.
     """
     candidate = reduced(rates, gate, step)
     if flops_of(filters_kept(sizes, candidate)) > target_flops:

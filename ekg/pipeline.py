@@ -1,7 +1,9 @@
 """The whole method in order (METHOD 0). `prune` reads top to bottom; ekg.stages has the stages."""
 
 from ekg import stages
+from ekg.bank_stage import build_bank
 from ekg.preparation import opened
+from ekg.search_stage import search
 
 
 def prune(options):
@@ -22,11 +24,11 @@ def prune(options):
         supernet = stages.warm_up(run, start)
 
         # ------------------------------------------ search: interim sub-networks down to the target
-        history = stages.search(run, supernet)
+        history = search(run, supernet)
 
         # --------------------------------------------------- memory bank: what the best of them say
         knows = options.fine_tuning.epochs and options.finetune_teacher == "ensemble"
-        bank = stages.build_bank(run, supernet, history) if knows else None
+        bank = build_bank(run, supernet, history) if knows else None
 
         # --------------------------------------------- extraction: the last one, physically smaller
         pruned = stages.extract(run, supernet, history[-1])

@@ -73,9 +73,13 @@ def random(at):
 
 @dataclasses.dataclass(frozen=True)
 class At:
-    """The sub-network whose filters are scored. masks: float32 [F]; knowledge: T float32 [N,
-    classes], None without a teacher; gradients(masks, knowledge) -> float32 [F]: Validation.score
-    of ekg.validation; seed: of `rng`.
+    """The sub-network whose filters are scored.
+
+    network: the supernet.
+    masks: float32 [F].
+    knowledge: T, float32 [N, classes]; None without a teacher.
+    gradients: function of (masks, knowledge) to float32 [F], Validation.importance.
+    seed: of `rng`.
     """
 
     network: object
@@ -121,16 +125,16 @@ class At:
         return np.random.default_rng([self.seed, zlib.crc32(self.masks.tobytes())])
 
 
-def scorer(name, network, importance, seed):
-    """score(masks, knowledge) -> float32 [F] as a Search takes it, by the score `name`. importance:
-    that of a Validation.
+def importance_by(name, network, gradients, seed):
+    """The function of (masks, knowledge) to float32 [F] that a Search takes, by the score `name`.
 
-    It raises ValueError for a score below 0, which would come behind what is dropped.
+    gradients: Validation.importance. The function raises ValueError for a score below 0, which
+    would rank a kept filter behind the dropped ones.
     """
 
     def scores(masks, knowledge):
         values = np.where(
-            masks > 0, SCORES[name](At(network, masks, knowledge, importance, seed)), 0
+            masks > 0, SCORES[name](At(network, masks, knowledge, gradients, seed)), 0
         )
         if values.min() < 0:
             raise ValueError(f"the score {name} gives {values.min():g}; scores are 0 or more")

@@ -19,7 +19,7 @@ class Uniform(Search):
         """One step; gives its record. The filters are ranked anew, and the sub-network joins T."""
         begin = time.perf_counter()
         current = state.history[-1]
-        order = ranks(self.scores_of(state, current), self.sizes)
+        order = ranks(self.importance_of(state, current), self.sizes)
         (rate,) = reduced(current.rates[:1], 0, self.options.step)
         rates = (self.widest(rate, current.rates[0]),) * len(self.sizes)
         (logits,) = self.predict(masks(self.sizes, rates, order)[None])
@@ -64,7 +64,7 @@ class RandomWidths(Search):
         count = len(state.history)
         first = count == 1
         order = (
-            ranks(self.scores_of(state, state.history[0]), self.sizes)
+            ranks(self.importance_of(state, state.history[0]), self.sizes)
             if first
             else state.history[-1].order
         )
@@ -73,7 +73,7 @@ class RandomWidths(Search):
         drawn = self.judge(
             state.knowledge, rates, order, logits, f"step {count}: the sub-network's"
         )
-        better = first or drawn.score < state.history[-1].score
+        better = first or drawn.objective < state.history[-1].objective
         state.history.insert(count if better else count - 1, drawn)
         return self.record(state, drawn, logits, None, [], begin) | {"best": better}
 

@@ -9,8 +9,9 @@ sub-networks: which part is where one begins is data.
 import numpy as np
 import tensorflow as tf
 
+from distribution.step import Step
 from nets.gates import round_up
-from op_utils import Step, forward_pass
+from op_utils import context
 
 
 class SubNetworks:
@@ -57,8 +58,8 @@ def _channels(part, runtime):
 
 def _one(network, runtime, prepare):
     def compute(batch, shared):
-        run = forward_pass(runtime, "batch", network.split_masks(shared["masks"][0]))
-        return {}, {"logits": network(prepare(batch), run)[:, None]}
+        ctx = context(runtime, "batch", network.split_masks(shared["masks"][0]))
+        return {}, {"logits": network(prepare(batch), ctx)[:, None]}
 
     return compute
 
@@ -78,19 +79,16 @@ def _several(network, runtime, prepare):
         begins, reach = tf.concat([[0], begins], 0), tf.reduce_max(begins)
 
         def network_of(i, common, rows):
-            run, x, outputs = (
-                forward_pass(runtime, "batch", network.split_masks(masks[i])),
-                images,
-                [],
-            )
+            ctx = context(runtime, "batch", network.split_masks(masks[i]))
+            x, outputs = images, []
             for k, (part, output) in enumerate(zip(parts, common)):
                 wanted = tf.where(i == 0, k < reach, k >= begins[i])
                 x = tf.cond(
-                    wanted, lambda x=x, part=part: part(x, run), lambda output=output: output
+                    wanted, lambda x=x, part=part: part(x, ctx), lambda output=output: output
                 )
                 outputs.append(tf.cond(i == 0, lambda x=x: x, lambda output=output: output))
             nothing = tf.zeros(rows.element_shape)
-            logits = tf.cond(i == 0, lambda: nothing, lambda: head(x, run))
+            logits = tf.cond(i == 0, lambda: nothing, lambda: head(x, ctx))
             return i + 1, outputs, rows.write(i, logits)
 
         rows = tf.TensorArray(

@@ -9,7 +9,7 @@ from dataloader.sampling import padded_batches
 from ekg.importance import importance
 from ekg.knowledge import reward_loss
 from ekg.sub_networks import SubNetworks, common_bytes
-from op_utils import scoring_step
+from op_utils import Rescaled, scoring_step
 
 LOGITS_BYTES = 2**30  # of the sub-networks that are evaluated together
 # of what comes out of every part of their union, for a replica's part of a batch
@@ -17,17 +17,22 @@ COMMON_BYTES = 2**31
 
 
 class Validation:
-    """D_val as the search sees it. images [N, S, S, 3], as prepare(batch) takes them; labels int
-    [N].
+    """D_val as the search sees it: the importance of filters, and the logits of sub-networks.
 
-    score(masks, knowledge) -> float32 [F], importance (Eq. 9) of the sub-network, by the loss that
-    knowledge T [N, classes] is part of, or by that of the labels alone where it is None;
-    predict(masks [n, F]) yields n times float32 [N, classes], logits with batch statistics. Batches
-    are in D_val order, the last one filled up with images from the start: those weigh 0 in a score
-    and are left out of the logits.
+    Batches are in D_val order. The last one is filled up with images from the start, which weigh 0
+    in the loss and are left out of the logits (METHOD 4).
     """
 
     def __init__(self, supernet, runtime, prepare, images, labels, batch_size):
+        """
+        Args:
+            supernet: Network.
+            runtime: Runtime.
+            prepare: function of a batch to float32 [b, S, S, 3].
+            images: of D_val, [N, S, S, 3], as `prepare` takes them.
+            labels: int [N].
+            batch_size: images per batch.
+        """
         self.labels, self.classes, self.batches = labels, supernet.classes, []
         weight = np.float32(1 / len(labels))
         for indices, real in padded_batches(len(labels), batch_size):
@@ -46,22 +51,30 @@ class Validation:
         )
         if common_bytes(supernet, runtime, len(self.batches[0][0])) > COMMON_BYTES:
             self.together = 1  # --accum 2 or more makes room
+        self.half = runtime.precision == "float16"
         self.scoring = scoring_step(supernet, runtime, prepare, reward_loss)
         self.sub_networks = SubNetworks(supernet, runtime, prepare, self.together)
 
-    def score(self, masks, knowledge):
-        # scores depend on the sub-network alone: a search that goes on has none of the steps before
-        self.scoring.restart()
+    def importance(self, masks, knowledge):
+        """float32 [F]: importance of the filters of a sub-network (Eq. 9).
+
+        masks: float32 [F]. knowledge: T, float32 [N, classes], which is part of the loss; None for
+        the loss of the labels alone.
+        """
+        # A scale is tried anew for each sub-network: importance must depend on the sub-network
+        # alone, because a search that goes on has not seen the ones before.
+        score = Rescaled(self.scoring) if self.half else self.scoring
         known = lambda indices: {} if knowledge is None else {"knowledge": knowledge[indices]}
-        given = (batch | known(indices) for indices, _, batch in self.batches)
-        return importance(
-            [
-                tf.nest.map_structure(np.asarray, self.scoring(b, masks=masks)[0]["signed"])
-                for b in given
-            ]
-        )
+        signed = []
+        for indices, _, batch in self.batches:
+            sums, _ = score(batch | known(indices), masks=masks)
+            signed.append(tf.nest.map_structure(np.asarray, sums["signed"]))
+        return importance(signed)
 
     def predict(self, masks):
+        """Yields for each of masks, float32 [n, F], the logits with batch statistics, float32
+        [N, classes].
+        """
         for first in range(0, len(masks), self.together):
             some = masks[first : first + self.together]
             logits = np.empty((len(some), len(self.labels), self.classes), np.float32)

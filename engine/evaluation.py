@@ -11,7 +11,7 @@ from dataloader.images import in_batches
 from dataloader.sampling import padded_batches
 from engine.console import Silent
 from engine.logits import check_finite, log_softmax
-from op_utils import forward_pass, predicting_step
+from op_utils import context, predicting_step
 
 
 def measure(labels, logits):
@@ -76,12 +76,12 @@ def latencies_ms(networks, runtime, repeats=100):
     """Median milliseconds of one image through each of `networks`, taken in turn so that they meet
     the same machine.
     """
-    run = forward_pass(runtime, "moving")
+    ctx = context(runtime, "moving")
     runs = []
     for network in networks:
         image = tf.zeros([1, network.input_size, network.input_size, 3])
         predict = tf.function(
-            lambda x, network=network: network(x, run), jit_compile=runtime.compile, autograph=False
+            lambda x, network=network: network(x, ctx), jit_compile=runtime.compile, autograph=False
         )
         for _ in range(5):
             predict(image)

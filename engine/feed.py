@@ -10,7 +10,7 @@ import numpy as np
 from dataloader.augment import DRAWS
 from dataloader.images import EncodedImages
 from dataloader.sampling import columns, shuffled_batches, steps_of
-from op_utils import on_devices
+from distribution.step import on_devices
 
 RESIDENT_MIB = 1024  # on a GPU, unless --resident_mib says otherwise
 

@@ -1,7 +1,7 @@
-"""Gates, and the pass: how what is kept and what is dropped reaches a network's layers, as data.
+"""Gates and masks (METHOD 1a): how a network's layers learn which filters are kept, as data.
 
-A network is never edited while it is searched. A `Pass` carries one mask a gate into a forward pass
-and carries the batch statistics and the gates' probes out of it.
+A network is never edited while it is searched. A `Context` carries one mask per gate into a forward
+pass, and carries batch statistics and the gates' probes out of it.
 """
 
 import tensorflow as tf
@@ -10,9 +10,10 @@ import tensorflow as tf
 class Gate:
     """One set of filters that are kept or dropped together.
 
-    name: the layer that owns it; size: its filters C; uses: how many convolutions write through it;
-    index: its position in the network's gate order. `size` is known once the owner exists, `uses`
-    and `index` once the network does.
+    name: the layer that owns it.
+    size: C, its number of filters; known once the owner exists.
+    uses: how many convolutions write through it; known once the network exists.
+    index: its position in the network's gate order; known once the network exists.
     """
 
     def __init__(self, name):
@@ -22,21 +23,14 @@ class Gate:
         return f"Gate({self.name}, size={self.size}, uses={self.uses})"
 
 
-class Pass:
+class Context:
     """What one forward pass is told, and what it leaves behind.
 
-    statistics: "batch" or "moving", what batch norm normalises with. masks: None for an ordinary
-    network, else a list of float32 [C], one a gate in gate order; masked networks use batch
-    statistics. tape: a tf.GradientTape, given when scores are wanted. Then every place where a gate
-    masks leaves a probe, float32 [C], whose gradient is the sum over B, H, W of dy * y for the
-    masked activation y there, the inner sum of Eq. 9. drop: whether masked filters are left out of
-    every array, as far as `multiple` allows, instead of being there as zeros: the same logits from
-    a physically smaller network. Shapes then depend on data, in one trace, so XLA cannot compile
-    it. multiple: every gate has a multiple of so many channels in this pass; filters of zeros,
-    whose gamma and beta are 0 too, fill up those that are missing. They give 0, get no gradient and
-    change no logits; kernels of some devices are faster. dtype: what layers compute in. Variables,
-    batch statistics, sums of scores and the head stay float32. merge: None, or a function from the
-    (mean, biased variance) of this replica's batch to those of all replicas' batches.
+    After the pass:
+        batch_statistics: list of (mean, biased variance), float32 [C], one pair per batch norm in
+            network order; empty with moving averages.
+        probes: list of lists of float32 [C], for each gate one probe per place where it is
+            observed, in network order. The gradient of a probe is the inner sum of Eq. 9.
     """
 
     def __init__(
@@ -50,17 +44,33 @@ class Pass:
         dtype=tf.float32,
         merge=None,
     ):
+        """
+        Args:
+            statistics: "batch" or "moving", what batch norm normalises with. A masked network uses
+                those of the batch.
+            masks: list of float32 [C], one per gate in gate order; None for an ordinary network.
+            tape: tf.GradientTape if importance is wanted, which makes gates leave probes.
+            drop: whether masked filters are left out of all arrays, as far as `multiple` allows,
+                instead of being there as zeros. The logits are the same, the arrays smaller. Shapes
+                then depend on data, within one trace, so XLA cannot compile it.
+            multiple: each gate is filled up to a multiple of so many channels. The filters added
+                are zeros, with gamma and beta 0: they give 0, get no gradient and change no
+                logits, but kernels of some devices are faster.
+            dtype: what layers compute in. Variables, batch statistics, sums of importance and the
+                head stay float32.
+            merge: function from (mean, biased variance) of this replica's batch to those of all
+                replicas' batches, or None.
+        """
         if statistics not in ("batch", "moving"):
             raise ValueError(f"statistics must be 'batch' or 'moving', not {statistics!r}")
         self.statistics, self.masks, self.tape = statistics, masks, tape
         self.multiple, self.dtype, self.merge = multiple, dtype, merge
-        # int32 [channels] of each gate: which of its channels, filled up, are there
-        self.left = (
-            [filters_left(filled(mask, 0, multiple), multiple) for mask in masks] if drop else None
-        )
-        # (mean, biased variance), float32 [C], of each batch norm in network order
+        # int32 [channels] per gate: which of its channels, after filling up, are not left out.
+        self.left = None
+        if drop:
+            self.left = [filters_left(filled(mask, 0, multiple), multiple) for mask in masks]
         self.batch_statistics = []
-        self.probes = [[] for _ in masks or ()]  # probes of each gate, in network order
+        self.probes = [[] for _ in masks or ()]
 
     def kernel(self, kernel, gated):
         """A layer's kernel in this pass; gated: dict axis -> Gate or None."""
@@ -82,28 +92,23 @@ class Pass:
         for axis, gate in gated.items():
             if gate is not None:
                 array = filled(array, axis, self.multiple)
-                array = (
-                    array
-                    if self.left is None
-                    else tf.gather(array, self.left[gate.index], axis=axis)
-                )
+                if self.left is not None:
+                    array = tf.gather(array, self.left[gate.index], axis=axis)
         return array
 
     def channels(self, gate):
         """Channels that a gate has in this pass: int, or int32 [] where filters are left out."""
-        return (
-            round_up(gate.size, self.multiple)
-            if self.left is None
-            else tf.size(self.left[gate.index])
-        )
+        if self.left is None:
+            return round_up(gate.size, self.multiple)
+        return tf.size(self.left[gate.index])
 
-    def gate(self, y, gate):
-        """A gate's output: the activation y [B, H, W, channels], behind a probe where scores are
-        wanted.
+    def observe(self, y, gate):
+        """y, the masked activation [B, H, W, channels] of a gate, with a probe on it if importance
+        is wanted.
 
-        Its dropped filters are 0 already: their gamma and beta are, in every batch norm before, and
-        what lies between, ReLU and add, keeps 0. This is the masked activation bit for bit, at the
-        price of C products instead of B * H * W * C.
+        Nothing is masked here. Dropped filters are 0 already, because their gamma and beta are 0 in
+        every batch norm before, and ReLU and add, which lie between, keep 0. So y is the masked
+        activation of METHOD 1a bit for bit, for C products instead of B * H * W * C.
         """
         if self.masks is None or self.tape is None:
             return y
@@ -113,8 +118,8 @@ class Pass:
         return probed(y, probe)
 
     def of_filters(self, values, gate):
-        """float32 [C], the `values` float32 [channels] of this pass for each filter of a gate: 0
-        for those left out.
+        """float32 [C], one value per filter of a gate, from `values`, float32 [channels] of this
+        pass; 0 for filters that are left out.
         """
         if gate is None:
             return values
@@ -142,23 +147,21 @@ def filled(array, axis, multiple):
 
 
 def filters_left(mask, multiple):
-    """int32, ascending: the filters that a mask keeps, and enough others to make their number a
-    multiple of `multiple`.
+    """int32, ascending: indices of the filters that a mask keeps, and of as many others as make
+    their number a multiple of `multiple`.
 
-    mask: float32 [C], C a multiple of `multiple`. On CPUs sums over B, H, W run over 8 channels at
-    a time and in another order over the rest. So with multiples of 8 rounding is what it is with
-    all filters there, and a search takes the same way.
+    mask: float32 [C], C a multiple of `multiple`. Multiples of 8 keep the rounding, and with it the
+    way of a search: CPUs sum over B, H, W for 8 channels at a time, and the rest in another order.
     """
     count = round_up(tf.cast(tf.reduce_sum(mask), tf.int32), multiple)
-    return tf.sort(
-        tf.math.top_k(mask, count).indices
-    )  # of equal values the lower index comes first
+    # Of equal values, top_k takes the one of lower index first.
+    return tf.sort(tf.math.top_k(mask, count).indices)
 
 
 @tf.custom_gradient
 def probed(y, probe):
-    """y itself; the gradient of the probe, float32 [C], is the sum over B, H, W of dy * y (in
-    float32: it nearly cancels).
+    """y itself. The gradient of the probe is the sum over B, H, W of dy * y, float32 [C]: the inner
+    sum of Eq. 9. It is taken in float32 because its terms nearly cancel.
     """
 
     def gradient(dy):
@@ -168,10 +171,10 @@ def probed(y, probe):
 
 
 def masked_kernel(kernel, masks):
-    """The kernel with masked slices set to 0, rescaled to the norm of the whole: k * ||kernel|| /
-    ||k||.
+    """The kernel with masked slices set to 0, rescaled to the norm of the whole kernel:
+    k * ||kernel|| / ||k|| (METHOD 1a).
 
-    masks: dict axis -> float32 [kernel.shape[axis]]. A kernel without a mask is returned as it is.
+    masks: dict axis -> float32 [kernel.shape[axis]]. A kernel without a mask is returned unchanged.
     """
     if not masks:
         return kernel
@@ -179,7 +182,7 @@ def masked_kernel(kernel, masks):
     for axis, mask in masks.items():
         behind = len(kernel.shape) - 1 - axis
         k *= tf.reshape(mask, [-1] + [1] * behind) if behind else mask
-    # In this order, as published: the rounding decides on which side of 0 a ReLU's input falls, and
-    # that shows in scores.
+    # The order of the operations is the published one: rounding decides on which side of 0 a ReLU's
+    # input falls, and that shows in the importance of filters.
     norm = lambda x: tf.sqrt(tf.reduce_sum(x * x))
-    return tf.math.divide_no_nan(k * norm(kernel), norm(k))  # a kernel of zeros stays one
+    return tf.math.divide_no_nan(k * norm(kernel), norm(k))  # a kernel of zeros stays zeros

@@ -3,7 +3,7 @@ filters can be dropped.
 
 The stem, every expansion (conv0) and the last convolution own a gate. A depthwise convolution
 (conv1) has no filters of its own: its channels are those of the gate before it. The linear
-projections (conv2) of a run of residual blocks add to one stream and share the gate of the block in
+projections (conv2) of a ctx of residual blocks add to one stream and share the gate of the block in
 which it begins; a block without a shortcut begins another.
 """
 
@@ -64,12 +64,12 @@ class InvertedResidual:
         self.layers = [layer for pair in (*self.inner, (self.conv2, self.bn2)) for layer in pair]
         self.gates = [gate for gate in (self.inner_gate, self.out_gate) if gate is not in_gate]
 
-    def __call__(self, x, run):
+    def __call__(self, x, ctx):
         y = x
         for conv, bn in self.inner:
-            y = run.gate(tf.nn.relu6(bn(conv(y, run), run)), self.inner_gate)
-        y = self.bn2(self.conv2(y, run), run)
-        return run.gate(y + x if self.shortcut else y, self.out_gate)
+            y = ctx.observe(tf.nn.relu6(bn(conv(y, ctx), ctx)), self.inner_gate)
+        y = self.bn2(self.conv2(y, ctx), ctx)
+        return ctx.observe(y + x if self.shortcut else y, self.out_gate)
 
 
 class MobileNetV2(Network):

@@ -12,13 +12,11 @@ from nets.widths import scaled
 
 
 class Network(tf.Module):
-    """What every architecture shares: a chain of parts, layers and gates in network order, costs,
-    parameters.
+    """A chain of parts, with layers and gates in network order, costs and parameters.
 
-    A part has `layers`, the `gates` it owns, and __call__(x, run: Pass) -> [B, out_size, out_size,
-    out_gate.size], what the next part takes; the last one gives the logits float32 [B, classes].
-    padding: that of nets.PADDINGS which the subclass gives to what has a stride; width_multiplier:
-    by which it scales its widths, see `scaled`.
+    A part has `layers`, the `gates` it owns, and __call__(x, ctx) -> [B, out_size, out_size,
+    out_gate.size], which the next part takes. The last one gives the logits, float32 [B, classes].
+    padding: of PADDINGS, for whatever has a stride. width_multiplier: see `scaled`.
     """
 
     def __init__(self, arch, classes, input_size, padding="SAME", width_multiplier=1.0):
@@ -40,11 +38,11 @@ class Network(tf.Module):
             gate.index = index
             gate.uses = sum(layer.out_gate is gate for layer in self.network_layers)
 
-    def __call__(self, images, run):
+    def __call__(self, images, ctx):
         """float32 [B, classes], logits of float32 [B, S, S, 3]."""
-        x = tf.cast(images, run.dtype)
+        x = tf.cast(images, ctx.dtype)
         for part in self.parts:
-            x = part(x, run)
+            x = part(x, ctx)
         return x
 
     @property
@@ -106,5 +104,5 @@ class Network(tf.Module):
         return {conv.path: conv.shape("kernel", filters)[3] for conv in convs}
 
     def split_masks(self, flat):
-        """The list of masks a Pass takes from one float32 [sum of gate sizes]."""
+        """The list of masks a Context takes from one float32 [sum of gate sizes]."""
         return tf.split(flat, [gate.size for gate in self.gates])

@@ -23,11 +23,11 @@ class ConvPart:
         )
         self.layers, self.gates, self.out_gate = [self.conv, self.bn], [self.gate], self.gate
 
-    def __call__(self, x, run):
-        return run.gate(self._before_the_gate(x, run), self.gate)
+    def __call__(self, x, ctx):
+        return ctx.observe(self._before_the_gate(x, ctx), self.gate)
 
-    def _before_the_gate(self, x, run):
-        return self.activation(self.bn(self.conv(x, run), run))
+    def _before_the_gate(self, x, ctx):
+        return self.activation(self.bn(self.conv(x, ctx), ctx))
 
 
 class Head:
@@ -37,5 +37,5 @@ class Head:
         self.fc = FC("fc", arrays, in_gate.size, classes, in_gate=in_gate)
         self.layers, self.gates = [self.fc], []
 
-    def __call__(self, x, run):
-        return self.fc(tf.reduce_mean(tf.cast(x, tf.float32), [1, 2]), run)
+    def __call__(self, x, ctx):
+        return self.fc(tf.reduce_mean(tf.cast(x, tf.float32), [1, 2]), ctx)

@@ -26,8 +26,8 @@ class PooledStem(ConvPart):
         )
         self.padding, self.out_size = padding, same_size(self.out_size, 2)
 
-    def _before_the_gate(self, x, run):
-        return max_pool(super()._before_the_gate(x, run), 3, 2, self.padding)
+    def _before_the_gate(self, x, ctx):
+        return max_pool(super()._before_the_gate(x, ctx), 3, 2, self.padding)
 
 
 class Block:
@@ -76,13 +76,13 @@ class Block:
         inner = [conv.out_gate for conv, _ in self.convs[:-1]]
         self.gates = [out_gate, *inner] if project else inner
 
-    def __call__(self, x, run):
-        shortcut, y = self.bn3(self.conv3(x, run), run) if self.conv3 else x, x
+    def __call__(self, x, ctx):
+        shortcut, y = self.bn3(self.conv3(x, ctx), ctx) if self.conv3 else x, x
         *inner, (conv2, bn2) = self.convs
         for conv, bn in inner:
-            y = run.gate(tf.nn.relu(bn(conv(y, run), run)), conv.out_gate)
-        y = bn2(conv2(y, run), run)
-        return run.gate(tf.nn.relu(y + shortcut), self.out_gate)
+            y = ctx.observe(tf.nn.relu(bn(conv(y, ctx), ctx)), conv.out_gate)
+        y = bn2(conv2(y, ctx), ctx)
+        return ctx.observe(tf.nn.relu(y + shortcut), self.out_gate)
 
 
 def basic(name, arrays, width, *, strides, **stream):

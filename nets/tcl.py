@@ -1,7 +1,7 @@
 """The layers: convolutions, fully connected layer and batch norm that can be pruned without being
 changed.
 
-Masks reach them in a `Pass` (nets.gates). They know how many multiply-accumulates (MACs) and
+Masks reach them in a `Context` (nets.gates). They know how many multiply-accumulates (MACs) and
 parameters they cost at any number of filters, by arithmetic alone.
 """
 
@@ -120,8 +120,8 @@ class Conv2d(Layer):
     def filters(self):
         return self.kernel.shape[3]
 
-    def __call__(self, x, run):
-        kernel = run.kernel(self.kernel, self.gated["kernel"])
+    def __call__(self, x, ctx):
+        kernel = ctx.kernel(self.kernel, self.gated["kernel"])
         return tf.nn.conv2d(x, tf.cast(kernel, x.dtype), self.strides, self.padding)
 
 
@@ -140,8 +140,8 @@ class DepthwiseConv2d(Layer):
         value = arrays.take(f"{name}/kernel:0", [kernel_size, kernel_size, channels, 1], he_normal)
         self.kernel = self._add("kernel", value, {2: gate})
 
-    def __call__(self, x, run):
-        kernel = run.kernel(self.kernel, self.gated["kernel"])
+    def __call__(self, x, ctx):
+        kernel = ctx.kernel(self.kernel, self.gated["kernel"])
         return tf.nn.depthwise_conv2d(
             x, tf.cast(kernel, x.dtype), [1, self.strides, self.strides, 1], self.padding
         )
@@ -160,8 +160,8 @@ class FC(Layer):
         )
         self.biases = self._add("biases", arrays.take(f"{name}/biases:0", [1, classes], zeros), {})
 
-    def __call__(self, x, run):
-        kernel = run.kernel(self.kernel, self.gated["kernel"])
+    def __call__(self, x, ctx):
+        kernel = ctx.kernel(self.kernel, self.gated["kernel"])
         return tf.cast(x, tf.float32) @ kernel + self.biases
 
 
@@ -181,18 +181,18 @@ class BatchNorm(Layer):
             value = arrays.take(f"{name}/{array_name}:0", [1, 1, 1, channels], fill)
             self._add(array_name, value, {3: gate}, trainable=not array_name.startswith("moving"))
 
-    def __call__(self, x, run):
-        vector = lambda name: run.vector(tf.reshape(self.arrays[name], [-1]), self.in_gate)
+    def __call__(self, x, ctx):
+        vector = lambda name: ctx.vector(tf.reshape(self.arrays[name], [-1]), self.in_gate)
         gamma, beta = vector("gamma"), vector("beta")
-        if run.statistics == "moving":
+        if ctx.statistics == "moving":
             return self._fused(x, gamma, beta, vector("moving_mean"), vector("moving_variance")).y
-        if run.merge is not None:
+        if ctx.merge is not None:
             wide = tf.cast(x, tf.float32)
-            mean, variance = run.merge(*tf.nn.moments(wide, [0, 1, 2]))
+            mean, variance = ctx.merge(*tf.nn.moments(wide, [0, 1, 2]))
             y = tf.cast(
                 tf.nn.batch_normalization(wide, mean, variance, beta, gamma, BN_EPSILON), x.dtype
             )
-        elif run.tape is not None:
+        elif ctx.tape is not None:
             y, mean, variance = self._while_scoring(x, gamma, beta)
         else:
             fused = self._fused(x, gamma, beta)
@@ -202,8 +202,8 @@ class BatchNorm(Layer):
                 fused.batch_mean,
                 fused.batch_variance * (n - 1) / n,
             )  # the kernel's is unbiased
-        run.batch_statistics.append(
-            (run.of_filters(mean, self.in_gate), run.of_filters(variance, self.in_gate))
+        ctx.batch_statistics.append(
+            (ctx.of_filters(mean, self.in_gate), ctx.of_filters(variance, self.in_gate))
         )
         return y
 

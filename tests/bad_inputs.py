@@ -21,7 +21,7 @@ from torch_file_writer import Tensor, write_legacy, write_zip
 from torch_networks import state_dict
 
 from distribution.machines import Alone
-from ekg.search import SearchState, SubNetwork
+from ekg.history import SearchState, SubNetwork
 from engine.configuration import described, versions
 from engine.run_folder import BANK, STAGES, UNFINISHED, RunFolder
 from nets import build_network
@@ -615,7 +615,7 @@ def in_the_search(error):
                 raise error
             return np.full(len(masks), error, np.float32)
 
-        monkeypatch.setattr("ekg.validation.Validation.score", score)
+        monkeypatch.setattr("ekg.validation.Validation.importance", score)
 
     return prepare
 

@@ -44,7 +44,7 @@ def make_search(param, data_path):
         network, Runtime(tf.distribute.get_strategy()), prepare, images, labels, 320
     )
     return Greedy(
-        network, labels, on_val.score, on_val.predict, SearchOptions(0.45, 0.2, "published")
+        network, labels, on_val.importance, on_val.predict, SearchOptions(0.45, 0.2, "published")
     )
 
 

@@ -75,7 +75,7 @@ def main():
         from distribution import startup
 
         startup.import_tensorflow()
-        from op_utils import Step
+        from distribution.step import Step
 
         Step.__call__, Step.several = moments.before(Step.__call__), moments.before(Step.several)
         train_cifar.main()

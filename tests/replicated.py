@@ -21,6 +21,7 @@ from networks import randomised  # noqa: E402
 
 from distribution.machines import Alone  # noqa: E402
 from distribution.runtime import make_runtime  # noqa: E402
+from distribution.step import on_devices  # noqa: E402
 from ekg.contrastive import contrastive_loss, taught_loss  # noqa: E402
 from ekg.importance import importance, ranks  # noqa: E402
 from ekg.knowledge import reward_loss  # noqa: E402
@@ -30,7 +31,7 @@ from ekg.validation import Validation  # noqa: E402
 from engine.options import DeviceOptions, SearchOptions  # noqa: E402
 from nets.initial import Arrays  # noqa: E402
 from nets.resnet import CifarResNet  # noqa: E402
-from op_utils import Optimizer, on_devices, predicting_step, scoring_step, training_step  # noqa: E402
+from op_utils import Optimizer, predicting_step, scoring_step, training_step  # noqa: E402
 
 SIZE, IMAGES, STEPS = 8, 16, 5
 rng = np.random.default_rng(0)
@@ -85,7 +86,7 @@ def scores_and_logits(runtime):
         "knowledge": KNOWLEDGE,
         "weights": np.full(IMAGES, 1 / IMAGES, np.float32),
     }
-    sums, rows = scoring_step(network, runtime, given, reward_loss)(batch, masks=masks)
+    sums, _ = scoring_step(network, runtime, given, reward_loss)(batch, masks=masks)
     scores = importance([tf.nest.map_structure(np.asarray, sums["signed"])])
     predicting = predicting_step(network, runtime, given)
     # Three sub-networks, the first as it was scored, the others with a gate less of it.
@@ -100,7 +101,6 @@ def scores_and_logits(runtime):
         "signed": np.concatenate(tf.nest.flatten(sums["signed"])),
         "scores": scores,
         "order": ranks(scores, network.gate_sizes),
-        "scored logits": rows["logits"].numpy(),
         "bank logits": SubNetworks(network, runtime, given, 4)({"images": PIXELS}, some),
         "moving logits": predicting({"images": PIXELS})[1]["logits"].numpy(),
     }
@@ -178,7 +178,7 @@ def searched(runtime, target_rate=0.75):
     network = network_on(runtime)
     on_val = Validation(network, runtime, given, PIXELS, LABELS, IMAGES)
     search = Greedy(
-        network, LABELS, on_val.score, on_val.predict, SearchOptions(target_rate, 0.2, "none")
+        network, LABELS, on_val.importance, on_val.predict, SearchOptions(target_rate, 0.2, "none")
     )
     state, record = search.start()
     records = [record]

@@ -16,7 +16,7 @@ from ekg.contrastive import contrastive_loss, plain_loss
 from ekg.knowledge import reward_loss
 from ekg.sub_networks import SubNetworks
 from nets import build_network
-from nets.gates import Pass
+from nets.gates import Context
 from op_utils import (
     Optimizer,
     nesterov,
@@ -117,7 +117,7 @@ def test_accumulated_training_runs_and_decides_by_part(network, runtime):
     halves = []
     for half in (slice(0, 4), slice(4, 8)):
         part = {name: value[half] for name, value in batch.items()}
-        logits = network(tf.reshape(two_views(part), [8, 32, 32, 3]), Pass("batch"))
+        logits = network(tf.reshape(two_views(part), [8, 32, 32, 3]), Context("batch"))
         halves.append(tf.reduce_mean(contrastive_loss(part, tf.reshape(logits, [4, 2, 10]))))
     assert float(sums["loss"]) == pytest.approx(float(sum(halves)) / 2, rel=1e-4)
 
@@ -143,7 +143,7 @@ def test_a_live_teacher_sees_the_students_views_and_does_not_learn(network, runt
     for half in (slice(0, 4), slice(4, 8)):
         views = two_views({name: value[half] for name, value in batch.items()})
         expected += (
-            float(tf.reduce_sum(network(tf.reshape(views, [8, 32, 32, 3]), Pass("batch")))) / 8
+            float(tf.reduce_sum(network(tf.reshape(views, [8, 32, 32, 3]), Context("batch")))) / 8
         )
     assert total == pytest.approx(expected, rel=1e-3)
     for name, array in network.parameters().items():

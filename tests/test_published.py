@@ -11,14 +11,14 @@ import tensorflow as tf
 
 from distribution.runtime import Runtime
 from ekg import contrastive, extraction, memory_bank
-from ekg.candidates import slice_steps, trimmed_otsu, worth_evaluating
+from ekg.candidates import Gates, slice_steps, trimmed_otsu, worth_evaluating
 from ekg.importance import filters_kept, importance, masks, ranks, split
 from ekg.knowledge import cross_entropy, knowledge_loss, reward_loss
 from ekg.search import Greedy
 from ekg.validation import Validation
 from engine.options import SearchOptions
 from nets import build_network
-from nets.gates import Pass
+from nets.gates import Context
 from op_utils import training_step
 
 GATES = 12
@@ -63,7 +63,7 @@ def judge():
 
 @pytest.fixture(scope="module")
 def scores(judge):
-    return judge.on_val.score(np.ones(judge.sizes.sum(), np.float32), judge.knowledge)
+    return judge.on_val.importance(np.ones(judge.sizes.sum(), np.float32), judge.knowledge)
 
 
 @pytest.fixture(scope="module")
@@ -72,7 +72,7 @@ def search(judge):
     search = Greedy(
         judge.network,
         judge.labels,
-        judge.on_val.score,
+        judge.on_val.importance,
         judge.on_val.predict,
         SearchOptions(0.8, 0.2, "published"),
     )
@@ -90,8 +90,8 @@ def test_network(judge):
     assert list(judge.sizes) == list(record["gate_size"])
     assert [gate.uses for gate in judge.network.gates] == list(record["gate_uses"])
     np.testing.assert_allclose(judge.steps, record["gate_step"], rtol=1e-12)
-    close(judge.network(judge.images, Pass("moving")), record["logits_moving"])
-    close(judge.network(judge.images, Pass("batch")), record["logits_batch"])
+    close(judge.network(judge.images, Context("moving")), record["logits_moving"])
+    close(judge.network(judge.images, Context("batch")), record["logits_batch"])
     assert cross_entropy(judge.labels, record["logits_batch"]) == pytest.approx(
         float(record["loss0"]), rel=1e-6
     )
@@ -147,9 +147,9 @@ def test_scores_of_the_first_stage_differ_by_roundings_alone(judge, monkeypatch)
         ):
             patched.setattr(tf.nn, "relu", relu)
             patched.setattr(judge.network.parts[0], "activation", relu)
-            run = Pass("batch", ones, tape)
-            loss = tf.reduce_sum(reward_loss(batch, judge.network(judge.images, run)))
-        scores = importance([tf.nest.map_structure(np.asarray, tape.gradient(loss, run.probes))])
+            ctx = Context("batch", ones, tape)
+            loss = tf.reduce_sum(reward_loss(batch, judge.network(judge.images, ctx)))
+        scores = importance([tf.nest.map_structure(np.asarray, tape.gradient(loss, ctx.probes))])
         ours = dict(zip(judge.names, split(scores, judge.sizes)))
         recorded = {name: judge.record[f"score/{name}"].reshape(-1) for name in judge.names}
         return (
@@ -191,7 +191,10 @@ def test_orders(judge, scores):
 )
 def test_candidate_filters(judge, candidate_filter, worth):
     scores = np.concatenate([judge.record[f"score/{name}"].reshape(-1) for name in judge.names])
-    chosen = worth_evaluating(candidate_filter, scores, judge.sizes, [1.0] * GATES, judge.steps)
+    uses = np.array([gate.uses for gate in judge.network.gates])
+    flops_of = lambda filters: judge.network.cost(filters)[0]
+    gates = Gates(judge.sizes, uses, [1.0] * GATES, judge.steps, scores, flops_of)
+    chosen = worth_evaluating(candidate_filter, gates)
     assert chosen == list(np.flatnonzero(judge.record[worth]))
 
 
@@ -250,7 +253,7 @@ def test_extraction(judge, search):
         assert list(arrays[f"{layer}/kernel:0"].shape) == shape
     pruned = build_network("ResNet-20", 10, 32, arrays)
     assert pruned.cost() == (record["extracted_flops"], record["extracted_params"])
-    close(pruned(judge.images, Pass("batch")), record["extracted_logits"])
+    close(pruned(judge.images, Context("batch")), record["extracted_logits"])
 
 
 def test_teachers(judge):
@@ -269,7 +272,7 @@ def test_distillation(judge):
         build_network("ResNet-20", 10, 32, judge.network.parameters()),
     )  # its BN will move
     views, labels, bank = published.distillation()
-    logits = tf.reshape(network(views.reshape(16, 32, 32, 3), Pass("batch")), [8, 2, 10])
+    logits = tf.reshape(network(views.reshape(16, 32, 32, 3), Context("batch")), [8, 2, 10])
     close(logits, record["distil_logits"])
     knowledge, counts, divergence, limit = contrastive.choose_knowledge(
         tf.constant(bank), logits, 4.0

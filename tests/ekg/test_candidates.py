@@ -7,7 +7,7 @@ import pytest
 
 from ekg.candidates import (
     FILTERS,
-    filter_numbers,
+    Gates,
     fine_search,
     reduced,
     slice_steps,
@@ -56,58 +56,86 @@ def test_equal_splits_take_the_lowest():
     assert trimmed_otsu([-1, 0.0, 1.0, 2.0, 3.0, 9]) is None
 
 
-SIZES = [4, 4, 8]
-SCORES = np.array([4, 3, 2, 1, 8, 7, 6, 5, 1, 1, 1, 1, 2, 2, 2, 2], np.float32)
+SIZES = np.array([4, 4, 8])
+IMPORTANCE = np.array([4, 3, 2, 1, 8, 7, 6, 5, 1, 1, 1, 1, 2, 2, 2, 2], np.float32)
+
+
+def gates(rates, importance=IMPORTANCE, sizes=SIZES, steps=(0.25, 0.25, 0.25), uses=(1, 3, 4)):
+    """Gates of which each filter has 10, 1 and 2 MACs."""
+    flops_of = lambda filters: int(np.dot([10, 1, 2][: len(filters)], filters))
+    uses = np.array(uses[: len(sizes)])
+    return Gates(np.array(sizes), uses, rates, np.array(steps), importance, flops_of)
 
 
 def test_published_filter_sums_whole_gates_and_passes_reduced_ones():
-    numbers = filter_numbers("published", SCORES, SIZES, [1.0, 0.75, 1.0], [0.25, 0.25, 0.25])
-    np.testing.assert_allclose(numbers, [10, 0, 12])
+    np.testing.assert_allclose(FILTERS["published"](gates([1.0, 0.75, 1.0])), [10, 0, 12])
 
 
 def test_slice_filter_sums_what_would_go():
-    numbers = filter_numbers("slice", SCORES, SIZES, [1.0, 0.75, 0.5], [0.25, 0.25, 0.25])
+    numbers = FILTERS["slice"](gates([1.0, 0.75, 0.5]))
     np.testing.assert_allclose(numbers, [1, 6, 4])  # positions 0:1, 1:2, 4:6
 
 
 def test_slice_filter_rounds_halves_to_even():
-    scores = np.arange(1, 11, dtype=np.float32)
+    importance = np.arange(1, 11, dtype=np.float32)
     # 0.05 * 10 and 0.15 * 10 are halves: 0.5 -> 0, 1.5 -> 2; 1 - 0.95 is a little more than 0.05
-    np.testing.assert_allclose(filter_numbers("slice", scores, [10], [0.95], [0.1]), [1 + 2])
+    one = gates([0.95], importance, [10], [0.1])
+    np.testing.assert_allclose(FILTERS["slice"](one), [1 + 2])
 
 
 def test_per_mac_divides_by_what_goes_with_the_slice():
-    saved = lambda rates, gate: [10, 0, 2][gate] * rates[gate]
-    numbers = filter_numbers("per_mac", SCORES, SIZES, [1.0, 0.75, 0.5], [0.25, 0.25, 0.25], saved)
-    np.testing.assert_allclose(
-        numbers, [1 / 10, 0, 4 / 1]
-    )  # nothing goes with the second: nothing is lost
+    some = gates([1.0, 0.75, 0.5])
+    np.testing.assert_allclose(some.saved, [10, 1, 4])
+    np.testing.assert_allclose(FILTERS["per_mac"](some), [1 / 10, 6 / 1, 4 / 4])
 
 
-def test_per_use_divides_by_the_places_that_a_score_is_summed_over():
-    numbers = filter_numbers(
-        "per_use", SCORES, SIZES, [1.0, 0.75, 0.5], [0.25, 0.25, 0.25], uses=np.array([1, 3, 4])
-    )
+def test_per_mac_is_zero_where_nothing_goes():
+    numbers = FILTERS["per_mac"](gates([1.0, 0.0, 0.5]))
+    np.testing.assert_allclose(numbers, [1 / 10, 0, 4 / 4])
+
+
+def test_per_use_divides_by_the_places_that_importance_is_summed_over():
+    numbers = FILTERS["per_use"](gates([1.0, 0.75, 0.5]))
     np.testing.assert_allclose(numbers, [1, 6 / 3, 4 / 4])
 
 
-def test_a_gate_at_rate_zero_is_no_candidate_under_any_filter():
-    for candidate_filter in FILTERS:
-        chosen = worth_evaluating(
-            candidate_filter,
-            SCORES,
-            SIZES,
-            [0.0, 0.5, 0.5],
-            [0.25] * 3,
-            lambda rates, gate: 1,
-            np.ones(3),
-        )
+@pytest.mark.parametrize("rule", FILTERS)
+def test_a_gate_with_one_filter_left_is_no_candidate(rule):
+    """At rate 0, and at a rate above 0, whose slice would change no mask."""
+    for rate in (0.0, 0.25):
+        chosen = worth_evaluating(rule, gates([rate, 0.5, 0.5]))
         assert 0 not in chosen and 1 in chosen
 
 
+@pytest.mark.parametrize("rule", FILTERS)
+def test_a_filter_gives_a_number_per_gate_and_no_more_candidates_than_gates(rule):
+    numbers = FILTERS[rule](gates([1.0, 0.75, 0.5]))
+    assert numbers.shape == (3,) and np.isfinite(numbers).all()
+    chosen = worth_evaluating(rule, gates([1.0, 0.75, 0.5]))
+    assert chosen == sorted(set(chosen)) and set(chosen) <= {0, 1, 2}
+
+
+def test_a_gate_that_is_no_candidate_takes_no_part_in_the_threshold():
+    sizes = np.full(8, 4)
+    importance = np.repeat(np.array([1, 2, 30, 31, 50, 60, 70, 0], np.float32), 4)
+    few = lambda filters: int(np.sum(filters))
+    given = lambda rates: Gates(sizes, np.ones(8), rates, np.full(8, 0.25), importance, few)
+    assert worth_evaluating("published", given([1.0] * 7 + [0.0])) == [0, 1, 2]
+    assert worth_evaluating("published", given([1.0] * 7 + [0.5])) == [0, 1, 7]
+
+
+def test_equal_splits_that_rounding_sets_apart_take_the_lowest():
+    """Of six numbers trimmed from ten, both splits at the jumps give the same but for rounding."""
+    for scale in (1, 1 / 3, 0.1, 7e-5):
+        numbers = scale * np.array([0, 0, 0, 1, 1, 2, 2, 3, 3, 3], np.float64)
+        trimmed = np.sort(numbers)[2:8]
+        by_hand = otsu_by_hand(list(numbers / scale))
+        assert trimmed_otsu(numbers) == pytest.approx(by_hand * scale), trimmed
+
+
 def test_with_few_numbers_all_are_evaluated():
-    assert worth_evaluating("published", SCORES, SIZES, [1.0] * 3, [0.25] * 3) == [0, 1, 2]
-    assert worth_evaluating("none", SCORES, SIZES, [1.0] * 3, [0.25] * 3) == [0, 1, 2]
+    assert worth_evaluating("published", gates([1.0] * 3)) == [0, 1, 2]
+    assert worth_evaluating("none", gates([1.0] * 3)) == [0, 1, 2]
 
 
 def test_fine_search_keeps_the_widest_rate_at_or_under_the_target():

@@ -6,7 +6,7 @@ import pytest
 from ekg.extraction import extract, reestimate
 from ekg.importance import filters_kept, masks
 from nets import build_network
-from nets.gates import Pass
+from nets.gates import Context
 from op_utils import statistics_step
 
 
@@ -21,8 +21,8 @@ def random_masks(network, seed):
 def test_masked_equals_extracted(network, images, seed):
     rates, flat = random_masks(network, seed)
     pruned = build_network("ResNet-20", 10, 32, extract(network, flat))
-    masked = network(images, Pass("batch", network.split_masks(flat))).numpy()
-    extracted = pruned(images, Pass("batch")).numpy()
+    masked = network(images, Context("batch", network.split_masks(flat))).numpy()
+    extracted = pruned(images, Context("batch")).numpy()
     assert np.abs(masked - extracted).max() <= 1e-4 * np.abs(masked).max()
     assert pruned.cost() == network.cost(filters_kept(network.gate_sizes, rates))
     assert pruned.cost()[1] == sum(array.size for array in pruned.parameters().values())
@@ -47,12 +47,12 @@ def test_reestimated_averages_are_those_of_the_batches(network, runtime, images)
     step = statistics_step(network, runtime, lambda batch: batch["images"])
     reestimate(network, step, [{"images": images}])
     np.testing.assert_allclose(
-        network(images, Pass("moving")), network(images, Pass("batch")), rtol=1e-3, atol=1e-4
+        network(images, Context("moving")), network(images, Context("batch")), rtol=1e-3, atol=1e-4
     )
     before = network.batch_norms[0].arrays["moving_mean"].numpy()
     other = images[::-1] * 2 + 1
     reestimate(network, step, [{"images": images}, {"images": other}])
-    run = Pass("batch")
+    run = Context("batch")
     network(other, run)
     expected = (before.reshape(-1) + run.batch_statistics[0][0].numpy()) / 2
     np.testing.assert_allclose(

@@ -17,13 +17,13 @@ import test as evaluation_program
 from cli.program import run_program
 from dataloader import AUGMENTATIONS
 from dataloader.augment import normalise
+from ekg.history import SearchState
 from ekg.memory_bank import choose_teachers
 from ekg.pipeline import prune
 from ekg.preparation import pretrained
-from ekg.search import SearchState
 from files.npz import load_npz
 from nets import build_network
-from nets.gates import Pass
+from nets.gates import Context
 from nets.parameters import read_parameters, write_parameters
 from train_cifar import parse
 from utils import UserError
@@ -198,7 +198,7 @@ def masked_logits(supernet, sub, images):
     ]
     masks = (sub.order < np.repeat(kept, supernet.gate_sizes)).astype(np.float32)
     return supernet(
-        normalise(images, AUGMENTATIONS["CIFAR10"]), Pass("batch", supernet.split_masks(masks))
+        normalise(images, AUGMENTATIONS["CIFAR10"]), Context("batch", supernet.split_masks(masks))
     ).numpy()
 
 
@@ -208,7 +208,7 @@ def test_the_pruned_network_is_the_masked_one(finished, searched, data_path):
     images = np.load(data_path)["x_test"]
     masked = masked_logits(searched[0], searched[1][-1], images)
     pruned = build_network("ResNet-20", 10, 32, arrays)
-    extracted = pruned(normalise(images, AUGMENTATIONS["CIFAR10"]), Pass("batch")).numpy()
+    extracted = pruned(normalise(images, AUGMENTATIONS["CIFAR10"]), Context("batch")).numpy()
     assert np.abs(masked - extracted).max() <= 1e-4 * np.abs(masked).max()
 
 

@@ -7,7 +7,7 @@ import pytest
 from plain_network import cross_entropy, forward, softmax
 
 from ekg.importance import split
-from ekg.scores import SCORES, At, scorer
+from ekg.scores import SCORES, At, importance_by
 from ekg.validation import Validation
 from nets import build_network
 from nets.initial import Arrays
@@ -73,7 +73,7 @@ class Case:
             self.labels,
             batch_size,
         )
-        return scorer(name, self.network, on_val.score, seed)(self.masks, knowledge)
+        return importance_by(name, self.network, on_val.importance, seed)(self.masks, knowledge)
 
     def weights(self, layer):
         """A list of vectors, one for every filter of the sub-network: without dropped inputs, of
@@ -189,18 +189,18 @@ def test_one_filter_that_is_left_stays_ahead_of_those_that_are_gone(case, runtim
     """Its distance to all others is 0, for there is none."""
     masks, sizes = np.ones_like(case.masks), case.network.gate_sizes
     masks[: sizes[0] - 1] = 0
-    scores = scorer("fpgm", case.network, None, 0)(masks, None)
+    scores = importance_by("fpgm", case.network, None, 0)(masks, None)
     assert scores[: sizes[0] - 1].max() == 0 < scores[sizes[0] - 1]
 
 
 def test_a_score_is_added_by_one_function(monkeypatch, case):
     monkeypatch.setitem(SCORES, "first_come", lambda at: np.arange(len(at.masks), 0, -1))
     assert parse(["--score", "first_come"]).search.score == "first_come"
-    scores = scorer("first_come", case.network, None, 0)(case.masks, None)
+    scores = importance_by("first_come", case.network, None, 0)(case.masks, None)
     np.testing.assert_array_equal(scores, np.arange(len(case.masks), 0, -1) * case.masks)
     monkeypatch.setitem(SCORES, "first_come", lambda at: -np.arange(len(at.masks)))
     with pytest.raises(ValueError, match=r"first_come gives -.*; scores are 0 or more"):
-        scorer("first_come", case.network, None, 0)(case.masks, None)
+        importance_by("first_come", case.network, None, 0)(case.masks, None)
 
 
 def test_depthwise_filters_count_for_the_gate_they_follow():
@@ -217,7 +217,7 @@ def test_depthwise_filters_count_for_the_gate_they_follow():
         )
     )
     scores = split(
-        scorer("l1", network, None, 0)(kept.astype(np.float32), None), network.gate_sizes
+        importance_by("l1", network, None, 0)(kept.astype(np.float32), None), network.gate_sizes
     )
     index = [gate.name for gate in network.gates].index(f"{name}/conv0")
     own = mask[f"{name}/conv0"]

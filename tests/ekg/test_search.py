@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 
 from ekg.candidates import FILTERS
+from ekg.history import SearchState, SubNetwork
 from ekg.importance import filters_kept
-from ekg.search import Greedy, SearchState, check_reachable
+from ekg.search import Greedy, check_reachable
 from engine.options import SearchOptions
 from utils import UserError
 
@@ -118,11 +119,9 @@ def test_the_candidate_of_lowest_score_is_taken():
 
 def test_macs_that_go_with_a_slice():
     search = Greedy(Plain(), LABELS, scores_of, predict, SearchOptions(0.3, 0.25, "per_mac"))
-    assert [search.saved((1.0, 0.5, 0.0), gate) for gate in range(3)] == [
-        1,
-        1 * 2,
-        0,
-    ]  # steps 0.25, 0.125, 0.25
+    member = SubNetwork((1.0, 0.5, 0.0), np.zeros(28, np.int32), 0.0, 0.0)
+    gates = search.gates_of(member, np.ones(28, np.float32))
+    assert gates.saved.tolist() == [1, 1 * 2, 0]  # steps 0.25, 0.125, 0.25
 
 
 def test_history_begins_with_the_unpruned_network():

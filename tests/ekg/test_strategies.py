@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from test_search import LABELS, Plain, logits_of, predict, scores_of
 
+from ekg.history import SearchState
 from ekg.importance import filters_kept
-from ekg.search import SearchState
 from ekg.strategies import STRATEGIES
 from engine.options import SearchOptions
 
@@ -73,7 +73,7 @@ def test_random_takes_the_best_of_its_samples():
     state, records = run(search)
     assert len(records) == 9
     assert len({tuple(record["widths"]) for record in records[1:]}) == 8
-    assert state.history[-1].score == min(record["score"] for record in records[1:])
+    assert state.history[-1].objective == min(record["score"] for record in records[1:])
     assert state.history[0].rates == (1.0, 1.0, 1.0)
     np.testing.assert_array_equal(
         state.knowledge, logits_of(np.ones(28))
@@ -129,11 +129,13 @@ def test_teachers_of_the_search(strategy):
     for teacher in ("none", "single"):
         given.clear()
         search = search_of(strategy, 0.5, teacher=teacher, samples=3)
-        search.score = score
+        search.importance = score
         state, _ = run(search)
         np.testing.assert_array_equal(state.knowledge, logits_of(np.ones(28)))
         assert all(
             knowledge is None if teacher == "none" else (knowledge is state.knowledge)
             for knowledge in given
         )
-        assert all((member.score == member.loss) == (teacher == "none") for member in state.history)
+        assert all(
+            (member.objective == member.loss) == (teacher == "none") for member in state.history
+        )

@@ -9,7 +9,7 @@ import pytest
 import tensorflow as tf
 
 from ekg.sub_networks import SubNetworks, common_bytes
-from nets.gates import Pass
+from nets.gates import Context
 
 
 def given(batch):
@@ -42,7 +42,7 @@ def test_each_gives_what_it_gives_alone(network, images, runtime, slices):
     together = SubNetworks(network, runtime, given, 5)({"images": images}, masks)
     assert together.shape == (16, len(slices), 10)
     for i, flat in enumerate(masks):
-        alone = network(images, Pass("batch", network.split_masks(flat))).numpy()
+        alone = network(images, Context("batch", network.split_masks(flat))).numpy()
         assert np.abs(together[:, i] - alone).max() <= 1e-5 * np.abs(alone).max()
 
 
@@ -64,7 +64,7 @@ def test_on_any_runtime(network, images, runtime, change):
     ours = SubNetworks(network, runtime, given, 4)({"images": images}, masks)
     for i, flat in enumerate(masks):
         alone = [
-            network(half, Pass("batch", network.split_masks(flat)))
+            network(half, Context("batch", network.split_masks(flat)))
             for half in np.split(images, runtime.accum)
         ]
         alone = np.concatenate(alone)

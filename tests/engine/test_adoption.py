@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from distribution.machines import Alone
-from ekg.search import SearchState, SubNetwork
+from ekg.history import SearchState, SubNetwork
 from engine import adoption
 from engine.adoption import NEEDED, TAKEN, find_search
 from engine.configuration import ADOPTED, described

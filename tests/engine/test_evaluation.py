@@ -7,7 +7,7 @@ from dataloader import AUGMENTATIONS
 from dataloader.augment import normalise
 from ekg.knowledge import cross_entropy
 from engine.evaluation import Evaluator, latencies_ms, measure
-from nets.gates import Pass
+from nets.gates import Context
 
 
 def test_measure():
@@ -25,7 +25,7 @@ def test_every_image_counts_once(network, runtime, batch_size):
     augmentation = AUGMENTATIONS["CIFAR10"]
     images, labels = rng.integers(0, 256, (16, 32, 32, 3), np.uint8), rng.integers(0, 10, 16)
     figures = Evaluator(network, runtime, augmentation, images, labels, batch_size)()
-    logits = network(normalise(images, augmentation), Pass("moving")).numpy()
+    logits = network(normalise(images, augmentation), Context("moving")).numpy()
     assert figures["images"] == 16
     assert figures["top1"] == (logits.argmax(1) == labels).mean()
     assert figures["loss"] == pytest.approx(cross_entropy(labels, logits), rel=1e-4)
@@ -36,7 +36,7 @@ def test_batch_statistics_are_those_of_the_batch(network, runtime):
     augmentation = AUGMENTATIONS["CIFAR10"]
     images, labels = rng.integers(0, 256, (16, 32, 32, 3), np.uint8), rng.integers(0, 10, 16)
     figures = Evaluator(network, runtime, augmentation, images, labels, 16, "batch")()
-    logits = network(normalise(images, augmentation), Pass("batch")).numpy()
+    logits = network(normalise(images, augmentation), Context("batch")).numpy()
     assert figures["loss"] == pytest.approx(cross_entropy(labels, logits), rel=1e-4)
 
 

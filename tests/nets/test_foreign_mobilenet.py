@@ -13,7 +13,7 @@ from torch_networks import CLASSES, RECORDED, WIDTHS, state_dict
 
 from nets import build_network
 from nets.foreign.names import translated
-from nets.gates import Pass
+from nets.gates import Context
 from nets.parameters import read_parameters
 from utils import UserError
 
@@ -57,7 +57,7 @@ def built(arrays, meta, size):
 
 
 def answers(arrays, meta, size):
-    return built(arrays, meta, size)(torch_networks.images(size), Pass("moving")).numpy()
+    return built(arrays, meta, size)(torch_networks.images(size), Context("moving")).numpy()
 
 
 @pytest.mark.parametrize("name, size", [place for place in RECORDED if place[0] in WIDTHS])

@@ -14,7 +14,7 @@ from torch_networks import BLOCKS, CLASSES, SIZES, state_dict
 
 from nets import build_network
 from nets.foreign.names import translated
-from nets.gates import Pass
+from nets.gates import Context
 from nets.parameters import read_parameters
 from utils import UserError
 
@@ -24,7 +24,7 @@ small = lambda: dict(whole("ResNet-18"))
 
 def answers(arrays, meta, size):
     network = build_network(meta["arch"], CLASSES, size, arrays, padding=meta["padding"])
-    return network(torch_networks.images(size), Pass("moving")).numpy()
+    return network(torch_networks.images(size), Context("moving")).numpy()
 
 
 @pytest.mark.parametrize("size", SIZES)

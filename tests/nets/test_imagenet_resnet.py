@@ -8,7 +8,7 @@ from networks import flat_masks, randomised
 from ekg.extraction import extract
 from ekg.importance import filters_kept, masks
 from nets import build_network
-from nets.gates import Pass
+from nets.gates import Context
 from nets.tcl import Conv2d, conv_padding, max_pool
 from utils import UserError
 
@@ -117,15 +117,15 @@ def test_sizes(whole):
 def test_masked_equals_extracted(small, x, seed):
     rates, flat = flat_masks(small, seed)
     pruned = build_network("ResNet-50", 7, SIZE, extract(small, flat), padding=small.padding)
-    masked = small(x, Pass("batch", small.split_masks(flat))).numpy()
-    extracted = pruned(x, Pass("batch")).numpy()
+    masked = small(x, Context("batch", small.split_masks(flat))).numpy()
+    extracted = pruned(x, Context("batch")).numpy()
     assert np.abs(masked - extracted).max() <= 1e-4 * np.abs(masked).max()
     assert masked.std(0).max() > 1e-3  # the images tell
     filters = filters_kept(small.gate_sizes, rates)
     assert pruned.cost() == small.cost(
         filters
     ) and pruned.moving_averages() == small.moving_averages(filters)
-    left_out = small(x, Pass("batch", small.split_masks(flat), drop=True, multiple=8)).numpy()
+    left_out = small(x, Context("batch", small.split_masks(flat), drop=True, multiple=8)).numpy()
     assert np.abs(masked - left_out).max() <= 1e-4 * np.abs(masked).max()
 
 
@@ -135,13 +135,13 @@ def test_a_probe_at_every_place_where_a_gate_masks(small, x):
     """
     _, flat = flat_masks(small, 0)
     with tf.GradientTape(watch_accessed_variables=False) as tape:
-        run = Pass("batch", small.split_masks(flat), tape)
-        loss = tf.reduce_sum(small(x, run) ** 2)
+        ctx = Context("batch", small.split_masks(flat), tape)
+        loss = tf.reduce_sum(small(x, ctx) ** 2)
     places = {
         gate.name: gate.uses - gate.name.endswith("conv3") for gate in small.gates
     }  # a projection's output adds none
-    assert [len(probes) for probes in run.probes] == list(places.values())
-    for probes, mask in zip(tape.gradient(loss, run.probes), small.split_masks(flat)):
+    assert [len(probes) for probes in ctx.probes] == list(places.values())
+    for probes, mask in zip(tape.gradient(loss, ctx.probes), small.split_masks(flat)):
         score = np.sum(probes, 0)
         assert score[mask.numpy() > 0].any() and not score[mask.numpy() == 0].any()
 
@@ -149,25 +149,25 @@ def test_a_probe_at_every_place_where_a_gate_masks(small, x):
 def test_probes_of_a_stream_that_begins_at_the_stem():
     network = build_network("ResNet-18", 7, 32)
     with tf.GradientTape(watch_accessed_variables=False) as tape:
-        run = Pass("batch", network.split_masks(tf.ones([network.gate_sizes.sum()])), tape)
-        network(np.zeros((2, 32, 32, 3), np.float32), run)
-    assert [len(probes) for probes in run.probes] == [3, 1, 1, *[2, 1, 1] * 3]
+        ctx = Context("batch", network.split_masks(tf.ones([network.gate_sizes.sum()])), tape)
+        network(np.zeros((2, 32, 32, 3), np.float32), ctx)
+    assert [len(probes) for probes in ctx.probes] == [3, 1, 1, *[2, 1, 1] * 3]
 
 
 @pytest.mark.parametrize("size", [32, 33, 57, 64])
 def test_any_size_from_32_up(small, size):
     images = np.random.default_rng(2).standard_normal((2, size, size, 3)).astype(np.float32)
     network = build_network("ResNet-50", 7, size, small.parameters(), padding=small.padding)
-    x, run = tf.constant(images), Pass("moving")
+    x, ctx = tf.constant(images), Context("moving")
     for part in network.parts[:-1]:
-        x = part(x, run)
+        x = part(x, ctx)
         assert x.shape == [2, part.out_size, part.out_size, part.out_gate.size]
-    assert np.isfinite(network.parts[-1](x, run)).all()
+    assert np.isfinite(network.parts[-1](x, ctx)).all()
 
 
 def test_compiled_equals_eager(small, x):
-    compiled = tf.function(lambda images: small(images, Pass("batch")), jit_compile=True)
-    eager = small(x, Pass("batch")).numpy()
+    compiled = tf.function(lambda images: small(images, Context("batch")), jit_compile=True)
+    eager = small(x, Context("batch")).numpy()
     assert np.abs(compiled(x) - eager).max() <= 1e-3 * np.abs(eager).max()
 
 
@@ -193,7 +193,7 @@ def test_paddings_differ_at_even_sizes(whole):
     x = np.random.default_rng(4).standard_normal((2, 64, 64, 3)).astype(np.float32)
     parameters = randomised(build_network("ResNet-18", 7, 64).parameters(), 5)
     same, symmetric = (
-        build_network("ResNet-18", 7, 64, parameters, padding=padding)(x, Pass("moving")).numpy()
+        build_network("ResNet-18", 7, 64, parameters, padding=padding)(x, Context("moving")).numpy()
         for padding in ("SAME", "symmetric")
     )
     assert np.abs(same - symmetric).max() > 0.01 * np.abs(same).max()

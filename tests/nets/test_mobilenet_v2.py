@@ -11,7 +11,7 @@ from ekg.extraction import extract
 from ekg.importance import filters_kept, importance, masks
 from ekg.sub_networks import SubNetworks
 from nets import build_network
-from nets.gates import Pass
+from nets.gates import Context
 from nets.tcl import BN_EPSILON, BatchNorm, Conv2d, DepthwiseConv2d, conv_padding
 
 SMALL_IMAGES, IMAGENET = "MobileNet-v2", "MobileNet-v2-ImageNet"
@@ -228,8 +228,8 @@ def test_shortcuts_do_not_depend_on_pruned_widths(whole):
     assert {gate.size for gate in pruned.gates if gate.name.endswith(("conv", "conv2"))} == {8}
     assert shortcuts_of(pruned) == shortcuts_of(network)
     x = images_for(network, 4)
-    masked = network(x, Pass("batch", network.split_masks(flat))).numpy()
-    assert np.abs(masked - pruned(x, Pass("batch"))).max() <= 1e-4 * np.abs(masked).max()
+    masked = network(x, Context("batch", network.split_masks(flat))).numpy()
+    assert np.abs(masked - pruned(x, Context("batch"))).max() <= 1e-4 * np.abs(masked).max()
 
 
 def test_another_width_is_another_network():
@@ -237,7 +237,7 @@ def test_another_width_is_another_network():
     narrow = build_network(SMALL_IMAGES, 7, 16, width_multiplier=0.1)
     parameters, x = randomised(narrow.parameters(), 2), images_for(narrow)
     ours, wrong = (
-        build_network(SMALL_IMAGES, 7, 16, parameters, width_multiplier=w)(x, Pass("batch"))
+        build_network(SMALL_IMAGES, 7, 16, parameters, width_multiplier=w)(x, Context("batch"))
         for w in (0.1, 1.0)
     )
     assert np.abs(ours - wrong).max() > 0.1 * np.abs(ours).max()
@@ -250,15 +250,15 @@ def test_another_width_is_another_network():
 def test_masked_equals_extracted(small, seed):
     x, (rates, flat) = images_for(small), flat_masks(small, seed)
     pruned = like(small, extract(small, flat))
-    masked = small(x, Pass("batch", small.split_masks(flat))).numpy()
-    assert np.abs(masked - pruned(x, Pass("batch"))).max() <= 1e-4 * np.abs(masked).max()
+    masked = small(x, Context("batch", small.split_masks(flat))).numpy()
+    assert np.abs(masked - pruned(x, Context("batch"))).max() <= 1e-4 * np.abs(masked).max()
     assert masked.std(0).max() > 1e-3  # the images tell
     filters = filters_kept(small.gate_sizes, rates)
     assert pruned.cost() == small.cost(
         filters
     ) and pruned.moving_averages() == small.moving_averages(filters)
     assert pruned.layer_filters() == small.layer_filters(filters)
-    left_out = small(x, Pass("batch", small.split_masks(flat), drop=True, multiple=8)).numpy()
+    left_out = small(x, Context("batch", small.split_masks(flat), drop=True, multiple=8)).numpy()
     assert np.abs(masked - left_out).max() <= 1e-4 * np.abs(masked).max()
 
 
@@ -354,11 +354,11 @@ def test_scores_are_those_of_plain_arithmetic(small):
         loss = tf.reduce_sum(logits**2)
     gradients = tape.gradient(loss, uses)
     with tf.GradientTape(watch_accessed_variables=False) as tape:
-        run = Pass("batch", small.split_masks(flat), tape)
-        ours = small(x, run)
+        ctx = Context("batch", small.split_masks(flat), tape)
+        ours = small(x, ctx)
         loss = tf.reduce_sum(ours**2)
     assert np.abs(ours - logits).max() <= 1e-4 * np.abs(logits).max()
-    signed = [[probe.numpy() for probe in probes] for probes in tape.gradient(loss, run.probes)]
+    signed = [[probe.numpy() for probe in probes] for probes in tape.gradient(loss, ctx.probes)]
     assert [len(probes) for probes in signed] == [gate.uses for gate in small.gates]
     for gate, probes, mask in zip(small.gates, signed, small.split_masks(flat)):
         products = [
@@ -384,7 +384,7 @@ def test_several_sub_networks_in_one_call(small, runtime):
         row[begins[gate] : begins[gate] + 3] = 0
     together = SubNetworks(small, runtime, lambda batch: batch["images"], 4)({"images": x}, flat)
     for i, masks_of_one in enumerate(flat):
-        alone = small(x, Pass("batch", small.split_masks(masks_of_one))).numpy()
+        alone = small(x, Context("batch", small.split_masks(masks_of_one))).numpy()
         assert np.abs(together[:, i] - alone).max() <= 1e-4 * np.abs(alone).max()
     assert np.abs(together[:, 1:] - together[:, :1]).max((0, 2)).min() > 1e-3  # they do differ
 
@@ -407,7 +407,7 @@ def test_a_block_with_a_stride_trains_in_every_type(padding, dtype, compiled):
         def compute():
             with tf.GradientTape() as tape:
                 y = tf.cast(
-                    block(tf.cast(x, dtype), Pass("batch", dtype=tf.as_dtype(dtype))), tf.float32
+                    block(tf.cast(x, dtype), Context("batch", dtype=tf.as_dtype(dtype))), tf.float32
                 )
                 loss = tf.reduce_sum(y**3)
             return tape.gradient(loss, kernels)

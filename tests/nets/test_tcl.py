@@ -12,7 +12,7 @@ import tensorflow as tf
 from ekg.extraction import extract
 from ekg.importance import split
 from nets import build_network
-from nets.gates import Gate, Pass, filters_left, masked_kernel
+from nets.gates import Context, Gate, filters_left, masked_kernel
 from nets.initial import Arrays
 from nets.network import Network
 from nets.parts import Head
@@ -31,9 +31,9 @@ class First:
         self.layers, self.gates = [self.a, self.a_bn, self.b, self.b_bn], [self.gate]
         self.out_gate, self.out_size = self.gate, 4
 
-    def __call__(self, x, run):
-        x = run.gate(tf.nn.relu(self.a_bn(self.a(x, run), run)), self.gate)
-        return run.gate(tf.nn.relu(self.b_bn(self.b(x, run), run)), self.gate)
+    def __call__(self, x, ctx):
+        x = ctx.observe(tf.nn.relu(self.a_bn(self.a(x, ctx), ctx)), self.gate)
+        return ctx.observe(tf.nn.relu(self.b_bn(self.b(x, ctx), ctx)), self.gate)
 
 
 class Second:
@@ -52,8 +52,8 @@ class Second:
             4,
         )
 
-    def __call__(self, x, run):
-        return run.gate(tf.nn.relu(self.c_bn(self.c(x, run), run)), self.gate)
+    def __call__(self, x, ctx):
+        return ctx.observe(tf.nn.relu(self.c_bn(self.c(x, ctx), ctx)), self.gate)
 
 
 class Small(Network):
@@ -110,7 +110,7 @@ def test_masked_kernel_of_zeros_stays_zero():
 def test_masks_of_ones_change_nothing(small, x):
     ones = small.split_masks(tf.ones([14]))
     np.testing.assert_allclose(
-        small(x, Pass("batch", ones)), small(x, Pass("batch")), rtol=1e-5, atol=1e-6
+        small(x, Context("batch", ones)), small(x, Context("batch")), rtol=1e-5, atol=1e-6
     )
 
 
@@ -120,20 +120,22 @@ def test_uses_count_the_convolutions_that_write_through_a_gate(small):
 
 def test_dropped_filters_do_not_reach_the_output(small, x):
     """Whatever stands in the dropped slices, BN parameters included, the output is the same."""
-    before = small(x, Pass("batch", small.split_masks(FLAT))).numpy()
+    before = small(x, Context("batch", small.split_masks(FLAT))).numpy()
     keep = [mask > 0 for mask in split(FLAT, [8, 6])]
     for layer in small.network_layers:
         if isinstance(layer, BatchNorm):
             for variable in layer.arrays.values():
                 variable.assign(np.where(keep[layer.in_gate.index], variable.numpy(), 7.0))
-    np.testing.assert_allclose(small(x, Pass("batch", small.split_masks(FLAT))), before, rtol=1e-6)
+    np.testing.assert_allclose(
+        small(x, Context("batch", small.split_masks(FLAT))), before, rtol=1e-6
+    )
 
 
 def test_masked_equals_extracted(small, x):
     pruned = Small(extract(small, FLAT))
     assert pruned.b.kernel.shape == [3, 3, 5, 1] and pruned.c.kernel.shape == [1, 1, 5, 4]
-    masked = small(x, Pass("batch", small.split_masks(FLAT))).numpy()
-    extracted = pruned(x, Pass("batch")).numpy()
+    masked = small(x, Context("batch", small.split_masks(FLAT))).numpy()
+    extracted = pruned(x, Context("batch")).numpy()
     assert np.abs(masked - extracted).max() <= 1e-5 * np.abs(masked).max()
 
 
@@ -150,22 +152,22 @@ def test_left_are_the_kept_filters_and_others_up_to_a_multiple():
 
 def scored(network, x, flat, **settings):
     """(logits, inner sums of Eq. 9 [F], channels of all gates, statistics) of a sub-network in a
-    Pass of these settings.
+    Context of these settings.
     """
     with tf.GradientTape(watch_accessed_variables=False) as tape:
-        run = Pass("batch", network.split_masks(flat), tape, **settings)
-        loss = tf.reduce_sum(network(x, run) ** 2)
-    sums = tape.gradient(loss, run.probes)
+        ctx = Context("batch", network.split_masks(flat), tape, **settings)
+        loss = tf.reduce_sum(network(x, ctx) ** 2)
+    sums = tape.gradient(loss, ctx.probes)
     sums = [
-        np.sum([run.of_filters(use, gate) for use in uses], 0)
+        np.sum([ctx.of_filters(use, gate) for use in uses], 0)
         for uses, gate in zip(sums, network.gates)
     ]
-    logits = network(x, Pass("batch", network.split_masks(flat), **settings)).numpy()
-    statistics = np.concatenate([value for pair in run.batch_statistics for value in pair])
+    logits = network(x, Context("batch", network.split_masks(flat), **settings)).numpy()
+    statistics = np.concatenate([value for pair in ctx.batch_statistics for value in pair])
     return (
         logits,
         np.concatenate(sums),
-        [int(run.channels(gate)) for gate in network.gates],
+        [int(ctx.channels(gate)) for gate in network.gates],
         statistics,
     )
 
@@ -191,17 +193,17 @@ def test_dropping_filters_changes_neither_logits_nor_scores(
 
 
 def gradients(network, x, **settings):
-    """(logits, gradients of a loss, batch statistics) of the network as it is, in a Pass of these
+    """(logits, gradients of a loss, batch statistics) of the network as it is, in a Context of these
     settings.
     """
     with tf.GradientTape() as tape:
-        run = Pass("batch", **settings)
-        logits = network(x, run)
+        ctx = Context("batch", **settings)
+        logits = network(x, ctx)
         loss = tf.reduce_sum(logits**2)
     return (
         logits,
         tape.gradient(loss, network.trainable),
-        [value for pair in run.batch_statistics for value in pair],
+        [value for pair in ctx.batch_statistics for value in pair],
     )
 
 
@@ -226,10 +228,12 @@ def test_filling_up_channels_changes_nothing(network, small, images, x, which):
             assert np.linalg.norm(ours - theirs) <= tolerance * np.linalg.norm(theirs) + 1e-6
     for bn in pruned.batch_norms:
         bn.arrays["moving_variance"].assign(np.abs(bn.arrays["moving_variance"]))
-    moving = [pruned(x, Pass("moving", multiple=multiple)).numpy() for multiple in (1, 16)]
+    moving = [pruned(x, Context("moving", multiple=multiple)).numpy() for multiple in (1, 16)]
     assert np.abs(moving[1] - moving[0]).max() <= 1e-5 * np.abs(moving[0]).max()
     gate = pruned.gates[-1]
-    assert gate.size % 16 and Pass("moving", multiple=16).channels(gate) == 16 * -(-gate.size // 16)
+    assert gate.size % 16 and Context("moving", multiple=16).channels(gate) == 16 * -(
+        -gate.size // 16
+    )
 
 
 @pytest.mark.skipif(
@@ -243,7 +247,7 @@ def test_dropping_filters_keeps_the_rounding(network, images):
         with tapes[0] or contextlib.nullcontext(), tapes[1] or contextlib.nullcontext():
             dropped, masked = (
                 network(
-                    images, Pass("batch", network.split_masks(flat), tape, drop=drop, multiple=8)
+                    images, Context("batch", network.split_masks(flat), tape, drop=drop, multiple=8)
                 )
                 for tape, drop in zip(tapes, (True, False))
             )
@@ -257,10 +261,10 @@ def test_cost_is_arithmetic(small):
 
 
 def test_batch_norm_statistics_are_biased_and_the_moving_averages_wait(small, x):
-    run, before = Pass("batch"), small.a_bn.arrays["moving_mean"].numpy()
-    y = small.a(x, run)
-    out = small.a_bn(y, run).numpy()
-    (mean, variance), flat = run.batch_statistics[0], y.numpy().reshape(-1, 8).astype(np.float64)
+    ctx, before = Context("batch"), small.a_bn.arrays["moving_mean"].numpy()
+    y = small.a(x, ctx)
+    out = small.a_bn(y, ctx).numpy()
+    (mean, variance), flat = ctx.batch_statistics[0], y.numpy().reshape(-1, 8).astype(np.float64)
     np.testing.assert_allclose(mean, flat.mean(0), rtol=1e-5)
     np.testing.assert_allclose(variance, flat.var(0), rtol=1e-5)
     gamma, beta = (small.a_bn.arrays[name].numpy().reshape(-1) for name in ("gamma", "beta"))
@@ -277,9 +281,9 @@ def test_batch_norm_statistics_are_biased_and_the_moving_averages_wait(small, x)
 def test_the_two_ways_to_batch_norm_agree(small, x):
     """The fused kernel and, while scoring, moments and arithmetic."""
     with tf.GradientTape() as tape:
-        exact = Pass("batch", small.split_masks(tf.ones([14])), tape)
+        exact = Context("batch", small.split_masks(tf.ones([14])), tape)
         logits = small(x, exact)
-    fused = Pass("batch", small.split_masks(tf.ones([14])))
+    fused = Context("batch", small.split_masks(tf.ones([14])))
     np.testing.assert_allclose(logits, small(x, fused), rtol=1e-4, atol=1e-5)
     for ours, theirs in zip(exact.batch_statistics, fused.batch_statistics):
         np.testing.assert_allclose(ours[1], theirs[1], rtol=1e-4, atol=1e-6)
@@ -291,7 +295,7 @@ def test_a_probe_collects_dy_times_y(small, x):
     """
     taken = []
 
-    class Spy(Pass):
+    class Spy(Context):
         def gate(self, y, gate):
             y = super().gate(y, gate)
             self.tape.watch(y)
@@ -299,10 +303,10 @@ def test_a_probe_collects_dy_times_y(small, x):
             return y
 
     with tf.GradientTape(persistent=True) as tape:
-        run = Spy("batch", small.split_masks(FLAT), tape)
-        loss = tf.reduce_sum(small(x, run) ** 2)
-    probes = tape.gradient(loss, [probe for gate in run.probes for probe in gate])
-    assert [len(gate) for gate in run.probes] == [2, 1]
+        ctx = Spy("batch", small.split_masks(FLAT), tape)
+        loss = tf.reduce_sum(small(x, ctx) ** 2)
+    probes = tape.gradient(loss, [probe for gate in ctx.probes for probe in gate])
+    assert [len(gate) for gate in ctx.probes] == [2, 1]
     for probe, y in zip(probes, taken):
         expected = tf.reduce_sum(tape.gradient(loss, y) * y, [0, 1, 2]).numpy()
         np.testing.assert_allclose(probe, expected, rtol=1e-3, atol=1e-4 * np.abs(expected).max())
@@ -311,4 +315,4 @@ def test_a_probe_collects_dy_times_y(small, x):
 
 def test_statistics_must_be_named():
     with pytest.raises(ValueError, match="'train'"):
-        Pass("train")
+        Context("train")
