@@ -1,5 +1,5 @@
-"""A bad input is one line on stderr, its exit code, and nothing written; docs/errors.md has them
-all.
+"""A bad input is one line on stderr, its exit code, and nothing written;
+tests/data/errors.md has them all.
 
 `make errors` writes that page anew, from what the cases of bad_inputs.py and bad_images.py are
 answered with now.
@@ -23,7 +23,7 @@ import train_imagenet
 from cli.program import run_program
 from engine.run_folder import RunFolder
 
-PAGE = pathlib.Path(__file__).resolve().parent.parent / "docs" / "errors.md"
+PAGE = pathlib.Path(__file__).resolve().parent / "data" / "errors.md"
 MAINS = {
     "train_cifar.py": train_cifar.main,
     "train_imagenet.py": train_imagenet.main,
