@@ -1,6 +1,7 @@
 # make demo        prunes a ResNet-20 on the built-in DIGITS, start to end
 # make test        lint and the whole test suite
 # make test-slow   what takes longer: runs interrupted at random moments, more replicas and machines, most benchmarks
+# make errors      writes tests/data/errors.md anew: what the programs answer to bad inputs
 # All set themselves up in .venv; PYTHON=python3.12 chooses another Python.
 PYTHON ?= python3
 VENV ?= .venv
