@@ -3,7 +3,7 @@
 import functools
 import importlib
 
-from nets.catalogue import BUILDERS, PADDINGS, WIDEST
+from nets.catalogue import BUILDERS, PADDINGS, PIXELS, WIDEST
 
 
 def build_network(
@@ -56,6 +56,40 @@ def build_network(
     )
     arrays.check_all_taken()
     return network
+
+
+def load(path, arch=None, dataset=None):
+    """The network in a parameter file, dense or pruned, as a function of images to logits: a
+    nets.predictor.Predictor.
+
+    Args:
+        path: a file that nets.parameters.read_parameters takes.
+        arch: a key of nets.catalogue.BUILDERS. None: the one that the file names.
+        dataset: a key of nets.catalogue.PIXELS. None: the one that the file names.
+
+    Raises UserError for a file that is damaged, does not fit `arch`, or names neither.
+    """
+    from nets.parameters import read_parameters
+    from nets.predictor import Predictor
+
+    arrays, meta = read_parameters(str(path))
+    arch = _known(path, "arch", arch or meta.get("arch"), BUILDERS)
+    dataset = _known(path, "dataset", dataset or meta.get("dataset"), PIXELS)
+    biases = arrays.get("fc/biases:0")
+    classes = 1 if biases is None else biases.shape[-1]
+    size = meta.get("input_size", 224 if dataset == "ImageNet" else 32)
+    variant = variant_of(meta, path)
+    network = build_network(arch, classes, size, arrays, origin=str(path), **variant)
+    return Predictor(network, *PIXELS[dataset])
+
+
+def _known(path, key, value, choices):
+    from utils import UserError
+
+    if value in choices:
+        return value
+    found = "does not say its" if value is None else f"says {str(value)[:50]!r} for its"
+    raise UserError(f"{path} {found} {key}; give {key}=, one of {', '.join(choices)}")
 
 
 def variant_of(meta, path, width_multiplier=None):

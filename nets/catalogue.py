@@ -26,3 +26,13 @@ PADDINGS = (
     "symmetric",
 )  # of what has a stride: TensorFlow's, bottom and right first; PyTorch's, all sides alike
 WIDEST = 16  # of width multipliers
+
+# Mean and standard deviation of the pixels (0..255) that the networks of a data set expect, for the
+# channels as they lie in the array. The published triples of CIFAR are the statistics of the data
+# read the other way round; a network absorbs the difference, and published checkpoints expect them.
+PIXELS = {
+    "CIFAR10": ((113.9, 123.0, 125.3), (66.7, 62.1, 63.0)),
+    "CIFAR100": ((112.0, 124.0, 129.0), (70.0, 65.0, 68.0)),
+    "DIGITS": ((77.7,) * 3, (95.9,) * 3),
+    "ImageNet": ((123.675, 116.28, 103.53), (58.395, 57.12, 57.375)),
+}

@@ -1,0 +1,62 @@
+"""nets.load: a parameter file becomes a function of images to logits."""
+
+import numpy as np
+import pytest
+
+import nets
+from dataloader import AUGMENTATIONS
+from dataloader.augment import normalise
+from ekg.extraction import extract
+from nets.gates import Context
+from nets.parameters import write_parameters
+from utils import UserError
+
+META = {"arch": "ResNet-20", "dataset": "CIFAR100", "input_size": 32}
+
+
+@pytest.fixture
+def pruned(network):
+    """Array dict of a third of a ResNet-20, with variances above 0."""
+    flat = np.concatenate([np.arange(size) < size // 3 for size in network.gate_sizes])
+    arrays = extract(network, flat.astype(np.float32))
+    return {n: np.abs(a) + 0.1 if "variance" in n else a for n, a in arrays.items()}
+
+
+@pytest.fixture
+def path(pruned, tmp_path):
+    write_parameters(str(tmp_path / "pruned.pkl"), pruned, META)
+    return tmp_path / "pruned.pkl"
+
+
+def test_uint8_images_are_normalised_as_in_training(path, pruned):
+    loaded = nets.load(path)
+    images = np.random.default_rng(0).integers(0, 256, (5, 32, 32, 3), np.uint8)
+    alone = nets.build_network("ResNet-20", 10, 32, pruned)
+    prepared = normalise(images, AUGMENTATIONS["CIFAR100"])
+    expected = alone(prepared, Context("moving")).numpy()
+    close = dict(rtol=0, atol=1e-4 * np.abs(expected).max())
+    np.testing.assert_allclose(loaded(images), expected, **close)
+    np.testing.assert_allclose(loaded(prepared), expected, **close)
+    np.testing.assert_allclose(loaded(prepared.numpy().astype(np.float64)), expected, **close)
+    np.testing.assert_allclose(loaded(images[:2]), expected[:2], **close)
+
+
+def test_images_of_another_shape_or_type_are_named(path):
+    loaded = nets.load(path)
+    with pytest.raises(ValueError, match=r"images are uint8 \[1, 28, 28, 3\], expected .*\[B, 32,"):
+        loaded(np.zeros((1, 28, 28, 3), np.uint8))
+    with pytest.raises(ValueError, match=r"images are int64 \[1, 32, 32, 3\]"):
+        loaded(np.zeros((1, 32, 32, 3), np.int64))
+
+
+def test_a_file_that_says_nothing_is_loaded_by_name(pruned, tmp_path):
+    path = str(tmp_path / "bare.npz")
+    write_parameters(path, pruned, {})
+    with pytest.raises(UserError, match="does not say its arch; give arch=, one of ResNet-"):
+        nets.load(path)
+    with pytest.raises(UserError, match="does not say its dataset; give dataset=, one of CIFAR10"):
+        nets.load(path, arch="ResNet-20")
+    loaded = nets.load(path, arch="ResNet-20", dataset="CIFAR10")
+    assert loaded(np.zeros((1, 32, 32, 3), np.uint8)).shape == (1, 10)
+    with pytest.raises(UserError, match="does not fit ResNet-56"):
+        nets.load(path, arch="ResNet-56", dataset="CIFAR10")
