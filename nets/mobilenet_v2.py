@@ -3,7 +3,7 @@ filters can be dropped.
 
 The stem, every expansion (conv0) and the last convolution own a gate. A depthwise convolution
 (conv1) has no filters of its own: its channels are those of the gate before it. The linear
-projections (conv2) of a ctx of residual blocks add to one stream and share the gate of the block in
+projections (conv2) of a run of residual blocks add to one stream and share the gate of the block in
 which it begins; a block without a shortcut begins another.
 """
 
