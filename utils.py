@@ -1,4 +1,6 @@
-"""What every room may use: errors for users, whole-or-absent files, the schedule, accumulation."""
+"""Helpers that every package may use: UserError, atomic file writes, the learning-rate schedule,
+gradient accumulation.
+"""
 
 import contextlib
 import errno
@@ -13,8 +15,9 @@ import numpy as np
 
 
 class UserError(Exception):
-    """A mistake its user can mend: one line saying what is wrong and what to do. Programs exit with
-    code 2.
+    """A mistake that the user can fix. The message is one line: what is wrong and what to do.
+
+    Programs print it and exit with code 2.
     """
 
     def __init__(self, message):
@@ -24,23 +27,18 @@ class UserError(Exception):
 # -------------------------------------------------------------------------------------------- files
 
 
-FULL = (
-    errno.ENOSPC,
-    errno.EDQUOT,
-    errno.EFBIG,
-)  # no room: on the disk, in the quota, under the largest size of a file
-TEMPORARY = re.compile(
-    r"\..+\.[a-z0-9_]{8}\.tmp"
-)  # what a process that was killed while it wrote leaves behind
+# No space: the disk is full, the quota is used up, or the file would exceed the size limit.
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+# Names of the files that a process leaves behind when it is killed inside `whole_file`.
+TEMPORARY = re.compile(r"\..+\.[a-z0-9_]{8}\.tmp")
 
 
 @contextlib.contextmanager
 def whole_file(path, mode="wb"):
-    """Opens a file that appears under `path` whole, when the block ends without an error, or not at
-    all.
+    """Opens a temporary file that replaces `path` when the block ends without an error.
 
-    It is on the disk when the block has ended, so that neither a crash nor a power cut takes it
-    back. An OSError says of which file it is.
+    `path` is therefore either complete or unchanged. The file is synced to disk before the block
+    returns, so it survives a crash or a power cut. An OSError carries the name `path`.
     """
     folder, name = os.path.split(os.path.abspath(path))
     temporary = None
@@ -67,13 +65,14 @@ def whole_file(path, mode="wb"):
 
 
 def rename(old, new):
-    """Gives a file that is on the disk another name in its folder or file system, in place of what
-    was there, for good.
+    """Renames a synced file within its file system, replaces `new`, and syncs the folder.
+
+    After that the new name survives a power cut.
     """
     os.replace(old, new)
     descriptor = os.open(os.path.dirname(os.path.abspath(new)), os.O_RDONLY)
     try:
-        with contextlib.suppress(OSError):  # some file systems have no fsync of folders
+        with contextlib.suppress(OSError):  # some file systems cannot fsync a folder
             os.fsync(descriptor)
     finally:
         os.close(descriptor)
@@ -86,13 +85,17 @@ def _umask():
 
 
 def write_json(path, value):
+    """Writes `value` as indented JSON, completely or not at all: see whole_file."""
     with whole_file(path, "w") as file:
         json.dump(value, file, indent=1)
         file.write("\n")
 
 
 def digest(arrays):
-    """A few characters that tell these arrays, a dict by name, from any others."""
+    """16 hex digits that identify these arrays: SHA-256 over names, shapes and contents.
+
+    arrays: dict name -> array.
+    """
     sha = hashlib.sha256()
     for name, array in sorted(arrays.items()):
         sha.update(f"{name}{array.shape}".encode())
@@ -101,7 +104,7 @@ def digest(arrays):
 
 
 def cores():
-    """How many cores this process may use."""
+    """The number of CPU cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
 
 
@@ -109,12 +112,11 @@ def cores():
 
 
 def learning_rate_at(at, options):
-    """The learning rate `at` so many epochs, a fraction within one, by the
-    engine.options.TrainOptions `options`.
+    """The learning rate after `at` epochs, a float that includes the fraction of the current epoch.
 
-    "steps": times decay_rate at each of decay_points, fractions of all epochs, where an epoch
-    begins. "cosine": half a cosine down to 0. Before either it rises in proportion to the steps of
-    the first warm_up epochs.
+    options: engine.options.TrainOptions. Schedule "steps" multiplies the rate by decay_rate at each
+    of decay_points (fractions of all epochs, rounded to the start of an epoch). "cosine" follows
+    half a cosine down to 0. In both, the rate first rises linearly over the warm_up epochs.
     """
     if at < options.warm_up:
         return options.learning_rate * at / options.warm_up
@@ -126,16 +128,17 @@ def learning_rate_at(at, options):
 
 
 def accumulator(compute, parts):
-    """Makes `compute` run over a batch in `parts` equal parts, one after another in the graph.
+    """A function like `compute` that splits its batch into `parts` equal parts and loops over them.
 
-    compute(batch, shared) -> (sums, rows): `batch` is a dict of tensors [b, ...], `sums` a
-    structure of tensors that are added over the parts, `rows` one of tensors [b, ...] that are put
-    one after another. The result has the same signature, needs memory for one part, and expects b
-    to be divisible by `parts`.
+    The loop is in the graph and runs one part at a time, so memory is needed for one part only.
+
+    compute(batch, shared) -> (sums, rows). `batch` is a dict of tensors [b, ...]; b must be
+    divisible by `parts`. `sums` is a structure of tensors that are added over the parts. `rows` is
+    a structure of tensors [b, ...] that are concatenated. The result has the same signature.
     """
     if parts == 1:
         return compute
-    import tensorflow as tf  # late, so that a wrong flag is answered before TensorFlow is up
+    import tensorflow as tf  # imported late, so that a wrong flag is reported at once
 
     def in_parts(batch, shared):
         split = {
