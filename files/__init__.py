@@ -1,1 +1,1 @@
-"""What is read from files and written to them, whatever the arrays in them mean."""
+"""File formats: reading and writing arrays, whatever they mean."""

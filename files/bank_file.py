@@ -1,9 +1,8 @@
-"""The memory bank's file: rows of one size, written and read by their place, never mapped and never
-in memory as a whole.
+"""The memory bank's file: an .npy file whose rows are read and written one by one.
 
-A mapping's pages count as memory of the process once they are touched, and an epoch of random rows
-touches all. What pread and pwrite bring stays in the system's cache, so that memory does not grow
-with the number of images.
+The file is not memory-mapped. Touched pages of a mapping count as memory of the process, and an
+epoch in random order touches all of them. With pread and pwrite the data stay in the system's
+cache, so the process's memory does not grow with the number of images.
 """
 
 import contextlib
@@ -20,71 +19,78 @@ from utils import UserError, rename, write_json
 
 
 class BankFile:
-    """M under construction, rows of the .npy file `path`, which `complete` gives its name.
+    """The memory bank M while it is being built. `complete` renames the file when M is finished.
 
-    `notes`, a JSON file, says how many batches it holds for certain, and after how many seconds.
-    Where that is there, it goes on (`batches`, `seconds`). shape: of M, (N, classes, K); most: how
-    many batches make it whole; plan: a number that says which these are; codec: how its rows are
-    written, one of files.bank_rows; reserve: whether the disk's space is taken from the start. Of
-    several machines the chief makes the file and the notes, and each writes rows of its own; all of
-    them make the object, and call `save` and `complete`, together.
+    If `notes` exists, building continues after the batches it counts: see the attributes `batches`
+    and `seconds`.
 
-    Raises UserError where file and notes do not belong together, and on all machines where one does
-    not see the file; OSError, which names it, where there is no room.
+    With several machines, the chief creates the file and the notes, and each machine writes its own
+    rows. All machines must construct the object and call `save` and `complete` together.
+
+    Args:
+        path: of the unfinished .npy file.
+        notes: path of a JSON file: how many batches are on the disk, and the seconds they took.
+        shape: of M, (N, classes, K).
+        most: how many batches complete M.
+        plan: int that identifies the order of the batches; it must match the one in `notes`.
+        machines: distribution.machines.Alone or Meeting.
+        codec: how rows are stored, from files.bank_rows; None for Dense.
+        reserve: whether to allocate the disk space at the start.
+
+    Raises UserError if the file and the notes do not match, and on all machines if one of them
+    cannot see the file. Raises OSError with the file's name if the disk has no space.
     """
 
     def __init__(self, path, notes, shape, most, plan=0, *, machines, codec=None, reserve=True):
         self.path, self.notes, self.plan, self.machines = path, notes, plan, machines
         self.codec = codec or Dense(*shape[1:])
-        whole = shape[0], *self.codec.shape
+        stored_shape = shape[0], *self.codec.shape
+        progress = None
         with self.machines.together():
             if self.machines.chief:
-                begun = (
-                    self._noted(most, whole)
-                    if os.path.exists(notes)
-                    else self._create(whole, reserve)
-                )
-                self.batches, self.seconds = begun
-        said = [self.batches, self.seconds] if self.machines.chief else None
-        self.batches, self.seconds = self.machines.exchange(said)[0]
+                if os.path.exists(notes):
+                    progress = self._read_notes(most, stored_shape)
+                else:
+                    progress = self._create(stored_shape, reserve)
+        self.batches, self.seconds = self.machines.exchange(progress)[0]
         with self.machines.together():
-            self._open(whole)
+            self._open(stored_shape)
 
-    def _noted(self, most, whole):
-        """(batches, seconds) of the notes."""
+    def _read_notes(self, most, stored_shape):
+        """(batches, seconds) from the notes of an unfinished bank, after checking them."""
         try:
             with open(self.notes, "rb") as file, refusals():
                 noted = json.load(file)
-            plain = isinstance(noted, dict) and type(noted.get("seconds")) in (int, float)
-            if (
-                not plain
-                or type(noted.get("batches")) is not int
-                or not 0 <= noted["batches"] <= most
-            ):
-                raise ValueError("its notes are none of this program's")
+            valid = (
+                isinstance(noted, dict)
+                and type(noted.get("seconds")) in (int, float)
+                and type(noted.get("batches")) is int
+                and 0 <= noted["batches"] <= most
+            )
+            if not valid:
+                raise ValueError("its notes were not written by this program")
             if noted.get("plan") != self.plan:
-                raise ValueError("it was begun with other batches")
-            _rows_begin(self.path, whole, self.codec.dtype)
+                raise ValueError("it was started with other batches")
+            _rows_begin(self.path, stored_shape, self.codec.dtype)
         except (OSError, ValueError) as error:
             raise UserError(
                 f"{self.path} is damaged ({error}); delete {self.notes} to build the bank again"
             ) from error
         return noted["batches"], noted["seconds"]
 
-    def _create(self, whole, reserve):
-        """(0, 0.0), the file and its notes being there."""
+    def _create(self, stored_shape, reserve):
+        """Creates the file and its notes. Returns (batches, seconds) = (0, 0.0)."""
         header = {
             "descr": np.lib.format.dtype_to_descr(self.codec.dtype),
             "fortran_order": False,
-            "shape": whole,
+            "shape": stored_shape,
         }
         with open(self.path, "wb") as file, _named(self.path):
             np.lib.format.write_array_header_1_0(file, header)
-            size = file.tell() + int(np.prod(whole)) * self.codec.dtype.itemsize
+            size = file.tell() + int(np.prod(stored_shape)) * self.codec.dtype.itemsize
             file.flush()
             try:
-                # The space is taken now: what a full disk refuses is known before hours of
-                # computing.
+                # Allocate the space now, so that a full disk is reported before hours of computing.
                 if reserve and hasattr(os, "posix_fallocate"):  # macOS has none
                     os.posix_fallocate(file.fileno(), 0, size)
                 file.truncate(size)
@@ -98,54 +104,54 @@ class BankFile:
     def _note(self, batches, seconds):
         write_json(self.notes, {"batches": batches, "seconds": seconds, "plan": self.plan})
 
-    def _open(self, whole):
+    def _open(self, stored_shape):
         try:
-            self._begin = _rows_begin(self.path, whole, self.codec.dtype)
+            self._begin = _rows_begin(self.path, stored_shape, self.codec.dtype)
             self._file = os.open(self.path, os.O_WRONLY)
         except (OSError, ValueError) as error:
             if self.machines.chief:
                 raise
             raise UserError(
-                f"{self.path} is not the chief's ({error}); the machines must share the storage it"
-                " is on"
+                f"{self.path} is not the chief's file ({error}); put it on storage that all"
+                " machines share"
             ) from error
         self._close = weakref.finalize(self, os.close, self._file)
         if len(self.machines.addresses) > 1:
-            # Rows of several machines share pages. An NFS client may write a page back whole, with
-            # what others have written there meanwhile lost, unless the file is locked in part: one
-            # byte behind its end for each machine.
-            with contextlib.suppress(OSError):  # this file system has no locks
+            # Rows of several machines share pages. An NFS client may write back a whole page and
+            # overwrite what other machines wrote there, unless it holds a lock on the file. So each
+            # machine locks one byte of its own, behind the end of the file.
+            with contextlib.suppress(OSError):  # some file systems have no locks
                 place = os.fstat(self._file).st_size + self.machines.index
                 fcntl.lockf(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, place)
 
     def add(self, rows, logits):
-        """This machine's part of one more batch: rows int [n] of M, in any order, logits float16
-        [n, K, classes].
+        """Writes this machine's part of the next batch.
+
+        rows: int [n], row numbers of M in any order; logits: float16 [n, K, classes].
         """
         order = np.argsort(rows)
         rows = rows[order]
         data = _bytes(self.codec.encode(logits[order]))
         with _named(self.path):
             for first, last in _runs(rows):
-                part, place = (
-                    data[first:last].reshape(-1),
-                    self._begin + int(rows[first]) * data.shape[1],
-                )
+                part = data[first:last].reshape(-1)
+                offset = self._begin + int(rows[first]) * data.shape[1]
                 while part.size:
-                    written = os.pwrite(self._file, part, place)
-                    part, place = part[written:], place + written
+                    written = os.pwrite(self._file, part, offset)
+                    part, offset = part[written:], offset + written
         self.batches += 1
 
     def save(self, seconds):
-        """Makes certain what was added; `notes` never promises more than is on the disk of all
-        machines.
+        """Syncs all added rows to the disk, then updates the notes.
+
+        The order matters: the notes must never count a batch that some machine has not synced.
         """
         self._sync()
         if self.machines.chief:
             self._note(self.batches, seconds)
 
     def complete(self, path):
-        """M is whole: it gets the name `path`, which is there for all machines afterwards."""
+        """Renames the finished file to `path`. It exists for all machines when this returns."""
         self._sync()
         self._close()
         if self.machines.chief:
@@ -153,18 +159,20 @@ class BankFile:
         self.machines.exchange(None)
 
     def _sync(self):
-        """Returns when what every machine has added is on the disk."""
+        """Returns when the rows added by every machine are on the disk."""
         with _named(self.path):
             os.fsync(self._file)
         self.machines.exchange(None)
 
 
 class Bank:
-    """M, read from its file: bank[indices], int array [...] or a slice, gives float16 [...,
-    classes, K], these rows alone.
+    """The finished memory bank M, read row by row from its file.
 
-    shape: (N, classes, K); codec: see BankFile. Several threads may read at once. Raises OSError,
-    or ValueError for a file that is no bank of this shape.
+    bank[indices], with indices an int array [...] or a slice, is float16 [..., classes, K]. Only
+    these rows are read. Several threads may read at once.
+
+    shape: (N, classes, K); codec: see BankFile. Raises OSError, or ValueError if the file is not a
+    bank of this shape.
     """
 
     dtype = np.dtype(np.float16)
@@ -179,25 +187,23 @@ class Bank:
         return self.shape[0]
 
     def __getitem__(self, indices):
-        """Raises IndexError for what is no row's number, UserError where the file has been damaged
-        since it was opened.
+        """Raises IndexError for an invalid index, UserError if the file was damaged after it was
+        opened.
         """
-        indices = (
-            np.arange(*indices.indices(len(self)))
-            if isinstance(indices, slice)
-            else np.asarray(indices)
-        )
+        if isinstance(indices, slice):
+            indices = np.arange(*indices.indices(len(self)))
+        indices = np.asarray(indices)
         if indices.size and (
             indices.dtype.kind not in "iu" or indices.min() < 0 or indices.max() >= len(self)
         ):
-            raise IndexError(f"rows of the bank are numbers from 0 to {len(self) - 1}")
+            raise IndexError(f"rows of the bank are numbered from 0 to {len(self) - 1}")
         wanted = indices.reshape(-1).astype(np.int64)
-        rows, places = np.unique(wanted, return_inverse=True)
+        rows, positions = np.unique(wanted, return_inverse=True)
         try:
             with _named(self.path):
                 stored = self._read(rows)
-            # a whole bank is not copied
-            stored = stored if np.array_equal(rows, wanted) else stored[places]
+            # Indexing copies. Skip it when the rows are in order already, e.g. the whole bank.
+            stored = stored if np.array_equal(rows, wanted) else stored[positions]
             return self.codec.decode(stored).reshape(*indices.shape, *self.shape[1:])
         except (ValueError, IndexError) as error:
             raise UserError(
@@ -205,30 +211,27 @@ class Bank:
             ) from error
 
     def __array__(self, dtype=None, copy=None):
-        """All of it, for who has the memory: numpy.asarray(bank), tf.constant(bank)."""
+        """The whole bank in memory, for numpy.asarray(bank) and tf.constant(bank)."""
         return self[:].astype(dtype or self.dtype, copy=False)
 
     def _read(self, rows):
-        """The stored rows [n, ...], rows int64 [n] being sorted and each there once."""
+        """The stored rows [n, ...]. rows: int64 [n], sorted and without duplicates."""
         stored = np.empty((len(rows), *self.codec.shape), self.codec.dtype)
         data = _bytes(stored)
         for first, last in _runs(rows):
-            part, place = (
-                data[first:last].reshape(-1),
-                self._begin + int(rows[first]) * data.shape[1],
-            )
+            part = data[first:last].reshape(-1)
+            offset = self._begin + int(rows[first]) * data.shape[1]
             while part.size:
-                read = os.preadv(
-                    self._file, [part], place
-                )  # the descriptor's own position, which threads share, is not moved
+                # preadv does not move the descriptor's position, which threads share.
+                read = os.preadv(self._file, [part], offset)
                 if not read:
-                    raise ValueError("it has become shorter")
-                part, place = part[read:], place + read
+                    raise ValueError("it is shorter than when it was opened")
+                part, offset = part[read:], offset + read
         return stored
 
 
 def open_bank(path, shape, codec=None):
-    """The Bank in `path`. Raises UserError for a file that is no bank of this shape."""
+    """The Bank in `path`. Raises UserError if the file is not a bank of this shape."""
     try:
         return Bank(path, shape, codec)
     except (OSError, ValueError) as error:
@@ -237,7 +240,7 @@ def open_bank(path, shape, codec=None):
 
 @contextlib.contextmanager
 def _named(path):
-    """An OSError of this block says of which file it is."""
+    """Adds the file's name to an OSError raised in the block."""
     try:
         yield
     except OSError as error:
@@ -245,32 +248,32 @@ def _named(path):
 
 
 def _rows_begin(path, shape, dtype):
-    """At which byte of the .npy file `path` its rows begin; raises ValueError unless it holds such
-    an array, row by row.
+    """The byte offset of the first row in the .npy file `path`.
+
+    Raises ValueError unless the file holds a C-ordered array of this shape and dtype.
     """
     with open(path, "rb") as file:
         if file.read(6) != np.lib.format.MAGIC_PREFIX:
-            raise ValueError("it is no .npy file")
+            raise ValueError("it is not an .npy file")
     with refusals():
-        mapped = np.lib.format.open_memmap(
-            path, "r"
-        )  # finds out a file that is cut short; none of its pages is touched
+        # Mapping fails if the file is cut short. No page is touched, so it takes no memory.
+        mapped = np.lib.format.open_memmap(path, "r")
     if mapped.shape != shape or mapped.dtype != dtype:
         raise ValueError(
             f"it is {mapped.dtype} {list(mapped.shape)}, expected {dtype} {list(shape)}"
         )
     if not mapped.flags.c_contiguous:
-        raise ValueError("its rows do not lie one after another")
+        raise ValueError("its array is in Fortran order, expected C order")
     return mapped.offset
 
 
 def _bytes(rows):
-    """uint8 [n, bytes a row], the memory of `rows` [n, ...]."""
+    """A view of `rows` [n, ...] as uint8 [n, bytes per row]."""
     size = rows.dtype.itemsize * int(np.prod(rows.shape[1:]))
     return rows.reshape(-1).view(np.uint8).reshape(len(rows), size)
 
 
 def _runs(rows):
-    """[(first, last)]: rows[first:last] are neighbours in the file, of sorted rows int [n]."""
+    """[(first, last)]: rows[first:last] are adjacent in the file. rows: int [n], sorted."""
     breaks = (np.flatnonzero(np.diff(rows) != 1) + 1).tolist()
     return list(zip([0, *breaks], [*breaks, len(rows)])) if len(rows) else []

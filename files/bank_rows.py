@@ -1,14 +1,14 @@
-"""How a row of the memory bank is stored: whole, or the largest logits of each teacher and one
-number for the others.
+"""How a row of the memory bank is stored: all logits, or each teacher's largest ones and one number
+for the rest.
 
-A codec has the `dtype` and `shape` of a stored row, `encode` and `decode`.
+A codec has `dtype` and `shape` of a stored row, and the methods `encode` and `decode`.
 """
 
 import numpy as np
 
 
 class Dense:
-    """All logits: float16 [classes, K] a row."""
+    """All logits: float16 [classes, K] per row."""
 
     dtype = np.dtype(np.float16)
 
@@ -25,24 +25,19 @@ class Dense:
 
 
 class Top:
-    """The `top` < classes largest logits of each teacher, and one for all others, that keeps their
-    probability.
+    """The `top` < classes largest logits of each teacher, and one logit `rest` for all others.
 
-    A row is K records of `top` class numbers (uint16 up to 65,536 classes, else uint32), their
-    logits in float16, the largest first and of equal ones the lower class, and `rest` = T
-    log(sum_others exp(l / T) / (classes - top)): the softmax at temperature T gives the top classes
-    what it gave them, up to float16, and the others equal shares of what is left.
+    A row is K records: `top` class numbers (uint16 up to 65,536 classes, else uint32), their logits
+    in float16, and `rest` in float16. Classes are sorted by falling logit, ties by class number.
+    rest = T log(sum_others exp(l / T) / (classes - top)), so the softmax at temperature T keeps the
+    probability of each top class, up to float16, and shares the remainder equally among the others.
     """
 
     def __init__(self, classes, teachers, top, temperature):
         if not 0 < top < classes:
             raise ValueError(f"top is {top}, expected 1 to {classes - 1}")
-        self.classes, self.top, self.temperature, self.shape = (
-            classes,
-            top,
-            temperature,
-            (teachers,),
-        )
+        self.classes, self.top, self.temperature = classes, top, temperature
+        self.shape = (teachers,)
         number = np.uint16 if classes <= 2**16 else np.uint32
         self.dtype = np.dtype(
             [("classes", number, (top,)), ("logits", np.float16, (top,)), ("rest", np.float16)]
@@ -51,9 +46,8 @@ class Top:
     def encode(self, logits):
         """Stored rows [n, K] of finite logits float16 [n, K, classes]."""
         rows = np.empty(logits.shape[:2], self.dtype)
-        for k in range(
-            logits.shape[1]
-        ):  # teacher by teacher: what this takes besides is several times their logits
+        # One teacher at a time: the temporary arrays are several times as large as its logits.
+        for k in range(logits.shape[1]):
             top = _largest(logits[:, k], self.top)
             rows["classes"][:, k] = top
             rows["logits"][:, k] = np.take_along_axis(logits[:, k], top, 1)
@@ -61,17 +55,17 @@ class Top:
         return rows
 
     def _rest(self, logits, top):
+        """float32 [n]: the logit that stands for all classes not in `top`, int [n, top]."""
         others = logits.astype(np.float32)
         np.put_along_axis(others, top, -np.inf, 1)
-        largest = others.max(
-            1
-        )  # subtracted, so that the sum is 1 at least and its logarithm finite
+        # Subtract the largest: the sum is then at least 1, and its logarithm finite.
+        largest = others.max(1)
         others = np.exp((others - largest[:, None]) / self.temperature).sum(1)
         return largest + self.temperature * np.log(others / (self.classes - self.top))
 
     def decode(self, rows):
-        """Logits float16 [n, classes, K] of stored rows. Raises IndexError for a class that is
-        none.
+        """Logits float16 [n, classes, K] of stored rows. Raises IndexError for an invalid class
+        number, from a damaged file.
         """
         logits = np.empty((*rows.shape, self.classes), np.float16)
         logits[:] = rows["rest"][..., None]
@@ -80,27 +74,23 @@ class Top:
 
 
 def row_codec(classes, teachers, top=None, temperature=None):
-    """How rows of [classes, K] are stored: the `top` largest logits of each teacher, kept at
-    `temperature`; or all of them.
+    """The codec for rows [classes, K]: Top, exact at `temperature`; Dense if `top` is None or not
+    below `classes`.
     """
-    return (
-        Dense(classes, teachers)
-        if top is None or top >= classes
-        else Top(classes, teachers, top, temperature)
-    )
+    if top is None or top >= classes:
+        return Dense(classes, teachers)
+    return Top(classes, teachers, top, temperature)
 
 
 def _largest(logits, count):
-    """int64 [n, count]: the classes of the largest of finite logits float16 [n, classes], falling;
-    of equal ones the lower first.
+    """int64 [n, count]: the classes of the largest logits, by falling logit, ties by class number.
 
-    Each logit and its class make one whole number, larger where it comes first, so that no two are
-    equal and a partition has one result.
+    logits: float16 [n, classes], finite. Each logit and its class are combined into one integer
+    key. All keys differ, so the result of the partition is unique.
     """
     classes = logits.shape[1]
-    bits = np.ascontiguousarray(logits).view(
-        np.int16
-    )  # sign and magnitude, which rises with the number; -0 becomes 0
+    # float16 is sign and magnitude; as an integer, the magnitude has the same order. -0 becomes 0.
+    bits = np.ascontiguousarray(logits).view(np.int16)
     order = (bits & np.int16(0x7FFF)) * (bits >> 15 | 1)
     keys = order.astype(np.int32 if classes <= 2**16 else np.int64) * classes + np.arange(
         classes - 1, -1, -1, np.int32

@@ -1,28 +1,28 @@
-"""Reads pickles without unpickling them.
+"""Reads untrusted pickles without Python's unpickler.
 
-A pickle is a program for a machine that calls whatever the program names, and Python's own
-unpickler is that machine: it reserves what a length in the file promises, sets attributes on
-whatever BUILD is aimed at, hashes keys that were made to collide. So the few opcodes that arrays,
-numbers and plain containers need are carried out here, on a stack of plain values. A name becomes
-one of the functions a caller of `run` admits, or the file is refused; nothing else can be called or
-changed.
+A pickle is a program, and Python's unpickler runs it: it calls any function the file names,
+allocates any length the file announces, sets attributes on any object (BUILD), and hashes keys that
+may be chosen to collide. This module runs only the opcodes that arrays, numbers and plain
+containers need, on a stack of plain values. A global name must be in the table given to `run`,
+otherwise the file is refused. Nothing else can be called or changed.
 """
 
 import pickletools
 
-# CIFAR-100's training file has 200,000; each makes 200 bytes at most, with its place in the memo
+# CIFAR-100's training file has 200,000. Each opcode takes at most 200 bytes, memo entry included.
 MOST_OPCODES = 2**19
-# bits; the hashes of wider integers can be made equal, and a dict of them takes quadratic time
+# Bits of an integer key. Wider integers can be chosen to have equal hashes, which makes a dict of
+# them take quadratic time.
 WIDEST_KEY = 64
 
 
 class UnsafePickle(Exception):
-    """The file names something that is neither a NumPy array of numbers nor a plain container."""
+    """The file contains something other than NumPy arrays of numbers and plain containers."""
 
 
 class Name:
-    """What a global name of a pickle stands for: a function that may be called, or None for one
-    that is only handed on.
+    """An allowed global name. function: called by REDUCE; None if the name may only be passed on
+    as an argument.
     """
 
     __slots__ = ("function", "text")
@@ -32,23 +32,29 @@ class Name:
 
 
 class Built:
-    """Base of values that get their state later in the pickle, by BUILD: `set_state(state)`."""
+    """Base of values that receive their state from the opcode BUILD, in `set_state(state)`."""
 
     __slots__ = ()
 
 
 def run(stream, names, encoding="ASCII", persistent=None):
-    """The value that a pickle leaves: None, bool, int, float, str, bytes, list, tuple, dict and
-    what `names` make.
+    """Runs one pickle and returns its value.
 
-    stream: io.BytesIO, left behind the end of the pickle. names: {(module, name): Name}. encoding:
-    how the strings of Python 2 are read, "bytes" leaves them bytes. persistent(id) answers
-    BINPERSID, which is refused without it. Raises UnsafePickle for a name or an opcode that is not
-    admitted; a damaged pickle may raise nearly anything. Takes memory for what the file really
-    holds, whatever lengths it announces.
+    The value is made of None, bool, int, float, str, bytes, list, tuple, dict and whatever the
+    functions in `names` return. Memory depends on the bytes in the file, not on the lengths it
+    announces.
+
+    Args:
+        stream: io.BytesIO; afterwards it is positioned behind the pickle.
+        names: {(module, name): Name}, the global names that are allowed.
+        encoding: of strings from Python 2; "bytes" keeps them as bytes.
+        persistent: function(id) that resolves BINPERSID; None refuses that opcode.
+
+    Raises UnsafePickle for a name or an opcode that is not allowed. A damaged pickle can raise
+    almost any exception.
     """
     machine = _Machine(names, encoding, persistent, stream.getbuffer().nbytes)
-    # genops believes no length: reading more from memory than is there gives what is there.
+    # genops is safe against false lengths: a BytesIO returns only the bytes it has.
     for count, (opcode, argument, _) in enumerate(pickletools.genops(stream)):
         if count == MOST_OPCODES:
             raise ValueError(f"more than {MOST_OPCODES} opcodes")
@@ -62,11 +68,11 @@ def run(stream, names, encoding="ASCII", persistent=None):
 
 
 def plain_key(key):
-    """`key`, if a dict may have it; raises ValueError."""
+    """Returns `key` if it is allowed in a dict: str, bytes or a small int. Raises ValueError."""
     if isinstance(key, (str, bytes)) or (isinstance(key, int) and key.bit_length() <= WIDEST_KEY):
         return key
     raise ValueError(
-        f"a key that is a {type(key).__name__}, not a name or a number of {WIDEST_KEY} bits"
+        f"a dict key of type {type(key).__name__}, expected text or an int of {WIDEST_KEY} bits"
     )
 
 
@@ -74,7 +80,8 @@ class _Machine:
     def __init__(self, names, encoding, persistent, size):
         self.names, self.encoding, self.persistent = names, encoding, persistent
         self.stack, self.outer, self.memo = [], [], {}  # outer: the stacks below the marks
-        self.may_make = {bytes: size, dict: MOST_OPCODES}  # bytes, keys
+        # What calls may still return in total: bytes, and dict keys.
+        self.allowance = {bytes: size, dict: MOST_OPCODES}
 
     def push(self, value):
         self.stack.append(value)
@@ -121,7 +128,7 @@ class _Machine:
 
     def look_up(self, module, name):
         if not (module and name):
-            raise ValueError("a name of no letters")
+            raise ValueError("an empty global name")
         if (module, name) not in self.names:
             raise UnsafePickle(f"{module}.{name}"[:200])
         self.push(self.names[module, name])
@@ -129,7 +136,7 @@ class _Machine:
     def stack_global(self):
         module, name = self.take(2)
         if type(module) is not str or type(name) is not str:
-            raise ValueError("a name that is no text")
+            raise ValueError("a global name that is not text")
         self.look_up(module, name)
 
     def call(self):
@@ -139,21 +146,20 @@ class _Machine:
                 f"a call of {function.text if type(function) is Name else type(function).__name__}"
             )
         made = function.function(*arguments)
-        if type(made) in self.may_make:
-            # An intact file makes each of its strings and dicts once: not a megabyte again and
-            # again by naming it.
-            self.may_make[type(made)] -= len(made)
-            if self.may_make[type(made)] < 0:
-                raise ValueError("calls that make more than the file holds")
+        if type(made) in self.allowance:
+            # An intact file creates each string and dict once. A malicious one may refer to the
+            # same megabyte again and again to fill the memory.
+            self.allowance[type(made)] -= len(made)
+            if self.allowance[type(made)] < 0:
+                raise ValueError("calls that return more data than the file contains")
         self.push(made)
 
     def build(self):
         (state,) = self.take(1)
         if isinstance(self.stack[-1], Built):
             self.stack[-1].set_state(state)
-        elif (
-            type(self.stack[-1]) is not dict
-        ):  # an OrderedDict may come with attributes; PyTorch's has `_metadata`
+        # A dict's state is ignored: PyTorch's OrderedDict has an attribute `_metadata`.
+        elif type(self.stack[-1]) is not dict:
             raise ValueError(f"a state for a {type(self.stack[-1]).__name__}")
 
     def persistent_id(self):

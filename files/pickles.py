@@ -1,9 +1,9 @@
-"""Reads arrays from pickles that nobody has to trust.
+"""Reads arrays from untrusted pickles.
 
-Parameter files and the CIFAR batches need a handful of names only. Those are answered by stand-ins
-written here, which collect (dtype, shape, bytes) and build the array themselves, and every other
-name is refused before anything is called. No header is believed before the bytes it announces are
-there.
+Parameter files and the CIFAR batches use only a few global names. This module has its own functions
+for them, which collect (dtype, shape, bytes) and build the array. Every other name is refused
+before anything is called. A shape or length in the file is compared with the bytes that are present
+before it is used.
 """
 
 import io
@@ -20,7 +20,7 @@ DTYPE = re.compile("b1|[iu][1248]|f[248]")
 
 
 class _Dtype(Built):
-    """Stands in for numpy.dtype: keeps a number's type and its byte order, refuses the rest."""
+    """Replaces numpy.dtype: accepts types of numbers and their byte order only."""
 
     __slots__ = ("dtype",)
 
@@ -40,13 +40,14 @@ class _Dtype(Built):
 def _text(value):
     value = value.decode("ascii") if isinstance(value, bytes) else value
     if not isinstance(value, str):
-        raise UnsafePickle(f"an array of a dtype that is a {type(value).__name__}")
+        raise UnsafePickle(f"a dtype given as {type(value).__name__}")
     return value
 
 
 class Array(Built):
-    """Stands in for an array while the pickle is read; `value` is the array, None until its state
-    has come.
+    """Placeholder for an array while the pickle is read.
+
+    `value` is the array, or None before `set_state` was called.
     """
 
     __slots__ = ("value",)
@@ -61,15 +62,15 @@ class Array(Built):
 
 def _build(data, dtype, shape, order="C"):
     if not isinstance(dtype, _Dtype) or not isinstance(data, (bytes, bytearray)):
-        raise UnsafePickle("an array whose contents are not plain bytes")
+        raise UnsafePickle("an array whose data are not plain bytes")
     if math.prod(checked_sizes(shape)) * dtype.dtype.itemsize != len(data):
         raise ValueError(f"an array of shape {shape} with {len(data)} bytes")
     return np.frombuffer(data, dtype.dtype).reshape(shape, order=order)
 
 
 def _from_buffer(data, dtype, shape, order, axes=None):
-    """Protocol 5. Order "K" is that of an array with permuted axes: its bytes lie in C order of the
-    permuted shape.
+    """An array of protocol 5. Order "K" means permuted axes: `shape` is the permuted shape, and the
+    bytes are in its C order.
     """
     if order == "K" and axes is not None:
         return Array(_build(data, dtype, shape).transpose(checked_sizes(axes)))
@@ -93,11 +94,11 @@ _FUNCTIONS = {
     ("_codecs", "encode"): _encode,
     ("collections", "OrderedDict"): _ordered_dict,
 }
-for _core in ("numpy.core", "numpy._core"):  # NumPy 1 and NumPy 2 spell it differently
+for _core in ("numpy.core", "numpy._core"):  # the names in NumPy 1 and NumPy 2
     _FUNCTIONS[_core + ".multiarray", "_reconstruct"] = lambda *_: Array()
     _FUNCTIONS[_core + ".multiarray", "scalar"] = _scalar
     _FUNCTIONS[_core + ".numeric", "_frombuffer"] = _from_buffer
-# ndarray is only ever handed on to _reconstruct: called with a shape, it would take memory for it
+# ndarray is an argument of _reconstruct and must not be called: it would allocate any shape.
 _NAMES = {
     key: Name(".".join(key), function)
     for key, function in {**_FUNCTIONS, ("numpy", "ndarray"): None}.items()
@@ -105,49 +106,49 @@ _NAMES = {
 
 
 def _arrays(value, done, depth=0):
-    """The same containers with every stand-in replaced by its array. done: {id of a container: what
-    became of it}.
+    """`value` with every Array replaced by its ndarray, in containers too.
+
+    done: {id of a container: its result, or None while it is being converted}.
     """
     if isinstance(value, Array):
         if (array := value.value) is None:
-            raise ValueError("an array without contents")
+            raise ValueError("an array without data")
         return array
     if type(value) not in (dict, list, tuple):
         return value
-    if (
-        id(value) not in done
-    ):  # a container that is met again is not gone through again: there may be 2^n ways to it
+    # Convert each container once: n nested containers can have 2^n paths to the innermost one.
+    if id(value) not in done:
         if depth == DEEPEST:
-            raise ValueError(f"containers that are nested deeper than {DEEPEST}")
+            raise ValueError(f"containers nested deeper than {DEEPEST}")
         done[id(value)] = None
         if isinstance(value, dict):
             done[id(value)] = {key: _arrays(item, done, depth + 1) for key, item in value.items()}
         else:
             done[id(value)] = type(value)(_arrays(item, done, depth + 1) for item in value)
     if done[id(value)] is None:
-        raise ValueError("a container that holds itself")
+        raise ValueError("a container that contains itself")
     return done[id(value)]
 
 
 def load_pickle(data, encoding="ASCII"):
-    """The object a pickle holds, if it is made of plain containers, plain values and NumPy arrays
-    of numbers.
+    """The object in a pickle of plain containers, plain values and NumPy arrays of numbers.
 
-    data: bytes. `encoding="bytes"` reads Python 2 pickles such as the CIFAR batches. An array comes
-    back as an ndarray that shares memory with `data`, a dict with keys that are text, bytes or
-    numbers; an object met twice comes back as one. Raises UnsafePickle naming what is not admitted,
-    ValueError for anything that is no readable pickle.
+    data: bytes. encoding: "bytes" reads Python 2 pickles such as the CIFAR batches. Arrays are
+    ndarrays that share memory with `data`. Dict keys are str, bytes or int. An object that the
+    pickle refers to twice is returned as one object. Raises UnsafePickle for anything else (the
+    message names it), ValueError if the pickle cannot be read.
     """
     stream = io.BytesIO(data)
     value = load_pickle_from(stream, encoding)
     if stream.read(1):
-        raise ValueError("something follows the pickle")
+        raise ValueError("more data follows the pickle")
     return value
 
 
 def load_pickle_from(stream, encoding="ASCII", names=None, persistent=None):
-    """load_pickle of one pickle of an io.BytesIO, with more `names` and with persistent ids: see
-    pickle_reader.run.
+    """Like load_pickle, for one pickle at the position of an io.BytesIO.
+
+    names, persistent: additional global names and persistent ids, see pickle_reader.run.
     """
     with refusals():
         return _arrays(

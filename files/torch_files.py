@@ -1,10 +1,13 @@
-"""Reads the arrays of PyTorch's files, .pth, without PyTorch: it need not be installed, and its
-reader need not be trusted.
+"""Reads the arrays of PyTorch's .pth files without PyTorch.
 
-Two forms, https://github.com/pytorch/pytorch/blob/main/torch/serialization.py. Since 1.6 a .zip
-with a pickle, data.pkl, and one member a storage; before that five pickles - magic number, version,
-system, object, keys of the storages - and the storages behind them. A tensor is a window into a
-storage: offset, size, strides, all of them claims of the file.
+PyTorch need not be installed, and the files need not be trusted. There are two formats, see
+https://github.com/pytorch/pytorch/blob/main/torch/serialization.py:
+
+- since 1.6, a .zip with a pickle, data.pkl, and one member per storage;
+- before, five pickles (magic number, version, system, object, keys of the storages), followed by
+  the storages.
+
+A tensor is a view of a storage: offset, size, strides. The file may state any values for them.
 """
 
 import io
@@ -16,7 +19,7 @@ from files import guards, npz, pickle_reader, pickles
 from files.guards import checked_sizes
 from files.pickle_reader import Name, UnsafePickle
 
-MAGIC = (0x1950A86A20F9469CFC6C).to_bytes(10, "little")  # in the first pickle of the old form
+MAGIC = (0x1950A86A20F9469CFC6C).to_bytes(10, "little")  # in the first pickle of the old format
 STORAGES = {
     "torch.BoolStorage": "b1",
     "torch.ByteStorage": "u1",
@@ -32,8 +35,9 @@ STORAGES = {
 
 
 def is_pth(path):
-    """Whether the file begins as one of PyTorch's forms does. Raises OSError, ValueError for a
-    damaged .zip.
+    """Whether the file starts like one of PyTorch's formats.
+
+    Raises OSError, or ValueError for a damaged .zip.
     """
     with open(path, "rb") as file:
         start = file.read(32)
@@ -44,18 +48,17 @@ def is_pth(path):
 
 
 def load_pth(path):
-    """The dict in a .pth: of a state dict name -> array, of a checkpoint whatever plain values and
-    arrays it holds.
+    """The dict in a .pth: name -> array for a state dict; plain values and arrays for a checkpoint.
 
-    Arrays have the type of their tensor, bfloat16 becomes float32; they may overlap and be
-    read-only. Raises OSError, UnsafePickle naming what is neither a tensor of numbers nor a plain
-    container, ValueError for a damaged file.
+    Arrays have the dtype of their tensor; bfloat16 becomes float32. They may share memory and may
+    be read-only. Raises OSError, ValueError for a damaged file, and UnsafePickle for anything but
+    tensors of numbers and plain containers (the message names it).
     """
     with open(path, "rb") as file:
         zipped = file.read(2) == b"PK"
     value = _load_zip(path) if zipped else _load_legacy(path)
     if not isinstance(value, dict):
-        raise ValueError(f"it holds a {type(value).__name__}, not a dict")
+        raise ValueError(f"it contains a {type(value).__name__}, expected a dict")
     return value
 
 
@@ -63,7 +66,7 @@ def _load_zip(path):
     with npz.opened_zip(path) as members:
         roots = [name.removesuffix("data.pkl") for name in members if name.endswith("/data.pkl")]
         if len(roots) != 1:
-            raise ValueError("it has not one data.pkl")
+            raise ValueError(f"it has {len(roots)} members data.pkl, expected 1")
         order = (
             members[roots[0] + "byteorder"]() if roots[0] + "byteorder" in members else b"little"
         )
@@ -79,9 +82,8 @@ def _load_legacy(path):
     contents = {}
 
     def read(key, sizes):
-        if (
-            not contents
-        ):  # the first array is asked for when the object has been read: the storages come next
+        # The first call comes after the object was read, so the stream is at the storages.
+        if not contents:
             for name in pickle_reader.run(stream, {}):
                 count = int.from_bytes(stream.read(8), "little" if little else "big")
                 contents[name] = stream.read(count * sizes[name])
@@ -91,8 +93,10 @@ def _load_legacy(path):
 
 
 class _Storages:
-    """The storages of one file. read(key, {key: bytes of an element}) -> the bytes of one, called
-    once the object is read.
+    """The storages of one file.
+
+    read(key, {key: bytes per element}) -> the bytes of one storage. It is not called before the
+    whole object has been read. little: whether the bytes are little-endian.
     """
 
     def __init__(self, read, little):
@@ -103,21 +107,21 @@ class _Storages:
         return pickles.load_pickle_from(stream, "utf-8", _NAMES, self.persistent)
 
     def persistent(self, id):
-        """The stand-in for a storage: ("storage", type, key, device, elements[, None])."""
+        """The _Storage for a persistent id ("storage", type, key, device, elements[, None])."""
         known = (
             type(id) is tuple and len(id) in (5, 6) and id[0] == "storage" and type(id[1]) is Name
         )
         if not known or id[1].text not in STORAGES or id[5:] not in ((), (None,)):
-            raise UnsafePickle("a persistent id that is no storage of numbers")
+            raise UnsafePickle("a persistent id that is not a storage of numbers")
         kind, key, _, count = id[1:5]
         (count,) = checked_sizes((count,))
-        if type(key) is not str or self.sizes.setdefault(key, int(STORAGES[kind.text][1])) != int(
-            STORAGES[kind.text][1]
-        ):
-            raise ValueError("a storage of two types")
+        size = int(STORAGES[kind.text][1])
+        if type(key) is not str or self.sizes.setdefault(key, size) != size:
+            raise ValueError("a storage with two types")
         return _Storage(self, kind.text, key, count)
 
     def elements(self, kind, key, count):
+        """The elements of a storage, array [count]. Raises ValueError if it has another length."""
         if (kind, key) not in self.done:
             data = np.frombuffer(self.read(key, self.sizes), self.order + STORAGES[kind])
             if kind == "torch.BFloat16Storage":
@@ -125,12 +129,14 @@ class _Storages:
             self.done[kind, key] = data
         if len(self.done[kind, key]) != count:
             raise ValueError(
-                f"storage {key} has {len(self.done[kind, key])} elements instead of {count}"
+                f"storage {key} has {len(self.done[kind, key])} elements, expected {count}"
             )
         return self.done[kind, key]
 
 
 class _Storage:
+    """A reference to a storage; its bytes are read later, by _Storages.elements."""
+
     __slots__ = ("count", "key", "kind", "storages")
 
     def __init__(self, storages, kind, key, count):
@@ -138,7 +144,7 @@ class _Storage:
 
 
 class _Tensor(pickles.Array):
-    """A tensor: its array is made when all storages can be read."""
+    """A tensor. Its array is made on access to `value`, when all storages can be read."""
 
     __slots__ = ("offset", "size", "storage", "stride")
 
@@ -165,13 +171,13 @@ class _Tensor(pickles.Array):
             raise ValueError(f"a tensor of size {self.size} and strides {self.stride}")
         if 0 in self.size:
             return np.empty(self.size, data.dtype)
-        # A stride of 0 makes a terabyte of one number, so a tensor may not be larger than what it
-        # looks at either.
+        # With stride 0, one number can fill a terabyte. So a tensor may not have more elements than
+        # its storage.
         last = self.offset + sum((n - 1) * stride for n, stride in zip(self.size, self.stride))
         if last >= len(data) or math.prod(self.size) > len(data):
             raise ValueError(
-                f"a tensor of size {self.size}, strides {self.stride} in a storage of {len(data)}"
-                " elements"
+                f"a tensor of size {self.size} and strides {self.stride} in a storage of"
+                f" {len(data)} elements"
             )
         strides = [
             stride * data.itemsize if n > 1 else data.itemsize
