@@ -1,10 +1,9 @@
-"""Several machines that run one command together: who they are (TF_CONFIG), and how they agree
-before devices are touched.
+"""Several machines that run one command: reads TF_CONFIG and connects them before TensorFlow starts.
 
-TensorFlow waits for its peers without an end and hears neither Ctrl-C nor SIGTERM meanwhile. So the
-machines meet here first, over plain sockets and in bounded time: they tell each other what they
-were asked to do and what went wrong, and only those that agree go on to tf.distribute. Nothing here
-imports TensorFlow.
+TensorFlow waits for its peers forever and ignores Ctrl-C and SIGTERM meanwhile. So the machines
+connect here first, over plain sockets and with a timeout. They compare their options and share
+their errors; tf.distribute starts only if all of them agree. This module does not import
+TensorFlow.
 """
 
 import contextlib
@@ -16,12 +15,13 @@ import time
 
 from utils import UserError
 
-PATIENCE = 600  # seconds to wait for the other machines
-TALK = 3600  # seconds to wait for what a machine that is there will say; it may be downloading
+MEET_SECONDS = 600  # how long to wait for the other machines
+# How long to wait for a message of a connected machine. It may be downloading a data set.
+MESSAGE_SECONDS = 3600
 
 
 class PeerLost(OSError):
-    """Another machine has stopped, or was never there."""
+    """Another machine has stopped or cannot be reached."""
 
 
 # ---------------------------------------------------------------------------- who is in the cluster
@@ -29,15 +29,16 @@ class PeerLost(OSError):
 
 @dataclasses.dataclass(frozen=True)
 class Cluster:
-    """addresses: 'host:port' of every machine, the chief's first; index: that of this machine."""
+    """addresses: 'host:port' of every machine, the chief first. index: of this machine."""
 
     addresses: tuple
     index: int
 
 
 def cluster_from(environment=os.environ):
-    """The Cluster that TF_CONFIG names, None where this machine is alone. Raises UserError for one
-    that cannot be read.
+    """The Cluster in TF_CONFIG, or None if this machine works alone.
+
+    Raises UserError if TF_CONFIG is invalid.
     """
     text = environment.get("TF_CONFIG", "").strip()
     if not text:
@@ -49,11 +50,11 @@ def cluster_from(environment=os.environ):
             return None
         stray = sorted(set(groups) - {"chief", "worker"})
         if stray:
-            raise ValueError(f"this program knows a chief and workers, no {stray[0]}")
+            raise ValueError(f"{stray[0]!r} is not supported, only 'chief' and 'worker' are")
         chiefs, workers = (_addresses(groups.get(kind, [])) for kind in ("chief", "worker"))
         addresses = chiefs + workers
         if len(set(addresses)) < len(addresses) or len(chiefs) > 1:
-            raise ValueError("an address is there twice, or there is more than one chief")
+            raise ValueError("an address occurs twice, or there is more than one chief")
         own = {"chief": chiefs, "worker": workers}[task["type"]]
         index = task["index"]
         if not str(index).isdigit() or int(index) >= len(own):
@@ -67,14 +68,14 @@ def cluster_from(environment=os.environ):
 
 
 def _addresses(group):
-    """The addresses of a group as a tuple, once they have been looked at."""
+    """The addresses of a group as a tuple. Raises ValueError if one is invalid."""
     if not isinstance(group, list):
-        raise ValueError(f"{group!r} is no list of addresses")
+        raise ValueError(f"{group!r} is not a list of addresses")
     for address in group:
         host, port = _split(address)
-        host.encode("idna")  # UnicodeError, a ValueError, for names that cannot be one
+        host.encode("idna")  # raises UnicodeError, a ValueError, for an invalid host name
         if not host or port not in range(1, 65536):
-            raise ValueError(f"{address!r} is no host:port")
+            raise ValueError(f"{address!r} is not host:port")
     return tuple(group)
 
 
@@ -87,13 +88,13 @@ def _split(address):
 
 
 class Alone:
-    """One machine: it is its own chief and always of one mind."""
+    """One machine, which is its own chief."""
 
     index, addresses = 0, ("this machine",)
     chief = True
 
     def exchange(self, value):
-        """What every machine said, in their order. value: anything JSON can hold."""
+        """The list of the values that all machines passed, by machine. value: JSON-serialisable."""
         return [value]
 
     @contextlib.contextmanager
@@ -106,62 +107,62 @@ class Alone:
 
 
 class Meeting(Alone):
-    """Two machines or more; every one of them calls `exchange` and `together` in the same order.
+    """Two machines or more. All of them must call `exchange` and `together` in the same order.
 
-    The workers connect to the chief at its address in `cluster`, which it leaves to TensorFlow's
-    server afterwards. Raises UserError where they do not find each other within `patience` seconds,
-    PeerLost where one has gone later.
+    The workers connect to the chief at its address in `cluster`. The chief closes that port when
+    all have connected, so that TensorFlow's server can use it. `say(line)` prints a line. Raises
+    UserError if the machines do not connect within `timeout` seconds, PeerLost if one stops later.
     """
 
-    def __init__(self, cluster, patience=PATIENCE, say=print):
-        self.index, self.addresses, self.patience = cluster.index, cluster.addresses, patience
+    def __init__(self, cluster, timeout=MEET_SECONDS, say=print):
+        self.index, self.addresses, self.timeout = cluster.index, cluster.addresses, timeout
         self.chief = cluster.index == 0
-        what = (
-            "the chief"
-            if self.chief
-            else f"works for the chief, {self.addresses[0]}, which reports"
-        )
+        role = "the chief" if self.chief else f"a worker (the chief, {self.addresses[0]}, reports)"
         say(
-            f"machine {self.index} of {len(self.addresses)}, {what}; waits up to {patience:g} s for"
+            f"machine {self.index} of {len(self.addresses)}, {role}; waits up to {timeout:g} s for"
             " the others"
         )
-        deadline = time.monotonic() + patience
-        # index of a machine -> (socket, its reader): a worker is linked with the chief, the chief
-        # with every worker
+        deadline = time.monotonic() + timeout
+        # {machine's index: (socket, its reader)}. A worker has a link to the chief, the chief has
+        # links to all workers.
         self._links = (
             self._gather_workers(deadline) if self.chief else {0: self._find_chief(deadline)}
         )
         for link, _ in self._links.values():
-            link.settimeout(TALK)
+            link.settimeout(MESSAGE_SECONDS)
             _notice_death(link)
         with self.together():
             self._check_hellos()
 
-    def _gather_workers(self, deadline):
-        both = socket.has_dualstack_ipv6()
-        family = socket.AF_INET6 if both else socket.AF_INET
+    def _listen(self):
+        """A server socket on the chief's port."""
+        dual = socket.has_dualstack_ipv6()
+        family = socket.AF_INET6 if dual else socket.AF_INET
         try:
-            server = socket.create_server(
-                ("", _split(self.addresses[0])[1]), family=family, dualstack_ipv6=both
+            return socket.create_server(
+                ("", _split(self.addresses[0])[1]), family=family, dualstack_ipv6=dual
             )
         except OSError as error:
             raise UserError(
                 f"TF_CONFIG: {self.addresses[0]} cannot be opened on this machine: {error}"
             ) from error
+
+    def _gather_workers(self, deadline):
+        """Accepts a connection of every worker: {index: (socket, reader)}, sorted by index."""
+        workers = range(1, len(self.addresses))
         links, self._hellos = {}, {}
-        with server:
-            while len(links) < len(self.addresses) - 1:
+        with self._listen() as server:
+            while len(links) < len(workers):
                 server.settimeout(_left(deadline))
                 try:
                     link, _ = server.accept()
                 except TimeoutError as error:
-                    missing = ", ".join(
-                        a for i, a in enumerate(self.addresses) if i and i not in links
-                    )
-                    said = f"TF_CONFIG: {missing} did not come within {self.patience:g} s"
-                    for link, _ in links.values():  # they wait for the first `together`
-                        _send(link, [said])
-                    raise UserError(said) from error
+                    missing = ", ".join(self.addresses[i] for i in workers if i not in links)
+                    message = f"TF_CONFIG: {missing} did not connect within {self.timeout:g} s"
+                    # The workers that did connect wait for a reply in their first `together`.
+                    for link, _ in links.values():
+                        _send(link, [message])
+                    raise UserError(message) from error
                 link.settimeout(5)
                 reader = link.makefile("r", encoding="utf-8")
                 hello = _hello(reader)
@@ -169,30 +170,28 @@ class Meeting(Alone):
                     reader.close()
                     link.close()
                     continue
-                # One that fits nowhere takes a place all the same: it is to hear why this meeting
-                # ends.
+                # A worker with an invalid index gets a free one, so that _check_hellos can send it
+                # the error.
                 index = hello["machine"]
-                fits = index in range(1, len(self.addresses)) and index not in links
-                place = (
-                    index
-                    if fits
-                    else next(i for i in range(1, len(self.addresses)) if i not in links)
-                )
-                links[place], self._hellos[place] = (link, reader), hello
+                free = [i for i in workers if i not in links]
+                index = index if index in free else free[0]
+                links[index], self._hellos[index] = (link, reader), hello
         return dict(sorted(links.items()))
 
     def _check_hellos(self):
-        for place, hello in self._hellos.items():
+        """Raises UserError if a worker has another TF_CONFIG than the chief."""
+        for index, hello in self._hellos.items():
             if hello["cluster"] != list(self.addresses):
                 theirs = ", ".join(map(str, hello["cluster"]))
                 raise UserError(
-                    f"TF_CONFIG: the chief's machines are {', '.join(self.addresses)}, those of"
-                    f" another {theirs}"
+                    f"TF_CONFIG: the chief's machines are {', '.join(self.addresses)}, but another"
+                    f" machine has {theirs}"
                 )
-            if hello["machine"] != place:
-                raise UserError(f"TF_CONFIG: two machines say they are machine {hello['machine']}")
+            if hello["machine"] != index:
+                raise UserError(f"TF_CONFIG: two machines have the index {hello['machine']}")
 
     def _find_chief(self, deadline):
+        """Connects to the chief and sends this machine's hello: (socket, reader)."""
         self._hellos = {}
         while True:
             try:
@@ -203,16 +202,16 @@ class Meeting(Alone):
                 if time.monotonic() >= deadline:
                     raise UserError(
                         f"TF_CONFIG: the chief, {self.addresses[0]}, did not answer within"
-                        f" {self.patience:g} s: {error}"
+                        f" {self.timeout:g} s: {error}"
                     ) from error
                 time.sleep(0.2)
 
     def exchange(self, value):
         if self.chief:
-            said = [value, *(self._read(index) for index in self._links)]
+            values = [value, *(self._read(index) for index in self._links)]
             for index in self._links:
-                self._write(index, said)
-            return said
+                self._write(index, values)
+            return values
         self._write(0, value)
         return self._read(0)
 
@@ -231,7 +230,7 @@ class Meeting(Alone):
             raise self._lost(index) from error
         except ValueError as error:
             raise UserError(
-                f"TF_CONFIG: something else than this program answers at {self.addresses[index]}"
+                f"TF_CONFIG: {self.addresses[index]} answers, but it is not this program"
             ) from error
         raise self._lost(index)
 
@@ -258,36 +257,37 @@ class Meeting(Alone):
 
 
 def _send(link, value):
-    """One line of JSON, as _read and _hello take it."""
+    """Sends `value` as one line of JSON."""
     link.sendall(json.dumps(value).encode() + b"\n")
 
 
 def _hello(reader):
-    """What a machine says of itself; None if it is a stranger that knocks."""
+    """The first message of a worker, {"machine": index, "cluster": [addresses]}.
+
+    None if the connection is from another program.
+    """
     try:
         hello = json.loads(reader.readline(10_000))
-        return (
-            hello
-            if isinstance(hello["machine"], int) and isinstance(hello["cluster"], list)
-            else None
-        )
+        valid = isinstance(hello["machine"], int) and isinstance(hello["cluster"], list)
     except (OSError, ValueError, TypeError, KeyError):
         return None
+    return hello if valid else None
 
 
 def _notice_death(link):
-    """Lets the system check every few seconds that the other machine is still there."""
+    """Makes the system check every few seconds whether the other machine is still reachable."""
     link.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
     for name, value in (("TCP_KEEPIDLE", 15), ("TCP_KEEPINTVL", 5), ("TCP_KEEPCNT", 4)):
-        if hasattr(socket, name):  # not everywhere
+        if hasattr(socket, name):  # depends on the system
             link.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
 
 
 def _left(deadline):
+    """Seconds until `deadline`, above 0."""
     return max(0.01, deadline - time.monotonic())
 
 
-def meet(patience=PATIENCE, say=print):
-    """The machines that work together: those of TF_CONFIG, or this one alone."""
+def meet(timeout=MEET_SECONDS, say=print):
+    """The machines of this run: a Meeting of those in TF_CONFIG, or Alone."""
     cluster = cluster_from()
-    return Alone() if cluster is None else Meeting(cluster, patience, say)
+    return Alone() if cluster is None else Meeting(cluster, timeout, say)

@@ -1,4 +1,4 @@
-"""How TensorFlow starts: late, and without greetings."""
+"""Imports TensorFlow without the messages that it logs at start."""
 
 import contextlib
 import os
@@ -8,10 +8,10 @@ LOG_ASKED_FOR = "TF_CPP_MIN_LOG_LEVEL" in os.environ  # before import_tensorflow
 
 @contextlib.contextmanager
 def without_greetings():
-    """stderr rests in this block, unless TF_CPP_MIN_LOG_LEVEL asks for TensorFlow's log. Gives the
-    descriptor that still is it.
+    """Silences stderr inside the block, unless TF_CPP_MIN_LOG_LEVEL asks for TensorFlow's log.
 
-    TensorFlow writes some of its greetings before it reads its own log level.
+    Yields a file descriptor that still writes to stderr. The log level alone is not enough:
+    TensorFlow writes some messages before it reads the level.
     """
     if LOG_ASKED_FOR:
         yield 2
@@ -27,13 +27,11 @@ def without_greetings():
 
 
 def import_tensorflow():
-    """Imports TensorFlow without its greetings, which would bury the one line a user's mistake is
-    answered with.
-    """
+    """Imports TensorFlow silently, so that an error message of one line is not lost in its log."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     with without_greetings():
         import tensorflow
     if not LOG_ASKED_FOR:
-        # One class makes all steps, which TensorFlow takes for one function that is traced again
-        # and again.
+        # Every Step is traced once, but they share one class. TensorFlow takes them for one function
+        # and warns about retracing.
         tensorflow.get_logger().setLevel("ERROR")

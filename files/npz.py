@@ -4,6 +4,7 @@ import contextlib
 import io
 import math
 import os
+import warnings
 import zipfile
 
 import numpy as np
@@ -89,7 +90,10 @@ def _npy(name, data):
     }
     if version not in read_header:
         raise ValueError(f"{name} has .npy format {version}, which is not supported")
-    shape, fortran, dtype = read_header[version](file, max_header_size=HEADER)
+    with warnings.catch_warnings():
+        # NumPy warns that headers from Python 2, and some damaged ones, are slow to parse.
+        warnings.simplefilter("ignore", UserWarning)
+        shape, fortran, dtype = read_header[version](file, max_header_size=HEADER)
     if dtype.kind not in NUMBERS + "U" or dtype.itemsize == 0:
         raise ValueError(f"{name} has dtype {dtype}, expected numbers")
     size = len(data) - file.tell()

@@ -1,4 +1,4 @@
-"""TF_CONFIG, and how machines meet: threads stand for machines here."""
+"""TF_CONFIG, and how machines connect: each thread plays a machine."""
 
 import concurrent.futures
 import json
@@ -16,13 +16,13 @@ def config(cluster, kind="worker", index=0):
     return {"TF_CONFIG": json.dumps({"cluster": cluster, "task": {"type": kind, "index": index}})}
 
 
-def everywhere(count, act, patience=20):
-    """act(meeting) on `count` machines at once; what each returned or raised."""
+def everywhere(count, act, timeout=20):
+    """Calls act(meeting) on `count` machines at once; a list of what each returned or raised."""
     where = addresses(count)
 
     def machine(index):
         try:
-            return act(Meeting(Cluster(where, index), patience, say=lambda line: None))
+            return act(Meeting(Cluster(where, index), timeout, say=lambda line: None))
         except (UserError, PeerLost) as error:
             return error
 
@@ -30,14 +30,12 @@ def everywhere(count, act, patience=20):
         return list(pool.map(machine, range(count)))
 
 
-def all_refused(clusters, said, patience=10):
-    """Machines that meet as `clusters` say are all told why they cannot, in words that match
-    `said`.
-    """
+def all_refused(clusters, message, timeout=10):
+    """Each machine with its Cluster in `clusters` raises a UserError that matches `message`."""
 
     def machine(cluster):
-        with pytest.raises(UserError, match=said):
-            Meeting(cluster, patience, say=lambda line: None)
+        with pytest.raises(UserError, match=message):
+            Meeting(cluster, timeout, say=lambda line: None)
         return True
 
     with concurrent.futures.ThreadPoolExecutor(len(clusters)) as pool:
@@ -103,9 +101,9 @@ def test_without_tf_config_a_machine_is_alone_and_agrees_with_itself(monkeypatch
 @pytest.mark.parametrize("count", [2, 3])
 def test_everyone_hears_what_everyone_says_in_their_order(count):
     def act(meeting):
-        said = [meeting.exchange({"index": meeting.index, "round": n}) for n in range(3)]
+        values = [meeting.exchange({"index": meeting.index, "round": n}) for n in range(3)]
         meeting.close()
-        return meeting.chief, said
+        return meeting.chief, values
 
     expected = [[{"index": i, "round": n} for i in range(count)] for n in range(3)]
     assert everywhere(count, act) == [(index == 0, expected) for index in range(count)]
@@ -136,7 +134,7 @@ def test_a_machine_that_leaves_is_missed_at_once():
         meeting.close()
         return time.monotonic() - begin
 
-    results = everywhere(3, act, patience=30)
+    results = everywhere(3, act, timeout=30)
     assert results[1] is None and max(results[0], results[2]) < 15
 
 
@@ -144,14 +142,14 @@ def test_a_machine_that_leaves_is_missed_at_once():
 def test_a_machine_that_never_comes_is_named(index, missing):
     where = addresses(2)
     with pytest.raises(UserError) as refusal:
-        Meeting(Cluster(where, index), patience=1, say=lambda line: None)
+        Meeting(Cluster(where, index), timeout=1, say=lambda line: None)
     assert where[missing] in str(refusal.value) and "within 1 s" in str(refusal.value)
 
 
 def test_those_who_came_hear_who_did_not():
     where = addresses(3)
     all_refused(
-        [Cluster(where, 0), Cluster(where, 1)], f"{where[2]} did not come within 1 s", patience=1
+        [Cluster(where, 0), Cluster(where, 1)], f"{where[2]} did not connect within 1 s", timeout=1
     )
 
 
@@ -159,7 +157,7 @@ def test_a_port_that_is_taken_is_named():
     with socket.create_server(("", 0)) as taken:
         where = (f"127.0.0.1:{taken.getsockname()[1]}", "127.0.0.1:1")
         with pytest.raises(UserError, match="cannot be opened"):
-            Meeting(Cluster(where, 0), patience=2, say=lambda line: None)
+            Meeting(Cluster(where, 0), timeout=2, say=lambda line: None)
 
 
 def test_machines_with_other_lists_are_refused_on_all():
@@ -169,9 +167,7 @@ def test_machines_with_other_lists_are_refused_on_all():
 
 def test_two_machines_with_one_index_are_refused_on_all():
     where = addresses(3)
-    all_refused(
-        [Cluster(where, index) for index in (0, 1, 1)], "two machines say they are machine 1"
-    )
+    all_refused([Cluster(where, index) for index in (0, 1, 1)], "two machines have the index 1")
 
 
 def test_another_service_at_the_chiefs_address_is_told_apart():
@@ -188,8 +184,8 @@ def test_another_service_at_the_chiefs_address_is_told_apart():
 
         answered = pool.submit(answer)
         where = (f"127.0.0.1:{service.getsockname()[1]}", "127.0.0.1:1")
-        with pytest.raises(UserError, match="something else than this program"):
-            Meeting(Cluster(where, 1), patience=5, say=lambda line: None)
+        with pytest.raises(UserError, match="it is not this program"):
+            Meeting(Cluster(where, 1), timeout=5, say=lambda line: None)
         answered.result(10)
 
 
@@ -217,7 +213,7 @@ def test_strangers_that_knock_are_sent_away():
             return stranger(index)
         if index == 1:
             time.sleep(1)
-        return Meeting(Cluster(where, index), patience=20, say=lambda line: None).exchange(index)
+        return Meeting(Cluster(where, index), timeout=20, say=lambda line: None).exchange(index)
 
     with concurrent.futures.ThreadPoolExecutor(3) as pool:
         assert list(pool.map(machine, range(3))) == [[0, 1], [0, 1], "knocked"]

@@ -1,15 +1,17 @@
-"""files.pickles and files.npz read what parameter files and CIFAR batches hold, and runs nothing
-that a file asks for.
+"""files.pickles and files.npz read parameter files and CIFAR batches, and run nothing that a file
+asks for.
 """
 
 import pickle
+import warnings
+import zipfile
 from collections import OrderedDict
 
 import numpy as np
 import pytest
 from python2 import python2
 
-from files import pickle_reader, pickles
+from files import npz, pickle_reader, pickles
 
 
 def numbered(shape, dtype):
@@ -128,6 +130,17 @@ def test_python_2_cifar_batch_is_read_as_bytes():
 def test_python_2_fortran_and_big_endian_arrays_are_read():
     array = np.asfortranarray(numbered((3, 4), ">f4"))
     assert_same(pickles.load_pickle(python2({"w": array}), encoding="bytes")[b"w"], array)
+
+
+def test_an_npz_from_python_2_is_read_without_a_warning(tmp_path):
+    array = numbered((2, 3), np.float32)
+    header = b"{'descr': '<f4', 'fortran_order': False, 'shape': (2L, 3L), }"
+    with zipfile.ZipFile(tmp_path / "old.npz", "w") as archive:
+        length = len(header).to_bytes(2, "little")
+        archive.writestr("w.npy", b"\x93NUMPY\x01\x00" + length + header + array.tobytes())
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert_same(npz.load_npz(tmp_path / "old.npz")["w"], array)
 
 
 # ------------------------------------------------------------------------------------------ damaged
