@@ -1,1 +1,1 @@
-"""Where steps run: devices, machines, and how TensorFlow starts."""
+"""Where steps run: devices, machines, and the import of TensorFlow."""

@@ -1,4 +1,5 @@
-"""Several machines that run one command: reads TF_CONFIG and connects them before TensorFlow starts.
+"""Several machines that run one command: reads TF_CONFIG and connects them before TensorFlow is
+used.
 
 TensorFlow waits for its peers forever and ignores Ctrl-C and SIGTERM meanwhile. So the machines
 connect here first, over plain sockets and with a timeout. They compare their options and share

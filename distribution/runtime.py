@@ -1,5 +1,5 @@
-"""Where steps run: one device, several GPUs, one CPU split into replicas, several machines; and
-how: XLA, parts, precision.
+"""Where steps run (one device, several GPUs, a CPU split into replicas, several machines) and how
+(XLA, accumulation, precision).
 """
 
 import dataclasses
@@ -16,15 +16,15 @@ from distribution.machines import Alone
 from distribution.startup import without_greetings
 from utils import UserError, cores
 
-START_SECONDS = (
-    180  # in which TensorFlow's servers have to find each other, once all machines have met
-)
+# How long TensorFlow's servers may take to connect, after all machines have met.
+START_SECONDS = 180
 
-# Gates are filled up to a multiple of so many channels on CPUs, where oneDNN's kernels are faster
-# then: bench/channels.py measured it (docs/performance.md). In float32 it is 8 for two more
-# reasons: sums are then to the bit those of the network with all filters there, so that a search
-# takes the same way; and with fewer channels than 8, oneDNN's kernel for AVX2 gets the gradient of
-# a 1x1 convolution with strides wrong (uxlfoundation/oneDNN#6035).
+# On CPUs, gates are padded to a multiple of this many channels, because oneDNN's kernels are faster
+# then (bench/channels.py, docs/performance.md). In float32, 8 has two more reasons:
+# - sums are bit-identical to those of the network with all filters, so a search makes the same
+#   choices;
+# - with fewer than 8 channels, oneDNN's AVX2 kernel computes a wrong gradient of a strided 1x1
+#   convolution (uxlfoundation/oneDNN#6035).
 MULTIPLES = {"float32": 8, "bfloat16": 16, "float16": 1}
 
 
@@ -32,12 +32,16 @@ MULTIPLES = {"float32": 8, "bfloat16": 16, "float16": 1}
 class Runtime:
     """Where steps run and how.
 
-    strategy: tf.distribute.Strategy; compile: whether XLA compiles them; accum: in how many parts a
-    replica takes its batch; precision: float32, bfloat16 or float16, what layers compute in;
-    sync_bn: whether batch norm's statistics span all replicas; gpu: whether they are GPUs;
-    machines: machines.Alone or a machines.Meeting; precision_flag: the option that `precision`
-    comes from, for advice; multiple: what `channel_multiple` gives, None for what suits device and
-    precision.
+    Args:
+        strategy: tf.distribute.Strategy.
+        compile: whether XLA compiles the steps.
+        accum: number of parts that a replica splits its batch into.
+        precision: float32, bfloat16 or float16, the type that layers compute in.
+        sync_bn: whether batch norm uses the statistics of all replicas.
+        gpu: whether the replicas are GPUs.
+        machines: machines.Alone or machines.Meeting.
+        precision_flag: the flag that `precision` comes from, for error messages.
+        multiple: the value of `channel_multiple`; None chooses it by device and precision.
     """
 
     strategy: tf.distribute.Strategy
@@ -56,13 +60,14 @@ class Runtime:
 
     @property
     def parts(self):
-        """In how many parts a global batch is taken, over all replicas."""
+        """Number of parts of a global batch: replicas x accum."""
         return self.replicas * self.accum
 
     @property
     def synchronises(self):
-        """Whether batch statistics need an all-reduce within the forward pass, which XLA cannot
-        compile.
+        """Whether the forward pass contains an all-reduce of batch statistics.
+
+        XLA cannot compile that.
         """
         return self.sync_bn and self.replicas > 1
 
@@ -71,8 +76,9 @@ class Runtime:
         return tf.as_dtype(self.precision)
 
     def channel_multiple(self, masked):
-        """Gates have a multiple of so many channels in a forward pass (nets.gates.Context), of a
-        masked network or another.
+        """The multiple of channels that gates are padded to in a forward pass (nets.gates.Context).
+
+        masked: whether the pass is of a masked network.
         """
         if self.multiple is not None:
             return self.multiple
@@ -83,8 +89,9 @@ class Runtime:
         return MULTIPLES[self.precision]
 
     def check_batch(self, flag, size):
-        """Raises UserError unless a batch of `size` images, which option `flag` asks for, divides
-        into equal parts.
+        """Raises UserError unless a batch of `size` images divides into equal parts.
+
+        flag: the flag that sets the batch size, for the message.
         """
         if size % self.parts:
             raise UserError(
@@ -94,11 +101,10 @@ class Runtime:
 
 
 def choose_gpus(requested, available):
-    """Indices of the GPUs to use. `requested`: list of ids or None; `available`: how many the
-    machine has.
+    """The indices of the GPUs to use; an empty list means the CPU.
 
-    None asks for the first GPU if there is one. An empty list means the CPU. Raises UserError for
-    ids that are not there.
+    requested: list of ids, or None for the first GPU if there is one; available: how many GPUs the
+    machine has. Raises UserError if a requested GPU does not exist.
     """
     if available == 0:
         return []
@@ -106,33 +112,31 @@ def choose_gpus(requested, available):
         return [0]
     missing = [i for i in requested if i not in range(available)]
     if missing:
-        there = ", ".join(map(str, range(available)))
-        raise UserError(f"--gpu_id {missing[0]}: there is no such GPU; this machine has {there}")
+        ids = ", ".join(map(str, range(available)))
+        raise UserError(f"--gpu_id {missing[0]}: there is no such GPU; this machine has {ids}")
     return sorted(set(requested))
 
 
 def check_options(options, machines):
-    """Raises UserError where DeviceOptions contradict each other."""
+    """Raises UserError if engine.options.DeviceOptions contradict each other."""
     if options.cpu_replicas and options.gpu_id is not None:
         raise UserError(
-            "--cpu_replicas splits the CPU and --gpu_id asks for GPUs; leave one of them out"
+            "--cpu_replicas splits the CPU but --gpu_id selects GPUs; leave one of them out"
         )
     if options.cpu_replicas and len(machines.addresses) > 1:
         raise UserError(
-            "--cpu_replicas: in TF_CONFIG each machine without GPUs is one replica; leave"
+            "--cpu_replicas: with TF_CONFIG each machine without GPUs is one replica; leave"
             " --cpu_replicas out"
         )
     if options.sync_bn and options.accum > 1:
         raise UserError(
-            f"--sync_bn needs a replica's batch at once, --accum {options.accum} takes it in parts;"
-            " leave one of them out"
+            f"--sync_bn needs a replica's whole batch, but --accum {options.accum} splits it; leave"
+            " one of them out"
         )
 
 
 def cpu_info():
-    """dict of what the system says of a processor: "model name", "flags" ...; empty where it says
-    nothing.
-    """
+    """dict from /proc/cpuinfo: "model name", "flags" ...; empty if the system has no such file."""
     if not os.path.exists("/proc/cpuinfo"):
         return {}
     with open("/proc/cpuinfo") as file:
@@ -140,24 +144,21 @@ def cpu_info():
 
 
 def make_runtime(options, machines):
-    """(Runtime, lines to say). options: engine.options.DeviceOptions; machines: from machines.meet.
+    """(Runtime, lines to print). options: engine.options.DeviceOptions; machines: machines.meet().
 
-    To be called before TensorFlow has touched a device. Raises UserError for devices that are not
-    there.
+    Call this before TensorFlow uses a device. Raises UserError if a device does not exist or the
+    options contradict each other.
     """
     with machines.together():
         check_options(options, machines)
         gpus = tf.config.list_physical_devices("GPU")
-        chosen = (
-            []
-            if options.cpu_replicas
-            else [gpus[i] for i in choose_gpus(options.gpu_id, len(gpus))]
-        )
+        ids = [] if options.cpu_replicas else choose_gpus(options.gpu_id, len(gpus))
+        chosen = [gpus[i] for i in ids]
     counts = machines.exchange(len(chosen))
     if len(set(counts)) > 1:
         raise UserError(
-            f"--gpu_id: the machines of TF_CONFIG use {', '.join(map(str, counts))} GPUs; each must"
-            " use as many"
+            f"--gpu_id: the machines of TF_CONFIG use {', '.join(map(str, counts))} GPUs; all must"
+            " use the same number"
         )
     tf.config.set_visible_devices(chosen, "GPU")
     for gpu in chosen:
@@ -167,21 +168,26 @@ def make_runtime(options, machines):
     runtime = Runtime(
         strategy, compile, options.accum, options.precision, options.sync_bn, bool(chosen), machines
     )
+    return runtime, _notes(options, runtime)
+
+
+def _notes(options, runtime):
+    """Lines to print about flags that have no effect, or not the usual one."""
     lines = []
-    if options.gpu_id is not None and not chosen:
+    if options.gpu_id is not None and not runtime.gpu:
         lines.append(f"--gpu_id {options.gpu_id[0]}: this machine has no GPU, the CPU is used")
     if options.sync_bn and not runtime.synchronises:
-        lines.append("--sync_bn: there is one replica, nothing to synchronise")
-    if compile and runtime.synchronises:
+        lines.append("--sync_bn has no effect: there is only one replica")
+    if runtime.compile and runtime.synchronises:
         lines.append(
-            "--sync_bn: replicas meet within the forward pass, so steps that use batch statistics"
-            " are not compiled"
+            "--sync_bn: steps that use batch statistics are not compiled, because they exchange"
+            " data between replicas in the forward pass"
         )
-    return runtime, lines
+    return lines
 
 
 def hardware():
-    """The GPUs that are used and the processor, in words."""
+    """The GPUs in use and the processor, as text."""
     gpus = [
         tf.config.experimental.get_device_details(gpu)
         for gpu in tf.config.get_visible_devices("GPU")
@@ -194,6 +200,7 @@ def hardware():
 
 
 def _strategy(gpus, cpu_replicas, machines):
+    """The tf.distribute.Strategy for these devices."""
     if len(machines.addresses) > 1:
         return _several_machines()
     if len(gpus) > 1:
@@ -205,7 +212,7 @@ def _strategy(gpus, cpu_replicas, machines):
 
 
 def _split_cpu(count):
-    """Makes `count` logical devices of the CPU, unless there are as many already."""
+    """Splits the CPU into `count` logical devices, unless it has as many already."""
     cpu = tf.config.list_physical_devices("CPU")[0]
     if len(tf.config.get_logical_device_configuration(cpu) or ()) < count:
         tf.config.set_logical_device_configuration(
@@ -214,44 +221,36 @@ def _split_cpu(count):
 
 
 def _several_machines():
-    """The strategy of several machines, all of which have just met.
+    """The strategy for several machines, to be called right after they have met.
 
-    Its constructor holds Python still until all machines are there, and signals with it. Should one
-    have died since, only a thread outside of Python can end this process, and only another process
-    can say why.
+    Its constructor blocks the interpreter, signal handlers included, until all machines have
+    connected. If a machine has died in the meantime, only a thread outside Python can end this
+    process (faulthandler), and only another process can print why (the shell below).
     """
-    said = (
+    message = (
         "another machine of TF_CONFIG has stopped before TensorFlow could reach it; start the"
-        " command on all again"
+        " command again on all machines"
     )
     handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     with without_greetings() as stderr:
+        script = 'sleep "$1"; kill -0 "$2" && echo "$3" >&2'
         watch = subprocess.Popen(
-            [
-                "sh",
-                "-c",
-                'sleep "$1"; kill -0 "$2" && echo "$3" >&2',
-                "sh",
-                str(START_SECONDS),
-                str(os.getpid()),
-                said,
-            ],
+            ["sh", "-c", script, "sh", str(START_SECONDS), str(os.getpid()), message],
             stderr=stderr,
             start_new_session=True,
         )
         with open(os.devnull, "w") as nowhere:
             faulthandler.dump_traceback_later(START_SECONDS + 2, exit=True, file=nowhere)
             if handlers[signal.SIGINT] is not signal.SIG_IGN:
-                signal.signal(signal.SIGINT, signal.SIG_DFL)  # Python's would wait for Python
+                # Python's own handler would run only after the constructor has returned.
+                signal.signal(signal.SIGINT, signal.SIG_DFL)
             try:
                 strategy = tf.distribute.MultiWorkerMirroredStrategy()
             finally:
                 faulthandler.cancel_dump_traceback_later()
                 os.killpg(watch.pid, signal.SIGKILL)
                 watch.wait()
-                for (
-                    number,
-                    handler,
-                ) in handlers.items():  # TensorFlow has put one there that ends nothing
+                # TensorFlow has installed handlers that do not end the process.
+                for number, handler in handlers.items():
                     signal.signal(number, signal.SIG_DFL if handler is None else handler)
     return strategy

@@ -32,6 +32,6 @@ def import_tensorflow():
     with without_greetings():
         import tensorflow
     if not LOG_ASKED_FOR:
-        # Every Step is traced once, but they share one class. TensorFlow takes them for one function
-        # and warns about retracing.
+        # Every Step is traced once, but all share one class. TensorFlow takes them for one
+        # function and would warn about retracing.
         tensorflow.get_logger().setLevel("ERROR")

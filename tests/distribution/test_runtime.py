@@ -59,15 +59,15 @@ def test_cpu_replicas_split_the_cpu(no_gpu):
 
 
 @pytest.mark.parametrize(
-    "flags, machines, said",
+    "flags, machines, message",
     [
         ({"cpu_replicas": 2, "gpu_id": [0]}, Alone(), "--cpu_replicas splits the CPU"),
         ({"cpu_replicas": 2}, Two(), "leave --cpu_replicas out"),
-        ({"sync_bn": True, "accum": 2}, Alone(), "--sync_bn needs a replica's batch at once"),
+        ({"sync_bn": True, "accum": 2}, Alone(), "--sync_bn needs a replica's whole batch"),
     ],
 )
-def test_devices_that_contradict_each_other_are_refused(no_gpu, flags, machines, said):
-    with pytest.raises(UserError, match=said):
+def test_devices_that_contradict_each_other_are_refused(no_gpu, flags, machines, message):
+    with pytest.raises(UserError, match=message):
         make_runtime(asked(**flags), machines)
 
 
@@ -82,13 +82,13 @@ def test_machines_with_other_numbers_of_gpus_are_refused(no_gpu):
     "flags, lines",
     [
         ({"gpu_id": [3]}, ["--gpu_id 3: this machine has no GPU, the CPU is used"]),
-        ({"sync_bn": True}, ["--sync_bn: there is one replica, nothing to synchronise"]),
+        ({"sync_bn": True}, ["--sync_bn has no effect: there is only one replica"]),
         ({"sync_bn": True, "cpu_replicas": 2}, []),
         (
             {"sync_bn": True, "cpu_replicas": 2, "compile": True},
             [
-                "--sync_bn: replicas meet within the forward pass, so steps that use batch"
-                " statistics are not compiled"
+                "--sync_bn: steps that use batch statistics are not compiled, because they exchange"
+                " data between replicas in the forward pass"
             ],
         ),
     ],
