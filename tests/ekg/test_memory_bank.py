@@ -200,7 +200,7 @@ def test_rows_are_found_as_in_an_array(tmp_path, codec):
     np.testing.assert_array_equal(np.asarray(bank), whole)
     assert np.asarray(bank, np.float32).dtype == np.float32
     for indices in (40, -1, [1.0], [True, False]):
-        with pytest.raises(IndexError, match="numbers from 0 to 39"):
+        with pytest.raises(IndexError, match="numbered from 0 to 39"):
             bank[indices]
 
 
@@ -445,7 +445,7 @@ def test_an_unfinished_bank_that_is_damaged_is_refused(tmp_path, damage):
     elif damage == "another shape":
         shape = (23, 2, 4)
     elif damage == "other batches":
-        with pytest.raises(UserError, match=r"is damaged \(it was begun with other batches\)"):
+        with pytest.raises(UserError, match=r"is damaged \(it was started with other batches\)"):
             begun(tmp_path, shape, plan=plan_of(bank_batches(np.arange(23), 5)))
         return
     elif damage == "another codec":
