@@ -63,8 +63,8 @@ def ours(images, views, batch_size):
         else None
     )
     with contextlib.closing(images.batches(groups, draws)) as batches:
-        for shown, _ in batches:
-            yield len(shown)
+        for used, _ in batches:
+            yield len(used)
 
 
 def parse(argv=None):
@@ -88,8 +88,8 @@ def report(args):
     from dataloader.images import EncodedImages
 
     found = find_imagenet(args.data_path, ("train",))["train"]
-    images = EncodedImages(found.places, args.input_size)
-    encoded = [images.places.read(i) for i in range(min(len(images), IN_MEMORY))]
+    images = EncodedImages(found.files, args.input_size)
+    encoded = [images.files.read(i) for i in range(min(len(images), IN_MEMORY))]
     plainly = lambda data: tf.io.decode_jpeg(data, channels=3)
     resized = lambda data: tf.image.resize(plainly(data), [args.input_size] * 2)
     streams = {

@@ -1,4 +1,4 @@
-"""Data sets by name: images uint8 [N, S, S, 3], as an array or in files, labels int64 [N]."""
+"""Data sets by name: images uint8 [N, S, S, 3], in an array or in files, and labels int64 [N]."""
 
 import dataclasses
 
@@ -9,23 +9,28 @@ from utils import UserError, digest
 
 @dataclasses.dataclass(frozen=True)
 class Augmentation:
-    """How images of a data set become inputs: mean and std of 0..255 pixels by channel; flips;
-    crops from `pad` pixels.
-    """
+    """How images of a data set become inputs of a network."""
 
-    mean: tuple
+    mean: tuple  # of pixels 0..255, per channel
     std: tuple
-    flip: bool
-    pad: int
+    flip: bool  # whether to flip at random
+    pad: int  # pixels per side, before a random crop to the original size
 
 
 @dataclasses.dataclass(frozen=True)
 class Dataset:
-    """A training and a test set: images uint8 [N, S, S, 3] or dataloader.images.EncodedImages,
-    labels int64 [N] below `classes`.
+    """A training set and a test set. The training set is None if it was not asked for.
 
-    The training set is None where it was not asked for. class_names: None where classes are
-    numbers; notes: lines to say.
+    Args:
+        name: of the data set.
+        classes: number of classes.
+        x_train: uint8 [N, S, S, 3], or dataloader.images.EncodedImages.
+        y_train: int64 [N], 0 to classes - 1.
+        x_test, y_test: likewise.
+        augmentation: Augmentation.
+        class_names: list; None if classes are numbers.
+        notes: lines to print.
+        broken_records: records in shards that contain no image and were skipped.
     """
 
     name: str
@@ -37,7 +42,7 @@ class Dataset:
     augmentation: Augmentation
     class_names: list = None
     notes: tuple = ()
-    broken_records: int = 0  # of shards, without an image that could be counted
+    broken_records: int = 0
 
     @property
     def input_size(self):
@@ -45,12 +50,12 @@ class Dataset:
 
     @property
     def encoded(self):
-        """Whether images lie in files and are decoded when they are needed."""
+        """Whether images are in files and are decoded when they are needed."""
         return not isinstance(self.x_test, np.ndarray)
 
     def digest(self):
-        """A few characters that tell this data set from others: by its pixels, or by its files'
-        names and places.
+        """16 hex digits that identify this data set: from its pixels, or from the names of its
+        files and the byte ranges in them.
         """
         arrays = {}
         for name, images, labels in (
@@ -58,52 +63,47 @@ class Dataset:
             ("test", self.x_test, self.y_test),
         ):
             if images is not None:
-                pixels = images.places.arrays() if self.encoded else {"x": images}
-                arrays |= {f"{name} {key}": array for key, array in {**pixels, "y": labels}.items()}
+                parts = images.files.arrays() if self.encoded else {"x": images}
+                arrays |= {f"{name} {key}": array for key, array in {**parts, "y": labels}.items()}
         return digest(arrays)
 
 
 @dataclasses.dataclass(frozen=True)
 class FileOptions:
-    """How images in files are read. input_size: pixels a side; val_labels: list of labels of a flat
-    folder, or None; shuffle_buffer: images of shards that are shuffled among each other.
-    """
+    """How images in files are read."""
 
-    input_size: int = 224
-    val_labels: str = None
-    shuffle_buffer: int = 16384
+    input_size: int = 224  # pixels per side
+    val_labels: str = None  # path of the list of labels of a flat folder, see dataloader.val_labels
+    shuffle_buffer: int = 16384  # images of shards are shuffled within this many images
 
 
-# The published triples of CIFAR, for the channels as they lie in the array. The statistics of the
-# data read the other way round, but a network absorbs the difference and published checkpoints
-# expect these.
+# CIFAR: the published values, in the array's channel order (RGB). The data's own statistics have
+# the reverse order. A network adapts to the difference, and published checkpoints need these.
 AUGMENTATIONS = {
     "CIFAR10": Augmentation((113.9, 123.0, 125.3), (66.7, 62.1, 63.0), flip=True, pad=4),
     "CIFAR100": Augmentation((112.0, 124.0, 129.0), (70.0, 65.0, 68.0), flip=True, pad=4),
-    "DIGITS": Augmentation(
-        (77.7,) * 3, (95.9,) * 3, flip=False, pad=4
-    ),  # a mirrored digit is another sign
-    "ImageNet": Augmentation(
-        (123.675, 116.28, 103.53), (58.395, 57.12, 57.375), flip=True, pad=0
-    ),  # crops come from its loader
+    # No flips: a mirrored digit is not a digit.
+    "DIGITS": Augmentation((77.7,) * 3, (95.9,) * 3, flip=False, pad=4),
+    # No padding: dataloader.views crops.
+    "ImageNet": Augmentation((123.675, 116.28, 103.53), (58.395, 57.12, 57.375), flip=True, pad=0),
 }
 CLASSES = {"CIFAR10": 10, "CIFAR100": 100, "DIGITS": 10}
-IN_FILES = ("ImageNet",)  # how many classes these have, the data say
+IN_FILES = ("ImageNet",)  # their number of classes is found in the data
 DATASETS = (*CLASSES, *IN_FILES)
 
 
 def load_dataset(name, data_path=None, files=None, share=(0, 1)):
-    """The Dataset `name`; `data_path` as in dataloader.cifar or dataloader.imagenet. Raises
-    UserError for data that are missing or damaged.
+    """The Dataset `name`. Raises UserError if data are missing or damaged.
 
-    files: FileOptions for images in files; share: (w, W), which of W machines this is.
+    data_path: see dataloader.cifar and dataloader.imagenet; files: FileOptions, for images in
+    files; share: (w, W), this is machine w of W.
     """
     if name in IN_FILES:
         return _in_files(name, data_path, files, share)
     if name == "DIGITS":
         if data_path is not None:
             raise UserError(
-                f"--data_path {data_path}: DIGITS comes with this program; leave --data_path out"
+                f"--data_path {data_path}: DIGITS needs no files; leave --data_path out"
             )
         from dataloader.digits import load_digits
 
@@ -121,35 +121,33 @@ def _in_files(name, data_path, files, share):
 
     found = find_imagenet(data_path, val_labels=files.val_labels)
     train, val = found["train"], found["val"]
-    in_shards = train.places.file is not None
-    images = EncodedImages(
-        train.places, files.input_size, share, files.shuffle_buffer if in_shards else None
+    in_shards = train.files.file is not None
+    x_train = EncodedImages(
+        train.files, files.input_size, share, files.shuffle_buffer if in_shards else None
     )
-    if not images.fewest:
+    if not x_train.fewest:
         raise UserError(
-            f"--data_path {data_path}: {len(train.places.names)} files are too few for {share[1]}"
+            f"--data_path {data_path}: {len(train.files.names)} files are too few for {share[1]}"
             " machines"
         )
-    classes = len(train.names) if train.names else int(train.labels.max()) + 1
-    test = EncodedImages(val.places, files.input_size, share)
-    arrays = images, train.labels, test, val.labels
-    notes = train.notes + val.notes
     return Dataset(
-        name,
-        classes,
-        *arrays,
-        AUGMENTATIONS[name],
-        train.names,
-        notes,
+        name=name,
+        classes=len(train.names) if train.names else int(train.labels.max()) + 1,
+        x_train=x_train,
+        y_train=train.labels,
+        x_test=EncodedImages(val.files, files.input_size, share),
+        y_test=val.labels,
+        augmentation=AUGMENTATIONS[name],
+        class_names=train.names,
+        notes=train.notes + val.notes,
         broken_records=len(train.notes),
     )
 
 
 def load_test_set(name, data_path=None, files=None, share=(0, 1), classes=None):
-    """The Dataset `name` as load_dataset has it, its training set not read where that would be a
-    search of its own.
+    """Like load_dataset, but without searching the training images of a data set in files.
 
-    classes: of the network, for data whose classes are mere numbers.
+    classes: of the network, for data whose classes are only numbers.
     """
     if name not in IN_FILES:
         return load_dataset(name, data_path)
@@ -158,7 +156,7 @@ def load_test_set(name, data_path=None, files=None, share=(0, 1), classes=None):
 
     val = find_imagenet(data_path, ("val",), files.val_labels, classes)["val"]
     known = len(val.names) if val.names else max(classes or 0, int(val.labels.max()) + 1)
-    test = EncodedImages(val.places, files.input_size, share)
+    test = EncodedImages(val.files, files.input_size, share)
     return Dataset(
         name, known, None, None, test, val.labels, AUGMENTATIONS[name], val.names, val.notes
     )

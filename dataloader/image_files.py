@@ -1,4 +1,4 @@
-"""Where the encoded images of a set are: in files of their own, or each at a place of a shard."""
+"""Where the encoded images of a data set are: one per file, or many per TFRecord shard."""
 
 import dataclasses
 import os
@@ -11,12 +11,16 @@ from files.guards import one_line
 
 
 @dataclasses.dataclass(frozen=True)
-class Places:
-    """Where the N encoded images of a set are.
+class ImageFiles:
+    """The files and byte ranges of the N encoded images of a data set.
 
-    root: the folder; names: bytes [F], files below it; file: int32 [N], which of them image i is
-    in, None where each is a file; offsets, sizes: int64 [N], its bytes in that, None where it is
-    all of it.
+    Args:
+        root: folder.
+        names: bytes [F], the files' paths below `root`.
+        file: int32 [N], the index in `names` of the file that holds image i; None if each file is
+            one image.
+        offsets: int64 [N], the image's first byte in its file; None if each file is one image.
+        sizes: int64 [N], the image's bytes; None if each file is one image.
     """
 
     root: str
@@ -29,25 +33,26 @@ class Places:
         return len(self.names if self.file is None else self.file)
 
     def path(self, i):
-        return os.path.join(
-            self.root, os.fsdecode(bytes(self.names[i if self.file is None else self.file[i]]))
-        )
+        """The path of the file that holds image i."""
+        name = self.names[i if self.file is None else self.file[i]]
+        return os.path.join(self.root, os.fsdecode(bytes(name)))
 
     def name(self, i):
-        """The image in words."""
-        return one_line(self.path(i)) + (
-            "" if self.offsets is None else f", the image at byte {self.offsets[i]}"
-        )
+        """Names image i in a message."""
+        path = one_line(self.path(i))
+        return path if self.offsets is None else f"{path}, the image at byte {self.offsets[i]}"
 
     def read(self, i, most=LARGEST):
-        """The bytes of image i, or its first `most`. Raises OSError, ValueError for what is no
-        file, too large or cut short.
+        """The bytes of image i, or only the first `most`.
+
+        Raises OSError, or ValueError if the path is not a regular file, or the image is too large
+        or cut short.
         """
         descriptor = os.open(self.path(i), os.O_RDONLY | os.O_NONBLOCK)  # a pipe would block
         try:
             status = os.fstat(descriptor)
             if not stat.S_ISREG(status.st_mode):
-                raise ValueError("it is no file")
+                raise ValueError("it is not a regular file")
             size = status.st_size if self.sizes is None else int(self.sizes[i])
             if size > LARGEST:
                 raise ValueError(f"an encoded image of {size} bytes")
@@ -60,5 +65,5 @@ class Places:
         return data
 
     def arrays(self):
-        """What tells this set from others, a dict of arrays."""
+        """dict of arrays that identifies the data set, for its digest in a run's folder."""
         return {name: value for name, value in vars(self).items() if isinstance(value, np.ndarray)}

@@ -19,7 +19,7 @@ LABEL_OF = {data: label for label, _, data in TRAIN + VAL}
 
 def check(found, images):
     """Every image is there once, with its label."""
-    seen = [(found.places.read(i), int(label)) for i, label in enumerate(found.labels)]
+    seen = [(found.files.read(i), int(label)) for i, label in enumerate(found.labels)]
     assert collections.Counter(seen) == collections.Counter(
         (data, label) for label, _, data in images
     )
@@ -111,12 +111,12 @@ def test_numbers_of_the_development_kit_are_those_of_its_meta_mat(tmp_path):
     truth = tmp_path / "ILSVRC2012_validation_ground_truth.txt"
     truth.write_text("".join(f"{ids[label]}\n" for _, label in listed))
     write_folders(tmp_path / "train", TRAIN)
-    with pytest.raises(UserError, match=r"meta.mat; put that beside it"):
+    with pytest.raises(UserError, match=r"meta.mat; put it in the same folder"):
         find_imagenet(str(tmp_path), ("val",), str(truth))
     io.savemat(tmp_path / "meta.mat", {"synsets": synsets.reshape(-1, 1)})
     check(find_imagenet(str(tmp_path), ("val",), str(truth))["val"], VAL)
     (tmp_path / "meta.mat").write_bytes(b"MATLAB" * 100)
-    with pytest.raises(UserError, match=r"meta.mat is no meta.mat of ILSVRC2012"):
+    with pytest.raises(UserError, match=r"meta.mat is not ILSVRC2012's meta.mat"):
         find_imagenet(str(tmp_path), ("val",), str(truth))
 
 
@@ -131,10 +131,10 @@ def test_names_with_spaces_and_endings_that_differ_are_told_apart(tmp_path):
         path.write_text(text)
         assert read_val_labels(str(path), images, list("xyz"))[0].tolist() == [2, 0, 1]
     path.write_text("a b.JPEG 2\nc.JPEG 0\nc.JPEG 1\nc.png 1\n")
-    with pytest.raises(UserError, match=r"c.JPEG is in it with two labels"):
+    with pytest.raises(UserError, match=r"c.JPEG has two labels"):
         read_val_labels(str(path), images, list("xyz"))
     path.write_text("²\n" * 3)
-    with pytest.raises(UserError, match="is none of the 3 classes"):
+    with pytest.raises(UserError, match="is not one of the 3 classes"):
         read_val_labels(str(path), images, list("xyz"))
 
 

@@ -18,9 +18,9 @@ from imagenet_files import pictures, write_folders, write_shards
 from processes import QUIET
 
 from dataloader.augment import DRAWS
+from dataloader.image_files import ImageFiles
 from dataloader.imagenet import find_imagenet
 from dataloader.images import EncodedImages, in_batches
-from dataloader.places import Places
 from dataloader.views import CROP_DRAWS, centre_view
 from utils import UserError
 
@@ -39,7 +39,7 @@ def roots(tmp_path_factory):
 def images_of(root, form, **options):
     found = find_imagenet(str(root / form), ("train",))["train"]
     return (
-        EncodedImages(found.places, SIZE, window=None if form == "folders" else 8, **options),
+        EncodedImages(found.files, SIZE, window=None if form == "folders" else 8, **options),
         found.labels,
     )
 
@@ -53,17 +53,17 @@ def draws_of(groups, views):
 def test_batches_hold_the_images_asked_for(roots, form):
     images, labels = images_of(roots, form)
     groups = [np.array([3, 17, 3]), np.array([23, 0, 9]), np.array([1, 2, 4])]
-    for group, (shown, batch) in zip(groups, images.batches(groups), strict=True):
+    for group, (used, batch) in zip(groups, images.batches(groups), strict=True):
         assert (
-            (shown == group).all() and batch.dtype == np.uint8 and batch.shape == (3, SIZE, SIZE, 3)
+            (used == group).all() and batch.dtype == np.uint8 and batch.shape == (3, SIZE, SIZE, 3)
         )
         for i, image in zip(group, batch):
-            np.testing.assert_array_equal(image, centre_view(images.places.read(i), None, SIZE))
+            np.testing.assert_array_equal(image, centre_view(images.files.read(i), None, SIZE))
     assert sorted(labels) == sorted(label for label, *_ in IMAGES)
     by_label = {}
     for label, _, data in IMAGES:
         by_label.setdefault(label, set()).add(data)
-    assert all(images.places.read(i) in by_label[label] for i, label in enumerate(labels))
+    assert all(images.files.read(i) in by_label[label] for i, label in enumerate(labels))
 
 
 @pytest.mark.parametrize("views", [1, 2])
@@ -123,17 +123,17 @@ def broken_root(tmp_path):
 
 @pytest.mark.parametrize("views", [0, 2])
 def test_broken_images_are_named_counted_and_replaced_by_the_next(broken_root, views):
-    images = EncodedImages(broken_root.places, SIZE)
+    images = EncodedImages(broken_root.files, SIZE)
     lines = []
     images.report = lines.append
     groups = [np.arange(k, k + 4) for k in (0, 4, 8, 12, 16)]
     draws = draws_of(groups, views) if views else None
 
     def seen():
-        return [(shown.tolist(), batch) for shown, batch in images.batches(groups, draws)]
+        return [(used.tolist(), batch) for used, batch in images.batches(groups, draws)]
 
     first = seen()
-    assert [shown for shown, _ in first] == [
+    assert [used for used, _ in first] == [
         [0, 1, 0, 0],
         [4, 5, 6, 7],
         [8, 10, 10, 11],
@@ -147,20 +147,20 @@ def test_broken_images_are_named_counted_and_replaced_by_the_next(broken_root, v
         and "(2 broken so far)" in lines[1]
     )
     assert "No such file" in lines[2]
-    # Known to be broken or not, what is shown is the same: a run that goes on sees what an
+    # Known to be broken or not, the images are the same: a run that goes on sees what an
     # uninterrupted one does.
-    for (shown, batch), (again, other) in zip(first, seen(), strict=True):
-        assert shown == again
+    for (used, batch), (again, other) in zip(first, seen(), strict=True):
+        assert used == again
         np.testing.assert_array_equal(batch, other)
     assert len(lines) == 3
-    good = EncodedImages(broken_root.places, SIZE).batches(
+    good = EncodedImages(broken_root.files, SIZE).batches(
         [np.array([0, 1, 0, 0])], draws and draws[:1]
     )
     np.testing.assert_array_equal(next(good)[1], first[0][1])
 
 
 def test_an_evaluation_needs_every_image(broken_root):
-    images = EncodedImages(broken_root.places, SIZE)
+    images = EncodedImages(broken_root.files, SIZE)
     with pytest.raises(
         UserError, match=rf"{IMAGES[2][1]} cannot be decoded: .*an evaluation needs every image"
     ):
@@ -168,19 +168,19 @@ def test_an_evaluation_needs_every_image(broken_root):
 
 
 def test_a_batch_of_nothing_but_broken_images_ends_the_run(broken_root):
-    images = EncodedImages(broken_root.places, SIZE)
+    images = EncodedImages(broken_root.files, SIZE)
     images.report = lambda line: None
     with pytest.raises(UserError, match="all 2 images are broken, the first because: "):
         list(images.batches([np.array([2, 3])], pool=np.array([3, 2])))
 
 
 def test_where_a_whole_batch_is_broken_the_next_of_the_pool_stands_in(broken_root):
-    images = EncodedImages(broken_root.places, SIZE)
+    images = EncodedImages(broken_root.files, SIZE)
     images.report = lambda line: None
-    (shown, _), (again, _) = images.batches([np.array([2, 3]), np.array([3, 2])])
-    assert shown.tolist() == [4, 4] and again.tolist() == [4, 4]
-    ((shown, _),) = images.batches([np.array([9])], pool=np.array([5, 9, 1]))
-    assert shown.tolist() == [1]
+    (used, _), (again, _) = images.batches([np.array([2, 3]), np.array([3, 2])])
+    assert used.tolist() == [4, 4] and again.tolist() == [4, 4]
+    ((used, _),) = images.batches([np.array([9])], pool=np.array([5, 9, 1]))
+    assert used.tolist() == [1]
 
 
 @pytest.mark.parametrize(
@@ -190,13 +190,13 @@ def test_where_a_whole_batch_is_broken_the_next_of_the_pool_stands_in(broken_roo
 def test_what_is_no_file_is_broken(tmp_path, make):
     write_folders(tmp_path / "train", IMAGES)
     found = find_imagenet(str(tmp_path), ("train",))["train"]
-    path = pathlib.Path(found.places.path(1))
+    path = pathlib.Path(found.files.path(1))
     path.unlink()
     make(path)
-    images = EncodedImages(found.places, SIZE)
+    images = EncodedImages(found.files, SIZE)
     images.report = lambda line: None
-    ((shown, _),) = images.batches([np.array([0, 1])])
-    assert shown.tolist() == [0, 0] and list(images.broken) == [1]
+    ((used, _),) = images.batches([np.array([0, 1])])
+    assert used.tolist() == [0, 0] and list(images.broken) == [1]
 
 
 def test_a_disk_that_fails_is_not_the_images_fault(roots, monkeypatch):
@@ -212,7 +212,7 @@ def test_a_disk_that_fails_is_not_the_images_fault(roots, monkeypatch):
 
 
 def test_a_validation_set_is_looked_at_before_a_run(broken_root):
-    good = EncodedImages(broken_root.places, SIZE)
+    good = EncodedImages(broken_root.files, SIZE)
     with pytest.raises(
         UserError,
         match=rf"{IMAGES[3][1]} is neither a JPEG nor a PNG; an evaluation needs every image",
@@ -220,7 +220,7 @@ def test_a_validation_set_is_looked_at_before_a_run(broken_root):
         good.check()
     with pytest.raises(UserError, match=rf"{IMAGES[9][1]} cannot be read: .*No such file"):
         EncodedImages(
-            dataclasses.replace(broken_root.places, names=broken_root.places.names[4:]), SIZE
+            dataclasses.replace(broken_root.files, names=broken_root.files.names[4:]), SIZE
         ).check()
 
 
@@ -228,8 +228,8 @@ def test_a_stream_that_nobody_closes_does_not_keep_the_program(tmp_path):
     write_folders(tmp_path / "train", IMAGES)
     code = (
         "import sys; sys.path[:0] = sys.argv[1:3]\nimport numpy as np\nfrom dataloader.images"
-        " import EncodedImages\nfrom dataloader.imagenet import find_imagenet\nplaces ="
-        " find_imagenet(sys.argv[3], ('train',))['train'].places\nstream = EncodedImages(places,"
+        " import EncodedImages\nfrom dataloader.imagenet import find_imagenet\nfiles ="
+        " find_imagenet(sys.argv[3], ('train',))['train'].files\nstream = EncodedImages(files,"
         " 32).batches([np.array([0, 1])] * 9)\nnext(stream)"
     )
     root = pathlib.Path(__file__).resolve().parents[2]
@@ -256,21 +256,21 @@ def test_an_epoch_has_each_machines_own_images_in_its_columns(roots, form, machi
 
 def test_images_of_shards_are_shuffled_within_the_window():
     """What is read next lies within `window` images of what would be next without shuffling."""
-    files, each, window = 50, 40, 100
-    names = np.array([b"s%d" % i for i in range(files)])
-    zeros = np.zeros(files * each, np.int64)
-    places = Places("", names, np.repeat(np.arange(files, dtype=np.int32), each), zeros, zeros)
-    images = EncodedImages(places, SIZE, window=window)
+    count, each, window = 50, 40, 100
+    names = np.array([b"s%d" % i for i in range(count)])
+    zeros = np.zeros(count * each, np.int64)
+    file = np.repeat(np.arange(count, dtype=np.int32), each)
+    images = EncodedImages(ImageFiles("", names, file, zeros, zeros), SIZE, window=window)
     order = images.shuffled_batches(10, np.random.default_rng(0)).reshape(-1)
-    assert sorted(order) == list(range(files * each))
-    shards = places.file[order]
-    first_seen = {shard: np.flatnonzero(shards == shard)[0] for shard in range(files)}
+    assert sorted(order) == list(range(count * each))
+    shards = file[order]
+    first_seen = {shard: np.flatnonzero(shards == shard)[0] for shard in range(count)}
     spans = [np.flatnonzero(shards == shard)[-1] - start for shard, start in first_seen.items()]
     assert max(spans) <= each + 2 * window  # a shard is behind when it was read
     assert (
-        np.corrcoef(np.arange(files), [first_seen[shard] for shard in range(files)])[0, 1] < 0.5
+        np.corrcoef(np.arange(count), [first_seen[shard] for shard in range(count)])[0, 1] < 0.5
     )  # and they come in any order
-    inside = [order[shards == shard] for shard in range(files)]
+    inside = [order[shards == shard] for shard in range(count)]
     assert sum((np.diff(ids) > 0).all() for ids in inside) == 0
 
 
@@ -281,7 +281,7 @@ def test_two_machines_decode_the_two_halves_of_what_one_does(roots, views):
     whole = [batch for _, batch in images_of(roots, "folders")[0].batches(groups, draws)]
     for w in range(2):
         images, _ = images_of(roots, "folders", share=(w, 2))
-        for batch, (shown, part) in zip(whole, images.batches(groups, draws), strict=True):
+        for batch, (used, part) in zip(whole, images.batches(groups, draws), strict=True):
             own = images.columns(8)
             np.testing.assert_array_equal(part[own], batch[own])
-            assert part.shape == batch.shape and shown.shape == (8,)
+            assert part.shape == batch.shape and used.shape == (8,)

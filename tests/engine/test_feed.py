@@ -25,13 +25,13 @@ def found(tmp_path_factory):
     root = tmp_path_factory.mktemp("images")
     write_folders(root / "train", IMAGES)
     found = find_imagenet(str(root), ("train",))["train"]
-    with open(found.places.path(BROKEN), "wb") as file:
+    with open(found.files.path(BROKEN), "wb") as file:
         file.write(b"broken")
     return found
 
 
 def feed_of(found, runtime, mib=0, indices=None):
-    images = EncodedImages(found.places, 32)
+    images = EncodedImages(found.files, 32)
     images.report = lambda line: None
     bank = np.arange(24, dtype=np.float16)[:, None, None] + np.zeros(
         (24, 4, 2), np.float16
