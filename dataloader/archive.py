@@ -1,7 +1,7 @@
-"""Reads the files out of a .tar.gz that nobody has to trust, in memory.
+"""Reads the files of an untrusted .tar.gz, in memory.
 
-Python's tarfile follows links, fills up sparse files and reads headers that name further headers;
-none of that is in an archive of a data set, and its reader has hung on made-up ones (CVE-2024-6232,
+Python's tarfile is not used: it follows links, expands sparse files and reads chained headers,
+which archives of data sets do not need. It has also hung on crafted archives (CVE-2024-6232,
 CVE-2025-8194).
 """
 
@@ -14,16 +14,14 @@ LARGEST = 512 << 20  # bytes; the official archives of CIFAR unpack to 186 MB
 
 
 def read_tar_gz(path):
-    """{name of a plain file without its folders: its contents, a memoryview}; other kinds of
-    members are left out.
+    """{name of a regular file, without folders: contents as a memoryview}.
 
-    Raises OSError where the file cannot be read, ValueError where it is damaged, cut short or
-    unpacks to more than LARGEST.
+    Other kinds of members are left out. Raises OSError if the file cannot be read, ValueError if it
+    is damaged, cut short or unpacks to more than LARGEST.
     """
     data = bytearray()
     try:
-        # All of it first: its check sum comes last, after what a reader of single files would look
-        # at.
+        # Unpack everything before reading members, because the check sum is at the end.
         with gzip.open(path) as packed:
             while part := packed.read(1 << 20):
                 data += part
@@ -35,22 +33,24 @@ def read_tar_gz(path):
 
 
 def _members(data):
-    place = 0
-    while any(data[place : place + BLOCK]):  # zeros, or nothing, after the last
-        header = bytes(data[place : place + BLOCK])
-        begin, size = place + BLOCK, _octal(header[124:136])
-        if _octal(header[148:156]) != sum(
-            header[:148] + b" " * 8 + header[156:]
-        ) or begin + size > len(data):
-            raise ValueError(f"a damaged member at byte {place}")
-        if header[156:157] in (b"0", b"\0"):
+    """Yields (name, contents) of the regular files in a .tar."""
+    offset = 0
+    while any(data[offset : offset + BLOCK]):  # the last member is followed by zeros or nothing
+        header = bytes(data[offset : offset + BLOCK])
+        begin, size = offset + BLOCK, _octal(header[124:136])
+        # The header's sum is computed with spaces in place of the sum itself.
+        intact = _octal(header[148:156]) == sum(header[:148] + b" " * 8 + header[156:])
+        if not intact or begin + size > len(data):
+            raise ValueError(f"a damaged member at byte {offset}")
+        if header[156:157] in (b"0", b"\0"):  # regular files
             path = header[:100].partition(b"\0")[0].decode("utf-8", "replace")
             yield path.rpartition("/")[2], data[begin : begin + size]
-        place = begin + -(-size // BLOCK) * BLOCK
+        offset = begin + -(-size // BLOCK) * BLOCK
 
 
 def _octal(field):
+    """The number in a header's field of octal digits."""
     digits = field.strip(b" \0")
     if not re.fullmatch(b"[0-7]{1,11}", digits):
-        raise ValueError("no archive, or a damaged header in it")
+        raise ValueError("it is not a .tar archive, or a header is damaged")
     return int(digits, 8)

@@ -1,60 +1,68 @@
-"""Augmentation in the compiled step, from uint8 images and random numbers that come in as data.
+"""Augmentation in the compiled step, from uint8 images and random numbers that are inputs.
 
-The random numbers of a batch are drawn on the host, some for each view of each image, and travel
-with the batch. So what an image gets depends on the seed and the epoch alone, not on XLA, on
-accumulation or on how many replicas share the batch.
+The random numbers are drawn on the host, for each view of each image, and are part of the batch. So
+the augmentation depends only on the seed and the epoch, not on XLA, accumulation or the number of
+replicas.
 """
 
 import numpy as np
 import tensorflow as tf
 
-DRAWS = 5  # flip, row, column, contrast, saturation; each uniform in [0, 1)
-STRENGTH = 0.2  # contrast and saturation lie in 1 +- this
+DRAWS = 5  # random numbers per view: flip, row, column, contrast, saturation; uniform in [0, 1)
+STRENGTH = 0.2  # contrast and saturation factors are in 1 +- STRENGTH
 
 
 def draw(rng, images, views, draws=DRAWS):
-    """float32 [images, views, draws] of uniform random numbers; those behind DRAWS are for whoever
-    decodes the images.
+    """float32 [images, views, draws], uniform in [0, 1).
+
+    Numbers after the first DRAWS are for the decoder (dataloader.images).
     """
     return rng.random((images, views, draws), np.float32)
 
 
 def normalise(images, augmentation):
-    """float32 [..., S, S, 3] from 0..255 pixels of any type."""
+    """float32 [..., S, S, 3], normalised, from pixels 0..255 of any dtype."""
     mean, std = (tf.constant(value, tf.float32) for value in (augmentation.mean, augmentation.std))
     return (tf.cast(images, tf.float32) - mean) / std
 
 
 def contrast(images, factor):
-    """(x - mean) * factor + mean, the mean by image and channel. images float32 [B, S, S, 3];
-    factor float32 [B].
+    """(x - mean) * factor + mean, with the mean per image and channel.
+
+    images: float32 [B, S, S, 3]; factor: float32 [B].
     """
     mean = tf.reduce_mean(images, [1, 2], keepdims=True)
     return (images - mean) * factor[:, None, None, None] + mean
 
 
 def saturation(images, factor):
-    """HSV saturation times `factor` [B], at most 1: as tf.image.adjust_saturation, without the way
-    through HSV.
+    """Multiplies the HSV saturation by `factor`, up to saturation 1.
 
-    With hue and value kept, a channel's distance to the brightest channel is proportional to the
-    saturation.
+    Same result as tf.image.adjust_saturation, but without converting to HSV: for constant hue and
+    value, a channel's distance to the brightest channel is proportional to the saturation.
+
+    images: float32 [B, S, S, 3]; factor: float32 [B].
     """
     brightest = tf.reduce_max(images, -1, keepdims=True)
     spread = brightest - tf.reduce_min(images, -1, keepdims=True)
-    most = tf.math.divide_no_nan(
-        tf.maximum(brightest, 0.0), spread
-    )  # 1 / saturation; contrast may have left black below 0
+    # 1 / saturation, the largest factor. After `contrast`, pixels may be below 0.
+    most = tf.math.divide_no_nan(tf.maximum(brightest, 0.0), spread)
     return brightest - (brightest - images) * tf.minimum(factor[:, None, None, None], most)
 
 
 def crop(images, top, left, flip, pad):
-    """Images reflect-padded by `pad` and cropped to their size at (top, left), mirrored where
-    `flip`; int32, int32, bool [B].
+    """Pads images by reflection, crops them to their size, and flips them.
+
+    Args:
+        images: [B, S, S, 3], any dtype.
+        top, left: int32 [B], the crop's corner in the padded image.
+        flip: bool [B], whether to flip horizontally.
+        pad: pixels per side.
     """
     size = images.shape[1]
 
-    def source(start):  # the padded image's pixel start + i is the image's pixel at this index
+    def source(start):
+        """int32 [B, S]: the source pixels of the padded image's pixels start + 0, 1, ..."""
         i = tf.abs(start[:, None] + tf.range(size)[None] - pad)
         return tf.where(i >= size, 2 * (size - 1) - i, i)
 
@@ -66,10 +74,10 @@ def crop(images, top, left, flip, pad):
 
 
 def augment(images, draws, augmentation, colour):
-    """float32 [B, V, S, S, 3], normalised views: colour jitter if `colour`, flip and crop.
+    """float32 [B, V, S, S, 3], normalised: V views per image with random flip and crop.
 
-    images: uint8 [B, S, S, 3], or [B, V, S, S, 3] where each view is a crop already; draws: float32
-    [B, V, DRAWS].
+    images: uint8 [B, S, S, 3], or [B, V, S, S, 3] if they are crops already; draws: float32
+    [B, V, DRAWS]; colour: whether to change contrast and saturation too.
     """
     b, v = draws.shape[:2]
     draws = tf.unstack(tf.reshape(draws, [b * v, DRAWS]), axis=1)

@@ -1,6 +1,4 @@
-"""CIFAR-10 and CIFAR-100 from where the user has them: the official folders, their archive, an
-.npz, or Keras' cache.
-"""
+"""Loads CIFAR-10 and CIFAR-100 from the official folder or archive, an .npz, or Keras' cache."""
 
 import contextlib
 import io
@@ -13,9 +11,8 @@ from dataloader.archive import read_tar_gz
 from files import guards, npz, pickle_reader, pickles
 from utils import UserError
 
-# Official files: name of the python folder and of the binary one, training files, test file, key of
-# the labels, and how many label bytes an image has in the binary form, the last being the one that
-# counts.
+# The official files: names of the python and the binary folder, of the training and test files, the
+# key of the labels, and label bytes per image in the binary format (the last one is the label).
 OFFICIAL = {
     "CIFAR10": dict(
         python="cifar-10-batches-py",
@@ -48,9 +45,9 @@ PIXELS = 32 * 32 * 3
 def load_cifar(name, classes, data_path=None):
     """(x_train, y_train, x_test, y_test): uint8 [N, 32, 32, 3], int64 [N].
 
-    data_path: a folder that is, or holds, the official python or binary folder; its .tar.gz; an
-    .npz with x_train, y_train, x_test, y_test; or None for Keras' cache and, failing that, its
-    download. Raises UserError naming what is wrong.
+    data_path: the official python or binary folder, or a folder that contains it; its .tar.gz; an
+    .npz with x_train, y_train, x_test, y_test; or None for Keras' cache, or else its download.
+    Raises UserError if data are missing or invalid.
     """
     if data_path is None:
         arrays = _from_keras(name)
@@ -66,6 +63,7 @@ def load_cifar(name, classes, data_path=None):
 
 
 def _checked(arrays, name, classes, source):
+    """The arrays as load_cifar returns them. Raises UserError if they are invalid."""
     checked = []
     for split in (0, 2):
         images, labels = arrays[split], arrays[split + 1]
@@ -79,10 +77,10 @@ def _checked(arrays, name, classes, source):
                 f"{source}: {labels.size} labels ({labels.dtype}) for {len(images)} images"
             )
         labels = labels.reshape(-1).astype(np.int64)
-        strange = labels[(labels < 0) | (labels >= classes)]
-        if len(strange):
+        invalid = labels[(labels < 0) | (labels >= classes)]
+        if len(invalid):
             raise UserError(
-                f"{source}: label {strange[0]} is none of the {classes} classes of {name}"
+                f"{source}: label {invalid[0]} is not one of the {classes} classes of {name}"
             )
         checked += [images, labels]
     return tuple(checked)
@@ -94,34 +92,29 @@ def _from_npz(path):
     except OSError as error:
         raise UserError(f"--data_path {path}: {error.strerror or error}") from error
     except ValueError as error:
-        raise UserError(f"--data_path {path} is no usable .npz: {error}") from error
+        raise UserError(f"--data_path {path} is not a usable .npz: {error}") from error
     return list(arrays.values())
 
 
 def _from_keras(name):
-    """From Keras' cache, or its download into it; Keras is asked to fetch, not to read: its reader
-    unpickles.
+    """From Keras' cache, or from its download.
+
+    Keras only fetches the archive. It is read here, because Keras would unpickle it.
     """
     official = OFFICIAL[name]
-    for home in (
-        os.environ.get("KERAS_HOME") or os.path.expanduser("~/.keras"),
-        "/tmp/.keras",
-    ):  # as Keras looks for it
-        for folder in (
-            official["python"],
-            os.path.join(f"{official['python']}-target", official["python"]),
-        ):
-            folder = os.path.join(home, "datasets", folder)
-            # A folder that Keras was kept from filling is none.
-            if all(
-                os.path.isfile(os.path.join(folder, file))
-                for file in [*official["train"], official["test"]]
-            ):
-                return _from_folder(name, pathlib.Path(folder))
+    files = [*official["train"], official["test"]]
+    keras_home = os.environ.get("KERAS_HOME") or os.path.expanduser("~/.keras")
+    for home in (keras_home, "/tmp/.keras"):
+        # Keras 2 and Keras 3 unpack to different folders.
+        for parent in ("", f"{official['python']}-target"):
+            folder = pathlib.Path(home, "datasets", parent, official["python"])
+            # Skip a folder that Keras could not fill completely.
+            if all(os.path.isfile(folder / file) for file in files):
+                return _from_folder(name, folder)
     import tensorflow as tf
 
     try:
-        with contextlib.redirect_stdout(io.StringIO()):  # its progress bar is made for terminals
+        with contextlib.redirect_stdout(io.StringIO()):  # its progress bar is for terminals
             path = tf.keras.utils.get_file(
                 f"{official['python']}.tar.gz", official["origin"], file_hash=official["sha256"]
             )
@@ -139,12 +132,13 @@ def _from_archive(name, path):
         files = read_tar_gz(path)
     except (OSError, ValueError) as error:
         raise UserError(
-            f"--data_path {path} is no .tar.gz or cut short: {guards.one_line(error)}"
+            f"--data_path {path} is not a .tar.gz, or is cut short: {guards.one_line(error)}"
         ) from error
     return _from_files(name, path, set(files), files.__getitem__)
 
 
 def _from_folder(name, path):
+    """From the official python or binary folder `path`, or from one below it."""
     official = OFFICIAL[name]
     names = {
         official["test"],
@@ -153,15 +147,12 @@ def _from_folder(name, path):
         *official["binary_train"],
     }
     for folder in (path, path / official["python"], path / official["binary"]):
-        files = (
-            {entry.name for entry in folder.iterdir() if entry.is_file()}
-            if folder.is_dir()
-            else set()
-        )
+        if not folder.is_dir():
+            continue
+        files = {entry.name for entry in folder.iterdir() if entry.is_file()}
         if files & names:
-            return _from_files(
-                name, folder, files, lambda file, folder=folder: guards.read_file(folder / file)
-            )
+            read = lambda file, folder=folder: guards.read_file(folder / file)
+            return _from_files(name, folder, files, read)
     raise UserError(
         f"--data_path {path}: neither {official['python']} nor {official['binary']} is in this"
         " folder"
@@ -169,7 +160,10 @@ def _from_folder(name, path):
 
 
 def _from_files(name, source, files, read):
-    """The arrays of an official folder. files: the names in it; read(name) -> bytes."""
+    """The arrays of an official folder or archive.
+
+    source: its name, for messages; files: set of the file names in it; read(name) -> bytes.
+    """
     official = OFFICIAL[name]
     binary = not files & {official["test"], *official["train"]}
     train = official["binary_train" if binary else "train"]
@@ -178,13 +172,11 @@ def _from_files(name, source, files, read):
     if missing:
         raise UserError(f"--data_path {source}: {missing[0]} is missing")
 
-    def one(file):
+    def parse(file):
         try:
-            return (
-                _binary(read(file), official["label_bytes"])
-                if binary
-                else _python(read(file), official["labels"])
-            )
+            if binary:
+                return _parse_binary(read(file), official["label_bytes"])
+            return _parse_python(read(file), official["labels"])
         except pickle_reader.UnsafePickle as error:
             raise UserError(f"{source}: {file} is refused: it names {error}") from error
         except OSError as error:
@@ -192,44 +184,47 @@ def _from_files(name, source, files, read):
         except ValueError as error:
             raise UserError(f"{source}: {file} is damaged or cut short: {error}") from error
 
-    batches = [one(file) for file in [*train, test]]
-    # The official files of a set are of one size, and a test set is a fifth of its training set: a
-    # file cut at the end of an image shows here.
+    batches = [parse(file) for file in [*train, test]]
+    # All training files have the same size, five times the test set in total. So a file that is cut
+    # exactly between two images is detected here.
     for file, (images, _) in zip(train, batches):
         if len(images) * len(train) != 5 * len(batches[-1][0]):
             counts = f"{len(images)} images, {test} {len(batches[-1][0])}"
-            raise UserError(f"{source}: {file} holds {counts}: one of them is cut short")
+            raise UserError(f"{source}: {file} has {counts}: one of them is cut short")
     x_train, y_train = (np.concatenate(part) for part in zip(*batches[:-1]))
     return [x_train, y_train, *batches[-1]]
 
 
-def _python(data, labels_key):
+def _parse_python(data, labels_key):
+    """(images, labels) of a file in the python format."""
     content = pickles.load_pickle(data, encoding="bytes")
     if not isinstance(content, dict) or b"data" not in content or labels_key not in content:
-        raise ValueError(f"it has no {labels_key.decode()} and data")
+        raise ValueError(f"it has no {labels_key.decode()} or no data")
     rows, labels = content[b"data"], content[labels_key]
-    if isinstance(labels, list) and all(
-        type(label) is int for label in labels
-    ):  # lists in lists may stand for 2^n labels
+    # Only a flat list: nested lists of a malicious file may expand to 2^n labels.
+    if isinstance(labels, list) and all(type(label) is int for label in labels):
         labels = np.asarray(labels)
-    arrays = isinstance(rows, np.ndarray) and isinstance(labels, np.ndarray)
-    if (
-        not arrays
-        or rows.dtype != np.uint8
-        or rows.shape[1:] != (PIXELS,)
-        or labels.shape != rows.shape[:1]
-    ):
-        raise ValueError(f"it holds no rows of {PIXELS} bytes with a label each")
+    valid = (
+        isinstance(rows, np.ndarray)
+        and isinstance(labels, np.ndarray)
+        and rows.dtype == np.uint8
+        and rows.shape[1:] == (PIXELS,)
+        and labels.shape == rows.shape[:1]
+    )
+    if not valid:
+        raise ValueError(f"it does not have rows of {PIXELS} bytes with one label each")
     return _images(rows), labels
 
 
-def _binary(data, label_bytes):
+def _parse_binary(data, label_bytes):
+    """(images, labels) of a file in the binary format."""
     record = PIXELS + label_bytes
     if not data or len(data) % record:
-        raise ValueError(f"{len(data)} bytes are no whole number of images of {record}")
+        raise ValueError(f"{len(data)} bytes are not a whole number of images of {record} bytes")
     rows = np.frombuffer(data, np.uint8).reshape(-1, record)
     return _images(rows[:, label_bytes:]), rows[:, label_bytes - 1].astype(np.int64)
 
 
 def _images(rows):
+    """uint8 [N, 32, 32, 3] from rows uint8 [N, 3072], channels first."""
     return np.ascontiguousarray(rows.reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1))

@@ -1,7 +1,7 @@
-"""Decodes images that nobody has to trust.
+"""Decodes untrusted JPEG and PNG images.
 
-The decoders take memory for the size that an image's header announces, and time for each scan of a
-progressive JPEG, so both are bounded before they see it.
+The decoders allocate the size that an image's header announces, and take time for each scan of a
+progressive JPEG. So both are checked before an image is decoded.
 """
 
 import re
@@ -10,40 +10,45 @@ import tensorflow as tf
 
 from files.guards import refusals
 
-# 8192 x 8192, 200 MB as uint8 RGB. A JPEG may announce 65,500 x 65,500; a photograph has 2**18 to
+# 8192 x 8192, 200 MB as uint8 RGB. A JPEG may announce 65,500 x 65,500; photographs have 2**18 to
 # 2**25 pixels.
 MOST_PIXELS = 2**26
-MOST_SCANNED = 2**30  # pixels times scans: a second or some. A progressive photograph has ten scans
-LARGEST = 2**25  # bytes of an encoded image; decoding takes eight times that besides the pixels
+# Pixels x scans, a few seconds of decoding. Progressive photographs have about ten scans.
+MOST_SCANNED = 2**30
+LARGEST = 2**25  # bytes of an encoded image; decoding takes eight times that, plus the pixels
 JPEG, PNG = b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n"
-SCAN = re.compile(b"\xff\xda")  # faster than bytes.count
+SCAN = re.compile(b"\xff\xda")  # starts a scan; the regex is faster than bytes.count
 
 
 def decode_image(encoded, scans=None, exact=True):
-    """uint8 [H, W, 3] of a JPEG or PNG, whichever its first bytes say it is: colour, grey, CMYK,
-    palette, 16 bit, alpha.
+    """uint8 [H, W, 3] of a JPEG or PNG: colour, grey, CMYK, palette, 16 bit or alpha.
 
-    encoded: scalar string; scans: what `count_scans` said of it, int64, None to count them here,
-    which is slower; exact: a JPEG to the bit as the libraries decode it that networks were trained
-    with; otherwise a tenth faster, off by 2 of 255 on average. Raises ValueError of one line for
-    what is damaged, neither, or beyond the bounds above. In a graph TensorFlow raises its own
-    error, when the graph runs; `files.guards.refusals` around that makes it a ValueError.
+    The first bytes decide which of the two it is.
+
+    encoded: scalar string. scans: int64 from `count_scans`; None counts them here, which is slower.
+    exact: decode a JPEG bit-identically to the libraries that networks were trained with; otherwise
+    10 % faster, with a mean error of 2 of 255.
+
+    Raises ValueError (one line) if the image is damaged, of another format, or beyond the limits
+    above. In a graph, TensorFlow raises its own error when the graph runs; use
+    `files.guards.refusals` there to get a ValueError.
     """
     return _decode(encoded, scans, None, exact)
 
 
 def decode_window(encoded, window, scans=None, exact=True):
-    """As decode_image, of the part window(height, width) -> int32 [4]: top, left, height, width,
-    within the image.
+    """Like decode_image, but only a part of the image. A JPEG is not decoded beyond it.
 
-    A JPEG is not decoded beyond it.
+    window(height, width) -> int32 [4]: top, left, height, width of the part, within the image.
     """
     return _decode(encoded, scans, window, exact)
 
 
 def count_scans(encoded):
-    """At least the number of scans of a JPEG, bytes: a byte 255 of data is followed by 0, so these
-    two always begin one, or lie in a thumbnail.
+    """An upper bound of the number of scans of a JPEG, given as bytes.
+
+    In image data a byte 255 is followed by 0, so the marker always starts a scan, or is part of a
+    thumbnail.
     """
     return len(SCAN.findall(encoded))
 
@@ -77,7 +82,7 @@ def _jpeg(encoded, scans, window, exact):
 
 def _png(encoded, is_png, window):
     with tf.control_dependencies([tf.debugging.Assert(is_png, ["neither a JPEG nor a PNG"])]):
-        # IHDR is always first: behind the magic, a length and its name stand width and height.
+        # The chunk IHDR is always first: 4 bytes length, 4 bytes name, then width and height.
         size = tf.io.decode_raw(
             tf.strings.substr(encoded, len(PNG) + 8, 8), tf.int32, little_endian=False
         )
@@ -91,6 +96,7 @@ def _png(encoded, is_png, window):
 
 
 def _bounded(height, width, scans=1):
+    """[assertion that the image is within the limits]. height, width, scans: int64 scalars."""
     sides = (height > 0) & (width > 0) & (width <= MOST_PIXELS) & (height <= MOST_PIXELS)
     ok = sides & (height * width <= MOST_PIXELS) & (height * width * scans <= MOST_SCANNED)
     return [

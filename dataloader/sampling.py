@@ -1,4 +1,4 @@
-"""Which images go where: D_val and D_subset of a training set, batches for training, padded batches
+"""Selects images: D_val and D_subset of a training set, batches for training, and padded batches
 for everything else.
 """
 
@@ -6,15 +6,23 @@ import numpy as np
 
 from utils import UserError
 
-LEAST_PER_CLASS = 32  # images of a class in D_subset, unless fewer are asked for
+LEAST_PER_CLASS = 32  # images per class that D_subset needs, unless fewer are asked for
 
 
 def select_subsets(labels, classes, val_per_class, subset_per_class, seed, names=None):
-    """(val, subset): indices into the training set, int64, each shuffled once by `seed`.
+    """(val, subset): int64 indices into the training set, each shuffled once by `seed`.
 
-    D_val: the last `val_per_class` images of each class in data-set order; D_subset: the first
-    `subset_per_class`, or as many as D_val leaves. names: what the classes are called, None for
-    their numbers. Raises UserError where a class is too small.
+    D_val has the last `val_per_class` images of each class, in the order of the data set. D_subset
+    has the first `subset_per_class`, or as many as D_val leaves.
+
+    Args:
+        labels: int64 [N].
+        classes: number of classes.
+        val_per_class, subset_per_class: images per class.
+        seed: int.
+        names: names of the classes for the error message; None for their numbers.
+
+    Raises UserError if a class has too few images.
     """
     val, subset, small = [], [], []
     least = min(LEAST_PER_CLASS, subset_per_class)
@@ -40,24 +48,21 @@ def select_subsets(labels, classes, val_per_class, subset_per_class, seed, names
 
 
 def steps_of(count, batch_size):
-    """Steps of an epoch over `count` images; a batch size larger than the set is the set."""
+    """Steps per epoch over `count` images. If the batch is larger than the set, it is the set."""
     return count // min(batch_size, count)
 
 
 def shuffled_batches(count, batch_size, rng):
-    """int64 [steps, B]: the indices of one epoch; the images that fill no whole batch wait for
-    another epoch.
-    """
+    """int64 [steps, B]: shuffled indices of one epoch, without those of a last partial batch."""
     batch_size, steps = min(batch_size, count), steps_of(count, batch_size)
     return rng.permutation(count)[: steps * batch_size].reshape(steps, batch_size)
 
 
 def padded_batches(count, batch_size):
-    """A list of (indices int64 [B], real): the images 0 .. count - 1 in order, all batches of one
-    size B.
+    """A list of (indices int64 [B], real): the images 0 .. count - 1 in batches of equal size B.
 
-    The first `real` of a batch are its own; a last partial batch is filled up with images from the
-    start. A batch size larger than the set is the set.
+    The first `real` images of a batch count. A last partial batch is padded with images from the
+    start. If the batch is larger than the set, it is the set.
     """
     batch_size = min(batch_size, count)
     starts = range(0, count, batch_size)
@@ -65,5 +70,5 @@ def padded_batches(count, batch_size):
 
 
 def columns(size, machines, index):
-    """The slice of a batch of `size` images that machine `index` of `machines` computes."""
+    """The slice of a batch of `size` images that machine `index` of `machines` processes."""
     return slice(index * size // machines, (index + 1) * size // machines)

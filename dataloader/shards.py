@@ -1,11 +1,10 @@
-"""Where the images lie in TFRecord shards, so that each can be read alone and most of a shard need
-not be read to know it.
+"""Finds the byte ranges and labels of the images in TFRecord shards, without reading the images.
 
-A shard is a chain of frames: length, its check sum, data, their check sum. The data are a
-tf.train.Example, a protocol buffer (tensorflow/core/example/feature.proto), whose fields say their
-lengths: going from one to the next finds the label and where the encoded image begins, and leaves
-the image alone, which is nearly all of the shard. No length is believed before it is compared with
-what is there.
+A shard is a sequence of records: length, check sum of the length, data, check sum of the data. The
+data are a tf.train.Example, a protocol buffer (tensorflow/core/example/feature.proto) whose fields
+start with their lengths. So the label and the image's byte range are found by skipping from field
+to field, and the image itself, most of the shard, is not read. The shard is not trusted: each
+length is compared with the bytes that remain.
 """
 
 import mmap
@@ -17,44 +16,46 @@ import numpy as np
 from dataloader.encoded import LARGEST
 from files.guards import one_line
 
-HEAD, TAIL = (
-    struct.Struct("<QI"),
-    4,
-)  # length and its check sum, before a record; the check sum of its data, behind
-MOST_FIELDS = 1000  # of a record; the customary ones have about 15 features of 4 fields
-VARINT, FIXED64, BYTES, FIXED32 = 0, 1, 2, 5  # kinds of fields
+# Before a record: its length and the length's check sum. Behind it: the bytes of its check sum.
+HEAD, TAIL = struct.Struct("<QI"), 4
+MOST_FIELDS = 1000  # per record; usual records have about 15 features of 4 fields
+VARINT, FIXED64, BYTES, FIXED32 = 0, 1, 2, 5  # wire types of fields
 IMAGE, LABEL = b"image/encoded", b"image/class/label"
+NO_EXAMPLE = "it is not a tf.train.Example"
+NOT_ONE_VALUE = "its image or label is not a single value of the right type"
 
 
 def index_shard(path):
-    """(offsets, sizes, labels, problems): int64 [n], int64 [n], int64 [n] of the records that have
-    an image and a label.
+    """(offsets, sizes, labels, problems) of a shard.
 
-    problems: (record from 0, line) of those that have not, and of the place behind which the shard
-    cannot be read. Raises OSError.
+    offsets, sizes, labels: int64 [n] each, for the records that have an image and a label.
+    problems: list of (record number from 0, line) for the other records, and for the record from
+    which on the shard cannot be read. Raises OSError.
     """
     found, problems = [], []
     with open(path, "rb") as file:
         size = os.fstat(file.fileno()).st_size
         if size:
             with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+                # Without this, the system would read ahead, images included.
                 if hasattr(mmap, "MADV_RANDOM"):
-                    data.madvise(mmap.MADV_RANDOM)  # or the system would read the images ahead
-                _walk(data, size, found, problems)
+                    data.madvise(mmap.MADV_RANDOM)
+                _scan(data, size, found, problems)
     offsets, sizes, labels = np.array(found, np.int64).reshape(-1, 3).T
     return offsets, sizes, labels, problems
 
 
-def _walk(data, size, found, problems):
-    place = record = 0
-    while place < size:
-        if size - place < HEAD.size:
-            problems.append((record, f"{size - place} bytes are no record"))
+def _scan(data, size, found, problems):
+    """Appends the (offset, size, label) of each record to `found`, or its problem to `problems`."""
+    offset = record = 0
+    while offset < size:
+        if size - offset < HEAD.size:
+            problems.append((record, f"it is cut short after {size - offset} bytes"))
             return
-        length, _ = HEAD.unpack_from(data, place)
-        begin = place + HEAD.size
-        place = begin + length + TAIL
-        if place > size or length > LARGEST:
+        length, _ = HEAD.unpack_from(data, offset)
+        begin = offset + HEAD.size
+        offset = begin + length + TAIL
+        if offset > size or length > LARGEST:
             problems.append((record, f"it announces {length} bytes"))
             return
         try:
@@ -65,8 +66,8 @@ def _walk(data, size, found, problems):
 
 
 def _example(data, begin, end):
-    """(offset, size, label) of the record data[begin:end]; raises ValueError where there is no such
-    thing.
+    """(offset, size, label) of the image in data[begin:end], one record. Raises ValueError if there
+    is none.
     """
     image = label = None
     budget = [MOST_FIELDS]
@@ -83,73 +84,74 @@ def _example(data, begin, end):
 
 
 def _entry(data, begin, end, budget):
-    """(name, span of the value) of a feature, (None, None) for one of no interest."""
+    """(name, span of the value) of a feature; (None, None) for other features."""
     name = value = None
     for number, span in _messages(data, begin, end, budget):
         if number == 1:
             name = data[span[0] : span[1]] if span[1] - span[0] <= len(LABEL) else b""
             if name not in (IMAGE, LABEL):
-                return None, None  # nearly all
+                return None, None  # nearly all features
         elif number == 2:
             value = span
     return (name, value) if value is not None else (None, None)
 
 
 def _single(data, feature, kind, budget):
-    """(begin, end) of the one value of a feature, whose kind is 1 for bytes, 3 for integers."""
+    """(begin, end) of the only value of a feature. kind: 1 for bytes, 3 for integers."""
     values = [
         span
         for number, content in _messages(data, *feature, budget)
         for _, span in (_messages(data, *content, budget, values=True) if number == kind else ())
     ]
     if len(values) != 1:
-        raise ValueError("an image or a label that is not one value of its kind")
+        raise ValueError(NOT_ONE_VALUE)
     return values[0]
 
 
-def _messages(data, place, end, budget, values=False):
-    """(number, (begin, end)) of the fields of a message that have a length of their own; with
-    `values` plain numbers too.
+def _messages(data, offset, end, budget, values=False):
+    """Yields (field number, (begin, end)) for the fields of a message data[offset:end].
+
+    Only fields of bytes; with `values` also varints. budget: [fields that may still be read].
     """
-    while place < end:
+    while offset < end:
         budget[0] -= 1
         if budget[0] < 0:
-            raise ValueError(f"more than {MOST_FIELDS} fields")
-        key, place = _varint(data, place, end)
+            raise ValueError(f"it has more than {MOST_FIELDS} fields")
+        key, offset = _varint(data, offset, end)
         kind = key & 7
         if kind == BYTES:
-            length, place = _varint(data, place, end)
+            length, offset = _varint(data, offset, end)
         else:
             length = {VARINT: 0, FIXED64: 8, FIXED32: 4}.get(kind)
             if length is None:
-                raise ValueError("it is no tf.train.Example")
-        stop = _varint(data, place, end)[1] if kind == VARINT else place + length
+                raise ValueError(NO_EXAMPLE)
+        stop = _varint(data, offset, end)[1] if kind == VARINT else offset + length
         if stop > end:
-            raise ValueError("it is no tf.train.Example")
+            raise ValueError(NO_EXAMPLE)
         if kind == BYTES or (values and kind == VARINT):
-            yield key >> 3, (place, stop)
-        place = stop
+            yield key >> 3, (offset, stop)
+        offset = stop
 
 
-def _varint(data, place, end):
-    """(value, place behind it) of a number in groups of seven bits, the last without the eighth."""
-    if place < end and data[place] < 128:  # nearly all
-        return data[place], place + 1
+def _varint(data, offset, end):
+    """(value, offset behind it). Each byte holds 7 bits; bit 8 means that more bytes follow."""
+    if offset < end and data[offset] < 128:  # nearly all numbers have one byte
+        return data[offset], offset + 1
     value = 0
     for shift in range(0, 70, 7):
-        if place >= end:
+        if offset >= end:
             break
-        byte = data[place]
-        place += 1
+        byte = data[offset]
+        offset += 1
         value |= (byte & 127) << shift
         if byte < 128:
-            return value, place
-    raise ValueError("it is no tf.train.Example")
+            return value, offset
+    raise ValueError(NO_EXAMPLE)
 
 
 def _integer(data, span):
-    """The int64 that is all of data[begin:end]."""
+    """The int64 in data[begin:end], a varint of exactly these bytes."""
     value, stop = _varint(data, *span)
     if stop != span[1]:
-        raise ValueError("an image or a label that is not one value of its kind")
+        raise ValueError(NOT_ONE_VALUE)
     return value - 2**64 if value >= 2**63 else value

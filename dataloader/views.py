@@ -1,5 +1,5 @@
-"""What a network sees of a photograph: random resized crops for training, the centre for everything
-else; in a graph.
+"""Views of a photograph, computed in a graph: random resized crops for training, the centre for
+everything else.
 """
 
 import numpy as np
@@ -7,16 +7,17 @@ import tensorflow as tf
 
 from dataloader.encoded import decode_image, decode_window
 
-AREA = 0.08, 1.0  # shares of the image that a crop may have
-RATIO = 3 / 4, 4 / 3  # its width by its height
-TRIES = 10  # crops that are drawn until one fits (Szegedy et al. 2015, as customary since)
-CROP_DRAWS = 2 * TRIES  # random numbers that takes: area and ratio of each
-WHOLE = 256 / 224  # length of the shorter side, before the centre is cut out, by the input size
+AREA = 0.08, 1.0  # range of a crop's area / the image's area
+RATIO = 3 / 4, 4 / 3  # range of a crop's width / height
+TRIES = 10  # crops that are tried until one fits (Szegedy et al. 2015, and usual since)
+CROP_DRAWS = 2 * TRIES  # random numbers per view: area and ratio of each try
+WHOLE = 256 / 224  # shorter side / input size, before the centre is cropped
 
 
 def crop_factors(draws):
-    """float32 [..., TRIES, 2]: height and width of each try in an image of area 1, of draws [...,
-    CROP_DRAWS] in [0, 1).
+    """float32 [..., TRIES, 2]: height and width of each try, for an image of area 1.
+
+    draws: float32 [..., CROP_DRAWS] in [0, 1).
     """
     area, ratio = np.moveaxis(draws.reshape(*draws.shape[:-1], TRIES, 2), -1, 0)
     area = AREA[0] + (AREA[1] - AREA[0]) * area
@@ -25,12 +26,13 @@ def crop_factors(draws):
 
 
 def crop_window(height, width, place, factors):
-    """int32 [4]: top, left, height and width of a random resized crop of an image of height x
-    width.
+    """int32 [4]: top, left, height and width of a random resized crop of an image.
 
-    place: float32 [2], where it lies within what is free, uniform in [0, 1); factors: see
-    crop_factors. Of the tries the first that fits counts; if none does it is the centre, as large
-    as RATIO lets it be.
+    The first try that fits is used. If none fits, the crop is the largest one at the centre whose
+    ratio is in RATIO.
+
+    height, width: int32 scalars, of the image; place: float32 [2], vertical and horizontal position
+    of the crop as a fraction of the free space, uniform in [0, 1); factors: see crop_factors.
     """
     size = tf.cast(tf.stack([height, width]), tf.float32)
     crops = tf.maximum(tf.round(factors * tf.sqrt(size[0] * size[1])), 1)
@@ -44,12 +46,17 @@ def crop_window(height, width, place, factors):
 
 
 def training_views(encoded, scans, places, factors, size):
-    """uint8 [V, size, size, 3]: V random resized crops of one image, bilinear; flips and colours
-    come later, in the step.
+    """uint8 [V, size, size, 3]: V random crops of one image, resized bilinearly.
 
-    encoded: scalar string; scans: of a JPEG, int64, or None to count them; places, factors: float32
-    [V, 2], [V, TRIES, 2], see crop_window. For one view no more than its window is decoded; for
-    several the image is, once.
+    Flips and colours follow in the step (dataloader.augment). For one view, only its window is
+    decoded; for several, the whole image is decoded once.
+
+    Args:
+        encoded: scalar string.
+        scans: int64, of a JPEG; None counts them.
+        places: float32 [V, 2], see crop_window.
+        factors: float32 [V, TRIES, 2], see crop_factors.
+        size: pixels per side.
     """
     window = lambda row: lambda height, width: crop_window(height, width, *row)
     rows = list(zip(tf.unstack(places), tf.unstack(factors)))
@@ -64,8 +71,7 @@ def training_views(encoded, scans, places, factors, size):
 
 
 def _resized(images, size):
-    # Without anti-aliasing, which would take as long as the decoding. What is bilinear stays within
-    # 0..255.
+    # No anti-aliasing: it would take as long as decoding. Bilinear values stay within 0..255.
     return tf.cast(
         tf.raw_ops.ResizeBilinear(images=images, size=[size, size], half_pixel_centers=True) + 0.5,
         tf.uint8,
@@ -73,13 +79,14 @@ def _resized(images, size):
 
 
 def centre_view(encoded, scans, size):
-    """uint8 [size, size, 3]: the centre of an image whose shorter side is size * 256 / 224, bicubic
-    with anti-aliasing.
+    """uint8 [size, size, 3]: the centre of the image after resizing.
+
+    The shorter side becomes size * 256 / 224, bicubic with anti-aliasing.
     """
     image = decode_image(encoded, scans)
     shape = tf.cast(tf.shape(image)[:2], tf.float32)
     scale = tf.round(size * WHOLE) / tf.reduce_min(shape)
-    # One kernel scales and cuts out, and computes no more than what is left.
+    # One kernel scales and crops, and computes only the pixels of the crop.
     view = tf.raw_ops.ScaleAndTranslate(
         images=image[None],
         size=[size, size],
