@@ -4,6 +4,7 @@ import contextlib
 import io
 import os
 import pathlib
+import tempfile
 
 import numpy as np
 
@@ -40,6 +41,8 @@ OFFICIAL = {
     ),
 }
 PIXELS = 32 * 32 * 3
+# Where Keras has its cache if it cannot write to the user's home.
+KERAS_FALLBACK = os.path.join("/tmp" if os.path.isdir("/tmp") else tempfile.gettempdir(), ".keras")
 
 
 def load_cifar(name, classes, data_path=None):
@@ -96,6 +99,27 @@ def _from_npz(path):
     return list(arrays.values())
 
 
+def _keras_homes():
+    """The folders in which Keras may have its cache.
+
+    Keras uses the folder for temporary files only if it cannot write to its own. Any user can write
+    there, so it must not be read in other cases: its data may be forged.
+    """
+    user = os.path.expanduser("~")
+    own = os.environ.get("KERAS_HOME")
+    home = own or os.path.join(user, ".keras")
+    writable = _can_create(home) and (own or os.access(user, os.W_OK))
+    return (home,) if writable else (home, KERAS_FALLBACK)
+
+
+def _can_create(folder):
+    """Whether this user can write to `folder`, or create it if it does not exist."""
+    folder = os.path.abspath(folder)
+    while not os.path.exists(folder):
+        folder = os.path.dirname(folder)
+    return os.access(folder, os.W_OK)
+
+
 def _from_keras(name):
     """From Keras' cache, or from its download.
 
@@ -103,8 +127,7 @@ def _from_keras(name):
     """
     official = OFFICIAL[name]
     files = [*official["train"], official["test"]]
-    keras_home = os.environ.get("KERAS_HOME") or os.path.expanduser("~/.keras")
-    for home in (keras_home, "/tmp/.keras"):
+    for home in _keras_homes():
         # Keras 2 and Keras 3 unpack to different folders.
         for parent in ("", f"{official['python']}-target"):
             folder = pathlib.Path(home, "datasets", parent, official["python"])

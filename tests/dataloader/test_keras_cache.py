@@ -1,4 +1,4 @@
-"""CIFAR from Keras' cache: Keras fetches, this project reads."""
+"""CIFAR from Keras' cache: Keras downloads, this project reads."""
 
 import os
 import pickle
@@ -28,6 +28,51 @@ def test_a_folder_that_was_not_filled_is_passed_over(tmp_path, monkeypatch):
     monkeypatch.setenv("KERAS_HOME", str(tmp_path))
     (tmp_path / "datasets" / PYTHON["CIFAR10"]).mkdir(parents=True)
     write_python(tmp_path / "datasets" / f"{PYTHON['CIFAR10']}-target", "CIFAR10", arrays)
+    np.testing.assert_array_equal(load_cifar("CIFAR10", 10)[0], arrays[0])
+
+
+@pytest.mark.parametrize(
+    "read_only, read",
+    [
+        ((), False),
+        (("home",), True),  # Keras cannot create home/.keras
+        (("home/.keras",), True),
+    ],
+)
+def test_the_fallback_that_anyone_may_write_is_read_only_if_keras_would_use_it(
+    tmp_path, monkeypatch, read_only, read
+):
+    """The user's home has no cache; the folder for temporary files has one, perhaps forged."""
+    for folder in ("home", *read_only):
+        (tmp_path / folder).mkdir(parents=True, exist_ok=True)
+    access = os.access  # of the superuser, who may write to read-only folders too
+    locked = {str(tmp_path / folder) for folder in read_only}
+    monkeypatch.setattr(os, "access", lambda path, mode: path not in locked and access(path, mode))
+    monkeypatch.delenv("KERAS_HOME", raising=False)
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.setattr("dataloader.cifar.KERAS_FALLBACK", str(tmp_path / "shared"))
+    forged = generate("CIFAR10")
+    write_python(tmp_path / "shared" / "datasets", "CIFAR10", forged)
+
+    def get_file(*_, **__):
+        raise OSError("no network")
+
+    monkeypatch.setattr("tensorflow.keras.utils.get_file", get_file)
+    if read:
+        np.testing.assert_array_equal(load_cifar("CIFAR10", 10)[0], forged[0])
+    else:
+        with pytest.raises(UserError, match="not in Keras' cache"):
+            load_cifar("CIFAR10", 10)
+
+
+def test_the_fallback_is_read_if_keras_home_cannot_be_written(tmp_path, monkeypatch):
+    arrays, access = generate("CIFAR10"), os.access
+    locked = tmp_path / "locked"
+    locked.mkdir()
+    monkeypatch.setattr(os, "access", lambda path, mode: path != str(locked) and access(path, mode))
+    monkeypatch.setenv("KERAS_HOME", str(locked / "keras"))
+    monkeypatch.setattr("dataloader.cifar.KERAS_FALLBACK", str(tmp_path / "shared"))
+    write_python(tmp_path / "shared" / "datasets", "CIFAR10", arrays)
     np.testing.assert_array_equal(load_cifar("CIFAR10", 10)[0], arrays[0])
 
 
