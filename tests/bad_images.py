@@ -1,5 +1,5 @@
-"""Every bad input of images in files that is tried, as in bad_inputs.py: flags, layouts, lists of
-labels, shards, images.
+"""The bad inputs for images in files, as in bad_inputs.py: flags, layouts, lists of labels, shards,
+images.
 """
 
 import tensorflow as tf
@@ -103,25 +103,25 @@ LISTED = "--val_labels labels.txt"
 DEVKIT = "--val_labels ILSVRC2012_validation_ground_truth.txt"
 # what -> (layout, flags beside --data_path data)
 LAYOUTS = {
-    "a folder that holds nothing": (lambda root: (root / "data").mkdir(), ""),
+    "an empty folder": (lambda root: (root / "data").mkdir(), ""),
     "no val": (train_alone, ""),
-    "train without a folder a class": (flat_train, ""),
+    "train without one folder per class": (flat_train, ""),
     "folders of classes without images": (empty_classes, ""),
     "a class with one image": (small_class, "--val_per_class 1 --subset_per_class 2"),
-    "a class of val that train has not": (strange_class, ""),
+    "a class of val that is not in train": (strange_class, ""),
     "a flat val without `--val_labels`": (flat(b""), ""),
     "`--val_labels` beside folders": (listed_folders, LISTED),
     "`--val_labels` beside shards": (listed_shards, LISTED),
-    "`--val_labels` that is not there": (flat(b""), "--val_labels missing.txt"),
+    "`--val_labels` that does not exist": (flat(b""), "--val_labels missing.txt"),
     "an empty list": (flat(b"\n"), LISTED),
     "a list of 2 labels": (flat(b"1\n2\n"), LISTED),
     "a list without an image": (flat(b"ILSVRC2012_val_00000001.JPEG 1\n" * 12), LISTED),
     "a list with class 7 of 4": (flat(b"7\n" * 12), LISTED),
-    "a list with a wnid of no class": (flat(b"n99999999\n" * 12), LISTED),
-    "a list that is no text": (flat(b"\xff\xfe" * 30), LISTED),
+    "a list with an unknown wnid": (flat(b"n99999999\n" * 12), LISTED),
+    "a list that is not text": (flat(b"\xff\xfe" * 30), LISTED),
     "the development kit's numbers without its meta.mat": (devkit, DEVKIT),
-    "a meta.mat that is none": (strange_meta, DEVKIT),
-    "shards of train alone": (shards_of_train, ""),
+    "a meta.mat of another format": (strange_meta, DEVKIT),
+    "shards of train only": (shards_of_train, ""),
     "shards of train without records": (shards_of([], [1]), ""),
     "shards of val with a label above train's": (shards_of([1, 2], [3]), ""),
     "shards with label -2": (shards_of([1, -2], [1]), ""),
@@ -165,10 +165,10 @@ IMAGES = [
         "--baseline_epoch 5 --baseline_warmup_epoch 5",
     )),
     on_images("no `--data_path`", ""),
-    on_images("`--data_path` that is not there", "--data_path data"),
+    on_images("`--data_path` that does not exist", "--data_path data"),
     *(on_images(what, f"--data_path data {flags}", lay_out) for what, (lay_out, flags) in LAYOUTS.items()),
     on_images("`--accum 3` with 20 images", "--data_path data --accum 3 --val_per_class 1 --subset_per_class 2", folders),
     test_py("`--input_size 64` for CIFAR", "--trained_param param.pkl --input_size 64", saved()),
-    test_py("an image of val that is none", "--trained_param p.pkl --data_path data", evaluated(broken_of_val)),
+    test_py("a file of val that is not an image", "--trained_param p.pkl --data_path data", evaluated(broken_of_val)),
     test_py("a network of 5 classes for folders of 4", "--trained_param p.pkl --data_path data", evaluated(folders, 5)),
 ]  # fmt: skip
