@@ -115,7 +115,7 @@ def learning_rate_at(at, options):
     """The learning rate after `at` epochs, a float that includes the fraction of the current epoch.
 
     options: engine.options.TrainOptions. Schedule "steps" multiplies the rate by decay_rate at each
-    of decay_points (fractions of all epochs, rounded to the start of an epoch). "cosine" follows
+    of decay_points, fractions of all epochs, from the next start of an epoch on. "cosine" follows
     half a cosine down to 0. In both, the rate first rises linearly over the warm_up epochs.
     """
     if at < options.warm_up:
@@ -123,6 +123,7 @@ def learning_rate_at(at, options):
     if options.schedule == "cosine":
         share = (at - options.warm_up) / (options.epochs - options.warm_up)
         return options.learning_rate * 0.5 * (1 + math.cos(math.pi * share))
+    # Without rounding, an error like 0.1 * 3 > 0.3 would delay the decay by an epoch.
     passed = sum(int(at) >= round(point * options.epochs, 6) for point in options.decay_points)
     return options.learning_rate * options.decay_rate**passed
 

@@ -145,9 +145,14 @@ def _in_files(name, data_path, files, share):
 
 
 def load_test_set(name, data_path=None, files=None, share=(0, 1), classes=None):
-    """Like load_dataset, but without searching the training images of a data set in files.
+    """Like load_dataset, but does not search the training images of a data set in files.
 
-    classes: of the network, for data whose classes are only numbers.
+    Args:
+        name: of the data set.
+        data_path: see load_dataset.
+        files: FileOptions, for images in files.
+        share: (w, W), this is machine w of W.
+        classes: of the network; used if the classes in the data are only numbers.
     """
     if name not in IN_FILES:
         return load_dataset(name, data_path)

@@ -104,7 +104,7 @@ class Alone:
         yield
 
     def close(self):
-        pass
+        """Closes the connections to the other machines."""
 
 
 class Meeting(Alone):
@@ -164,7 +164,7 @@ class Meeting(Alone):
                     for link, _ in links.values():
                         _send(link, [message])
                     raise UserError(message) from error
-                link.settimeout(5)
+                link.settimeout(5)  # another program may connect and send nothing
                 reader = link.makefile("r", encoding="utf-8")
                 hello = _hello(reader)
                 if hello is None:

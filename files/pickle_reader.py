@@ -77,6 +77,8 @@ def plain_key(key):
 
 
 class _Machine:
+    """The state of a running pickle; the methods are its opcodes, see _STEPS."""
+
     def __init__(self, names, encoding, persistent, size):
         self.names, self.encoding, self.persistent = names, encoding, persistent
         self.stack, self.outer, self.memo = [], [], {}  # outer: the stacks below the marks

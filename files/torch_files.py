@@ -104,6 +104,7 @@ class _Storages:
         self.sizes, self.done = {}, {}
 
     def load(self, stream):
+        """The object of the pickle at the stream's position."""
         return pickles.load_pickle_from(stream, "utf-8", _NAMES, self.persistent)
 
     def persistent(self, id):
