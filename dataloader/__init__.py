@@ -4,6 +4,7 @@ import dataclasses
 
 import numpy as np
 
+from nets.catalogue import PIXELS
 from utils import UserError, digest
 
 
@@ -77,15 +78,13 @@ class FileOptions:
     shuffle_buffer: int = 16384  # images of shards are shuffled within this many images
 
 
-# CIFAR: the published values, in the array's channel order (RGB). The data's own statistics have
-# the reverse order. A network adapts to the difference, and published checkpoints need these.
 AUGMENTATIONS = {
-    "CIFAR10": Augmentation((113.9, 123.0, 125.3), (66.7, 62.1, 63.0), flip=True, pad=4),
-    "CIFAR100": Augmentation((112.0, 124.0, 129.0), (70.0, 65.0, 68.0), flip=True, pad=4),
+    "CIFAR10": Augmentation(*PIXELS["CIFAR10"], flip=True, pad=4),
+    "CIFAR100": Augmentation(*PIXELS["CIFAR100"], flip=True, pad=4),
     # No flips: a mirrored digit is not a digit.
-    "DIGITS": Augmentation((77.7,) * 3, (95.9,) * 3, flip=False, pad=4),
+    "DIGITS": Augmentation(*PIXELS["DIGITS"], flip=False, pad=4),
     # No padding: dataloader.views crops.
-    "ImageNet": Augmentation((123.675, 116.28, 103.53), (58.395, 57.12, 57.375), flip=True, pad=0),
+    "ImageNet": Augmentation(*PIXELS["ImageNet"], flip=True, pad=0),
 }
 CLASSES = {"CIFAR10": 10, "CIFAR100": 100, "DIGITS": 10}
 IN_FILES = ("ImageNet",)  # their number of classes is found in the data
