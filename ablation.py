@@ -1,13 +1,13 @@
-"""Prunes a network in every way that a table of ablations compares, with several seeds, and writes
-the table.
+"""Makes a table of ablations: prunes a network in every variant of the table, with several seeds.
 
-    python ablation.py --table teachers --seeds 0 1 2 --dataset CIFAR10 --arch ResNet-56
-    --train_path ../ablation python ablation.py imagenet --table filters --data_path IMAGENET
-    --trained_param resnet50.safetensors
+    python ablation.py --table teachers --seeds 0 1 2 --dataset CIFAR10 --arch ResNet-56 \
+        --train_path ../ablation
+    python ablation.py imagenet --table filters --data_path IMAGENET \
+        --trained_param resnet50.safetensors
 
-All other flags are those of train_cifar.py, or behind the word imagenet those of train_imagenet.py,
-and hold for all runs. The tables are TRAIN_PATH/ablation.md, ablation.csv and, run by run,
-runs.csv. See README.md.
+All other flags are those of train_cifar.py, or of train_imagenet.py after the word imagenet; they
+apply to all runs. The tables are TRAIN_PATH/ablation.md and ablation.csv; runs.csv has one line per
+run. See README.md.
 """
 
 import os
@@ -17,15 +17,20 @@ import sys
 import train_cifar
 import train_imagenet
 from ablations.plan import BASELINE, FLAGS, TABLES, Study, baseline_seed, carry_out, clear, plan
-from cli.flags import Parser, count_or_none, options_from
+from cli.options import options_from
+from cli.parser import Parser, count_or_none
 from cli.program import run_program
 from distribution.machines import cluster_from
 from distribution.startup import import_tensorflow
 from utils import UserError
 
 PROGRAMS = {"cifar": train_cifar, "imagenet": train_imagenet}
-PER_RUN = {"--seed": "--seeds is there for it", "--search_seed": "--seeds is there for it"}
-PER_RUN["--search_from"] = "runs share their searches anyway"
+# Flags that the ablation sets for each run, with what to say to a user who sets them.
+PER_RUN = {
+    "--seed": "use --seeds instead",
+    "--search_seed": "use --seeds instead",
+    "--search_from": "runs share their searches anyway; leave it out",
+}
 
 
 def parse(argv=None):
@@ -57,16 +62,13 @@ def parse(argv=None):
 
 def _parser(name):
     other = (
-        "train_imagenet.py; without the word imagenet"
+        "train_imagenet.py; without the word imagenet, those of train_cifar.py"
         if name == "imagenet"
-        else "train_cifar.py; behind the word imagenet"
+        else "train_cifar.py; after the word imagenet, those of train_imagenet.py"
     )
     parser = Parser(
         description=__doc__.splitlines()[0],
-        epilog=(
-            f"All flags but those of the ablation are those of {other} they are the other"
-            " program's. See README.md."
-        ),
+        epilog=f"All other flags are those of {other}. See README.md.",
     )
     group = parser.add_argument_group("ablation")
     group.add_argument(
@@ -74,20 +76,20 @@ def _parser(name):
         choices=TABLES,
         nargs="+",
         required=True,
-        help="tables to make; what they share is run once",
+        help="tables to make; runs that they share are done once",
     )
     group.add_argument(
         "--rows",
         nargs="+",
         metavar="ROW",
-        help="rows to make, as none/none ensemble/ensemble (default: all of each table)",
+        help="rows to make, for example none/none ensemble/ensemble (default: all rows)",
     )
     group.add_argument(
         "--seeds",
         type=count_or_none,
         nargs="+",
         default=[0],
-        help="for each every row is run, as --seed and --search_seed",
+        help="seeds; every row is run once per seed, with it as --seed and --search_seed",
     )
     PROGRAMS[name].add_flags(parser)
     parser.set_defaults(train_path="../ablation")
@@ -95,36 +97,37 @@ def _parser(name):
 
 
 def _rows(args):
-    """The names in TABLES of the rows asked for. Raises UserError for one that no table has, or a
-    table without any.
+    """The names in TABLES of the rows in args.rows.
+
+    Raises UserError for a row that is in no table, and for a table of which no row was asked for.
     """
     written = lambda row: row.replace(" ", "")
     known = {table: {written(row): row for row in TABLES[table]} for table in args.table}
     for table, rows in known.items():
         if not any(written(row) in rows and written(row) != BASELINE for row in args.rows):
             raise UserError(
-                f"--rows: none of these is a row of --table {table}; it has"
+                f"--rows: no row of --table {table} is among them; its rows are"
                 f" {', '.join(row for row in rows if row != BASELINE)}"
             )
     every = {name: row for rows in known.values() for name, row in rows.items()}
     missing = [row for row in args.rows if written(row) not in every]
     if missing:
         raise UserError(
-            f"--rows {missing[0]}: --table {' '.join(args.table)} has no such row; there are"
+            f"--rows {missing[0]}: --table {' '.join(args.table)} has no such row; its rows are"
             f" {', '.join(every)}"
         )
     return tuple(dict.fromkeys(every[written(row)] for row in args.rows))
 
 
 def _check(flags, args):
-    """Raises UserError for a flag that the tables or the seeds set."""
+    """Raises UserError for a seed given twice, and for flags that the ablation sets itself."""
     asked = [flag.partition("=")[0] for flag in flags]
     twice = [seed for seed in args.seeds if args.seeds.count(seed) > 1]
     if twice:
-        raise UserError(f"--seeds: {twice[0]} is there twice")
+        raise UserError(f"--seeds: {twice[0]} is given twice")
     for flag, instead in PER_RUN.items():
         if flag in asked:
-            raise UserError(f"{flag}: {instead}; leave it out")
+            raise UserError(f"{flag}: {instead}")
     for table in args.table:
         varied = {f"--{flag}" for row in TABLES[table].values() for flag in row or ()}
         for flag in varied.intersection(asked):
@@ -133,7 +136,7 @@ def _check(flags, args):
 
 def main():
     study = parse()
-    asked = study.options({})  # what a run of no row is told
+    asked = study.options({})  # the options that all runs share
     import_tensorflow()
     from ablations.report import write_tables
     from ekg.pipeline import prune, train_baseline
@@ -142,9 +145,8 @@ def main():
 
     planned = plan(study, baseline_seed(study, asked, pretrained(asked)))
     if asked.overwrite:
-        check(
-            planned.tasks[0].options
-        )  # what is wrong with the command is told before anything is deleted
+        # Report mistakes in the command before anything is deleted.
+        check(planned.tasks[0].options)
         clear(planned.tasks)
     say = Console().say
 
@@ -152,11 +154,10 @@ def main():
         if done:
             write_tables(study, planned, done, asked)
 
-    carry_out(
-        planned.tasks, {"baseline": train_baseline, "search": prune, "row": prune}, say, after
-    )
+    works = {"baseline": train_baseline, "search": prune, "row": prune}
+    carry_out(planned.tasks, works, say, after)
     say(
-        f"\n{study.file('ablation.md')} has the tables; ablation.csv and runs.csv beside it have"
+        f"\n{study.file('ablation.md')} has the tables; ablation.csv and runs.csv next to it have"
         " all digits"
     )
 

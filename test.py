@@ -1,10 +1,9 @@
 """Evaluates a parameter file, dense or pruned: top-1, top-5, loss, parameters and FLOPs.
 
-    python test.py --gpu_id 0 --arch ResNet-56 --dataset CIFAR10 --trained_param
-    ../test/trained_param.pkl
+    python test.py --gpu_id 0 --arch ResNet-56 --dataset CIFAR10 \
+        --trained_param ../test/trained_param.pkl
 
-The shapes come from the file. Answers are those of deployment, on moving averages; see
---batch_stats.
+The shapes come from the file. Batch norm uses moving averages, as in deployment; see --batch_stats.
 """
 
 import contextlib
@@ -14,13 +13,13 @@ import sys
 from cli.flags import (
     CIFAR_PATH,
     IMAGENET_PATH,
-    Parser,
     add_data_flags,
     add_device_flags,
     add_file_flags,
     add_width_flag,
-    device_options,
 )
+from cli.options import device_options
+from cli.parser import Parser
 from cli.program import run_program
 from dataloader import DATASETS, IN_FILES, FileOptions
 from nets import variant_of
@@ -33,19 +32,19 @@ def parse(argv=None):
     parser = Parser(description=__doc__.splitlines()[0])
     group = parser.add_argument_group("network")
     group.add_argument(
-        "--trained_param", metavar="FILE", required=True, help="the parameter file, dense or pruned"
+        "--trained_param", metavar="FILE", required=True, help="parameter file, dense or pruned"
     )
     group.add_argument(
         "--arch",
         choices=list(BUILDERS),
-        help="the network (default: the one the file names, else ResNet-56)",
+        help="network (default: that of the file, else ResNet-56)",
     )
     add_width_flag(group)
     group = parser.add_argument_group("evaluation")
     group.add_argument(
         "--batch_stats",
         action="store_true",
-        help="batch norm by the statistics of each batch, as published figures had it",
+        help="batch norm uses the statistics of each batch, as in the published code",
     )
     group.add_argument("--json", action="store_true", help="print one JSON object and nothing else")
     add_file_flags(
@@ -56,8 +55,15 @@ def parse(argv=None):
 
 
 def settle(asked, meta, key, known, fallback, path):
-    """The value of --arch or --dataset: the one asked for, which must not contradict the file, else
-    the file's.
+    """The value of --arch or --dataset.
+
+    Args:
+        asked: value of the flag or None; it must not contradict the file.
+        meta: dict, metadata of the file.
+        key: "arch" or "dataset".
+        known: allowed values.
+        fallback: used if neither the flag nor the file gives a value.
+        path: of the parameter file, for messages.
     """
     written = meta.get(key)
     if asked:
@@ -68,14 +74,15 @@ def settle(asked, meta, key, known, fallback, path):
 
 
 def file_options(args, dataset, meta):
-    """FileOptions where `dataset` is one of images in files, else None. Its size: the one asked
-    for, the file's, 224.
+    """FileOptions if the images of `dataset` are in files, else None.
+
+    The input size is that of --input_size, else of the file, else 224.
     """
     if dataset not in IN_FILES:
         given = {"--input_size": args.input_size, "--val_labels": args.val_labels}
         wrong = next((flag for flag, value in given.items() if value is not None), None)
         if wrong:
-            raise UserError(f"{wrong} is for images in files, {dataset} has none; leave it out")
+            raise UserError(f"{wrong} is only for images in files, not for {dataset}; leave it out")
         return None
     written = meta.get("input_size")
     written = written if type(written) is int and 32 <= written <= 2048 else FileOptions.input_size
@@ -83,7 +90,7 @@ def file_options(args, dataset, meta):
 
 
 def classes_of(parameters):
-    """How many classes the network of these arrays knows, None if they do not say."""
+    """Number of classes of the network with these arrays, None if unknown."""
     biases = parameters.get("fc/biases:0")
     return biases.shape[-1] if biases is not None and biases.ndim else None
 
@@ -94,17 +101,15 @@ def main():
 
     with contextlib.closing(meet(say=lambda line: print(line, file=sys.stderr))) as machines:
         evaluate(args, machines)
-        machines.exchange(None)  # none leaves while another still computes with it
+        machines.exchange(None)  # wait: no machine may leave while others still need it
 
 
 def evaluate(args, machines):
-    from distribution.startup import (
-        import_tensorflow,
-    )  # after the options, so that these are answered at once
-    from nets.parameters import (
-        read_parameters,
-    )  # after the options, so that these are answered at once
-    from utils import digest  # after the options, so that these are answered at once
+    """Evaluates on all machines; the chief prints the result."""
+    # After parsing, so that --help and a wrong flag are answered at once.
+    from distribution.startup import import_tensorflow
+    from nets.parameters import read_parameters
+    from utils import digest
 
     with machines.together():
         if args.sync_bn and not args.batch_stats:
@@ -119,39 +124,48 @@ def evaluate(args, machines):
         variant = variant_of(meta, args.trained_param, args.width_multiplier)
     import_tensorflow()
     from dataloader import load_test_set
-    from distribution.runtime import make_runtime
     from engine.configuration import check_agreement
-    from engine.console import Console
-    from engine.evaluation import Evaluator
     from nets import build_network
 
     with machines.together():
         share = machines.index, len(machines.addresses)
         data = load_test_set(dataset, args.data_path, files, share, classes_of(parameters))
-    check_agreement(
-        machines, {**vars(args), "parameters": digest(parameters), "variant": variant}, data
-    )
+    facts = {**vars(args), "parameters": digest(parameters), "variant": variant}
+    check_agreement(machines, facts, data)
+
+    def build():
+        shape = arch, data.classes, data.input_size
+        return build_network(*shape, parameters, origin=args.trained_param, **variant)
+
+    network, metrics = measure(args, machines, data, build)
+    if machines.chief:
+        report(args, network, f"{arch} on {dataset}", metrics)
+
+
+def measure(args, machines, data, build):
+    """(Network, dict of metrics). build: makes the network; called in the scope of the devices."""
+    from distribution.runtime import make_runtime
+    from engine.console import Console
+    from engine.evaluation import Evaluator
+
     runtime, lines = make_runtime(device_options(args), machines)
     batch_size = min(args.val_batch_size, len(data.y_test))
     runtime.check_batch("--val_batch_size", batch_size)
     with runtime.strategy.scope():
-        built = dict(origin=args.trained_param, **variant)
-        network = build_network(arch, data.classes, data.input_size, parameters, **built)
+        network = build()
     statistics = "batch" if args.batch_stats else "moving"
     evaluator = Evaluator(
         network, runtime, data.augmentation, data.x_test, data.y_test, batch_size, statistics
     )
     if machines.chief:
         print("".join(f"{line}\n" for line in (*data.notes, *lines)), end="", file=sys.stderr)
-    console = Console(speaks=machines.chief)
-    figures = (
-        evaluator() if args.json else evaluator(lambda batches: console.bar(batches, "evaluation"))
-    )
-    if machines.chief:
-        report(args, network, f"{arch} on {dataset}", figures)
+    if args.json:
+        return network, evaluator()
+    console = Console(prints=machines.chief)
+    return network, evaluator(lambda batches: console.bar(batches, "evaluation"))
 
 
-def report(args, network, what, figures):
+def report(args, network, what, metrics):
     """Prints the metrics of an evaluation (engine.evaluation.Evaluator) and the network's costs."""
     from nets import unpruned_cost
 
@@ -159,23 +173,23 @@ def report(args, network, what, figures):
     shape = network.classes, network.input_size, network.width_multiplier
     whole_flops, whole_params = unpruned_cost(network.arch, *shape)
     averages = network.moving_averages()
-    figures |= {
+    metrics |= {
         "params": params,
         "flops": flops,
         "flops_rate": flops / whole_flops,
         "moving_averages": averages,
     }
     if args.json:
-        print(json.dumps(figures))
+        print(json.dumps(metrics))
         return
-    images = figures["images"]
+    images = metrics["images"]
     print(
         f"{what}, {images:,} test images,"
         f" {'batch statistics' if args.batch_stats else 'moving averages'}"
     )
     for label, key in (("top-1", "top1"), ("top-5", "top5")):
-        print(f"  {label:10}  {figures[key]:.2%}  ({round(figures[key] * images):,})")
-    print(f"  {'loss':10}  {figures['loss']:.4f}")
+        print(f"  {label:10}  {metrics[key]:.2%}  ({round(metrics[key] * images):,})")
+    print(f"  {'loss':10}  {metrics['loss']:.4f}")
     share = f"{params / whole_params:.1%} of the unpruned {network.arch}"
     print(f"  {'parameters':10}  {params:,}  ({share}; {averages:,} are moving averages)")
     print(f"  {'FLOPs':10}  {flops:,}  ({flops / whole_flops:.1%})")

@@ -1,16 +1,19 @@
 """Prunes a network on CIFAR-10, CIFAR-100 or the built-in DIGITS with ensemble knowledge guidance.
 
-    python train_cifar.py --gpu_id 0 --arch ResNet-56 --dataset CIFAR10 --search_target_rate 0.45
-    --train_path ../test
+    python train_cifar.py --gpu_id 0 --arch ResNet-56 --dataset CIFAR10 \
+        --search_target_rate 0.45 --train_path ../test
 
-Search, memory bank, extraction and fine-tuning; the result is TRAIN_PATH/trained_param.pkl. See
-README.md.
+Stages: search, memory bank, extraction, fine-tuning. The result is TRAIN_PATH/trained_param.pkl.
+See README.md.
 """
 
 import sys
 
-from cli.flags import Parser, add_data_flags, add_device_flags, add_training_flags, options_from
-from cli.program import prune_as_told, run_program
+from cli.flags import add_data_flags, add_device_flags
+from cli.options import options_from
+from cli.parser import Parser
+from cli.program import prune_from, run_program
+from cli.training_flags import add_training_flags
 from dataloader import CLASSES
 from engine.options import TrainOptions
 from nets.catalogue import CIFAR
@@ -20,7 +23,7 @@ BASELINE = TrainOptions(100, 5e-2, (0.3, 0.6, 0.9), 0.1, weight_decay=1e-4, batc
 
 
 def add_flags(parser):
-    """The flags of a run on small images."""
+    """Adds the flags of a run on small images."""
     add_training_flags(parser, list(CIFAR), "ResNet-56", FINE_TUNING, BASELINE)
     add_data_flags(parser, list(CLASSES), "CIFAR10")
     add_device_flags(parser)
@@ -29,14 +32,14 @@ def add_flags(parser):
 def parse(argv=None):
     parser = Parser(
         description=__doc__.splitlines()[0],
-        epilog="The run folder and the method are described in README.md.",
+        epilog="README.md describes the run folder and the method.",
     )
     add_flags(parser)
     return options_from(parser.parse_args(argv))
 
 
 def main():
-    prune_as_told(parse)
+    prune_from(parse)
 
 
 if __name__ == "__main__":

@@ -1,1 +1,1 @@
-"""Tables of many runs: what their rows vary, the runs, the report beside the paper's figures."""
+"""Tables of many runs: their rows, the runs, and the report next to the paper's figures."""

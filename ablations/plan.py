@@ -1,9 +1,8 @@
-"""Ablations: what the rows of a table vary, which runs they take, what runs share, and these runs
-one after another.
+"""Plans and does the runs of ablations.
 
-A row is a name and flags of the training program. Rows and seeds start from one baseline; rows of a
-seed that differ in their fine-tuning alone share a search, which is a run of its own with
---train_epoch 0, from which they are started by --search_from.
+A row of a table is a name and flags of the training program. All rows and seeds start from one
+baseline. Rows of the same seed that differ only in their fine-tuning share a search: it is a run
+with --train_epoch 0, and the rows start from it with --search_from.
 """
 
 import dataclasses
@@ -19,21 +18,22 @@ from ekg.strategies import STRATEGIES
 from engine.adoption import LATER
 from engine.configuration import ADOPTED, PARTS, described, differences
 from engine.options import Options
-from engine.run_folder import CONFIG, RESULT, STAGES, RunFolder, is_finished, own_files, read_object
+from engine.run_files import CONFIG, RESULT, STAGES, is_finished, own_files, read_object
+from engine.run_folder import RunFolder
 from utils import UserError
 
 BASELINE = "baseline"
 TABLES = {
-    # The paper's: teachers of search / fine-tuning.
+    # Teachers of search / fine-tuning, as in the paper.
     "teachers": {
-        BASELINE: None,  # the network that all others start from
+        BASELINE: None,  # the network that all other rows start from
         "none / none": {"search_teacher": "none", "finetune_teacher": "none"},
         "single / none": {"search_teacher": "single", "finetune_teacher": "none"},
         "ensemble / none": {"search_teacher": "ensemble", "finetune_teacher": "none"},
         "ensemble / single": {"search_teacher": "ensemble", "finetune_teacher": "single"},
         "ensemble / ensemble": {"search_teacher": "ensemble", "finetune_teacher": "ensemble"},
     },
-    # Importance scores, as the paper compares them: without a teacher in the fine-tuning.
+    # Importance scores. As in the paper, fine-tuning has no teacher.
     "scores": {
         name: {"score": name, "search_teacher": "ensemble", "finetune_teacher": "none"}
         for name in SCORES
@@ -41,20 +41,28 @@ TABLES = {
     "filters": {name: {"candidate_filter": name} for name in FILTERS},
     "searches": {name: {"search": name} for name in STRATEGIES},
 }
-# All flags that rows may set, in the order in which folders are named by them.
+# All flags that rows may set, in the order in which they appear in names of folders.
 FLAGS = ("search", "search_teacher", "score", "candidate_filter", "finetune_teacher")
-# Of what a run computes, what its options alone do not tell; all but the search has to be the same
-# in all runs of a table.
+# Entries of a run's description that its options do not determine. All runs of a table must have
+# the same ones, except for the search they adopted.
 COMPARED = ("start", PARTS, "machines", "data")
 UNKNOWN = (*COMPARED, ADOPTED)
 
 
 @dataclasses.dataclass(frozen=True)
 class Study:
-    """What is asked for. tables: names of TABLES; seeds: ints; path: folder of all runs; options:
-    makes the Options of a run from dict flag -> value, on top of the flags that are the same for
-    all; flags, defaults: dict, what FLAGS are where no row sets them, and by default; command: as
-    it was typed; rows: names of rows, of those tables, None for all.
+    """What the user asked for.
+
+    Args:
+        tables: names in TABLES.
+        seeds: ints.
+        path: folder of all runs.
+        options: options(dict flag -> value) makes the Options of a run from its own flags and the
+            flags that all runs share.
+        flags: dict name in FLAGS -> value where no row sets it.
+        defaults: dict name in FLAGS -> default of the training program.
+        command: the command line, as it was typed.
+        rows: names of rows in these tables, None for all.
     """
 
     tables: tuple
@@ -67,8 +75,9 @@ class Study:
     rows: tuple | None = None
 
     def rows_of(self, table):
-        """dict row -> flags or None, as TABLES has it: the rows asked for, and the baseline, which
-        needs no run of its own.
+        """The part of TABLES[table] that was asked for, dict row -> flags or None.
+
+        It always includes the baseline, which needs no run of its own.
         """
         wanted = lambda row: self.rows is None or row in self.rows or row == BASELINE
         return {row: flags for row, flags in TABLES[table].items() if wanted(row)}
@@ -79,8 +88,8 @@ class Study:
 
 @dataclasses.dataclass(frozen=True)
 class Task:
-    """One run. kind: "baseline", "search" or "row"; label: for people; search: folder of the run
-    whose search a row takes.
+    """One run. kind: "baseline", "search" or "row"; label: for messages; search: for a row, the
+    folder of the run with its search.
     """
 
     kind: str
@@ -98,8 +107,8 @@ class Task:
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-    """tasks: list of Task, in their order; rows: dict (table, row) -> the Tasks it is the mean of,
-    one a seed.
+    """tasks: list of Task in the order to run them; rows: dict (table, row) -> list of Task, one
+    per seed, whose mean the row is.
     """
 
     tasks: list
@@ -107,19 +116,21 @@ class Plan:
 
 
 def plan(study, baseline_seed=None):
-    """The Plan of a Study. baseline_seed: of the baseline to be trained first; None where the runs
-    are given one.
+    """The Plan of a Study.
+
+    baseline_seed: seed of the baseline to train first, None if the runs start from a given file.
     """
     tasks, rows, common = {}, {}, {}
 
     def add(kind, label, folder, flags, **more):
-        if folder not in tasks:  # else another row has it too
+        if folder not in tasks:  # otherwise another row shares this run
             options = study.options(common | flags | {"train_path": folder})
             tasks[folder] = Task(kind, label, options, **more)
         return tasks[folder]
 
     if baseline_seed is not None:
-        # No flag of a row: a baseline does not depend on them, and serves other tables too.
+        # The defaults, not study.flags: a baseline does not depend on them, so it can serve other
+        # tables too.
         alone = {"seed": baseline_seed, "search_seed": baseline_seed} | study.defaults
         first = add(BASELINE, f"baseline, seed {baseline_seed}", study.file("baseline"), alone)
         common = {"trained_param": first.file(STAGES["baseline"])}
@@ -144,7 +155,7 @@ def plan(study, baseline_seed=None):
 
 
 def _folder(flags, defaults):
-    """The name of a run's folder: its flags that are not the defaults."""
+    """The name of a run's folder: its flags that differ from the defaults."""
     return (
         "_".join(f"{flag}-{flags[flag]}" for flag in FLAGS if flags[flag] != defaults[flag])
         or "default"
@@ -152,11 +163,10 @@ def _folder(flags, defaults):
 
 
 def baseline_seed(study, options, given):
-    """The seed of the baseline that is trained for all runs: that of a former start, else the
-    first; None if none is needed.
+    """The seed of the baseline to train for all runs, None if the runs start from a given file.
 
-    options: of any run of the study; given: the file they start from without --trained_param, or
-    None.
+    It is the seed that an earlier start used, else the first of the study. options: of any run of
+    the study; given: the default file to start from, or None.
     """
     config = (
         None if options.overwrite else read_object(study.file("baseline"), "config.json", CONFIG)
@@ -168,8 +178,9 @@ def baseline_seed(study, options, given):
 
 
 def is_done(task):
-    """Whether a former start has finished the run. Raises UserError if its folder holds one with
-    other options.
+    """Whether an earlier start has finished the run.
+
+    Raises UserError if its folder holds a run with other options.
     """
     config = read_object(task.folder, "config.json", CONFIG)
     if config is None:
@@ -187,30 +198,31 @@ def is_done(task):
 
 
 def _other_width(task, start):
-    """What is different of the width multiplier asked for, "" if nothing. start: what a former
-    start said of its network.
+    """Text about a difference in the width multiplier, "" if there is none.
+
+    start: text about the starting network in an earlier start's config.json.
     """
     asked = task.options.width_multiplier
     if asked is None and task.kind != BASELINE:
-        return ""  # that of the file it starts from
+        return ""  # the width is that of the file it starts from
     former, asked = width_of(start), float(asked or 1)
     return "" if former == asked else f"width_multiplier: {former} there, {asked} asked for"
 
 
 def width_of(start):
-    """The width multiplier of the network that a run started from, from what its config.json says
-    of that.
+    """The width multiplier of the network that a run started from.
+
+    start: text about that network in the run's config.json.
     """
-    said = re.search(r"width multiplier ([^,]+)", start)
-    return float(said[1]) if said else 1.0
+    match = re.search(r"width multiplier ([^,]+)", start)
+    return float(match[1]) if match else 1.0
 
 
 def clear(tasks):
-    """Deletes what former starts wrote into the folders of `tasks`, so that none of it gets into a
-    table of new runs.
+    """Deletes the files of earlier runs in the folders of `tasks`.
 
-    Raises UserError for a folder in use, and before anything is deleted if the file that the runs
-    start from would be.
+    Otherwise old results could get into a table of new runs. Raises UserError for a folder in use.
+    If the file that the runs start from would be deleted, raises UserError and deletes nothing.
     """
     source = {task.options.trained_param for task in tasks} if tasks[0].kind != BASELINE else set()
     for path in filter(None, source):
@@ -235,12 +247,13 @@ def clear(tasks):
 
 
 def carry_out(tasks, works, say, after):
-    """Does the runs of `tasks` that are not done. Raises what they raise, a UserError with their
-    label; a FloatingPointError, of a row that diverges say, at the end, when all that do not need
-    the run's search are done too.
+    """Does the runs of `tasks` that are not done yet.
 
-    works: dict kind -> function of Options that does such a run; say: takes a line; after(tasks
-    done so far) is called once before and after every run.
+    works: dict kind -> function of Options that does such a run; say: prints a line; after: called
+    with the list of finished tasks, once at the start and then after every run.
+
+    Raises what a run raises; a UserError gets the label of the run. A FloatingPointError, for
+    example of a row that diverges, is raised at the end, after all runs that do not depend on it.
     """
     done = [task for task in tasks if is_done(task)]
     after(done)
@@ -259,7 +272,7 @@ def carry_out(tasks, works, say, after):
             if task.kind == BASELINE:
                 break
             continue
-        gc.collect()  # steps refer to themselves, and to their variables
+        gc.collect()  # steps refer to themselves: without this their variables stay in memory
         done.append(task)
         after(done)
     if failed:

@@ -1,16 +1,15 @@
-"""What the paper reports (Lee and Song, ECCV 2022, arXiv 2203.02651), by network and data set, at
-45 % of the FLOPs.
-"""
+"""The paper's figures (Lee and Song, ECCV 2022, arXiv 2203.02651) at 45 % of the FLOPs."""
 
 import dataclasses
 
-TARGET_RATE = 0.45  # share of the FLOPs that remains in all of it
+TARGET_RATE = 0.45  # share of the FLOPs that remains, in all rows
 
 
 @dataclasses.dataclass(frozen=True)
 class Published:
-    """top1: percent; deviation: of top1, loss: on D_val at the end of the search; None where
-    nothing is said of it.
+    """One row of the paper. None for what the paper does not give.
+
+    top1: percent; deviation: of top1; loss: on D_val at the end of the search.
     """
 
     top1: float
@@ -35,10 +34,9 @@ def _scores(**rows):
     return {row: Published(top1, loss=loss) for row, (loss, top1) in rows.items()}
 
 
-# dict (arch, dataset) -> table -> row -> Published; tables and rows are those of
-# ablations.plan.TABLES. teachers: search teacher and fine-tuning teacher; scores: importance scores
-# in the same search.
-FIGURES = {
+# dict (arch, dataset) -> table -> row -> Published. Tables and rows are those of
+# ablations.plan.TABLES.
+PAPER_FIGURES = {
     ("ResNet-56", "CIFAR10"): {
         "teachers": _teachers(
             93.84, (93.78, 0.07), (93.54, 0.09), (93.85, 0.10), (94.02, 0.08), (94.09, 0.07)
@@ -69,9 +67,11 @@ FIGURES = {
 
 
 def published(options, width, table, row):
-    """The Published of a row; None where the paper has none for the network, its width, the data or
-    the target of `options`.
+    """The Published of a row; None if the paper has no such row for this network, width, data set
+    and target.
+
+    options: Options of the run; width: width multiplier; table, row: names in TABLES.
     """
     if options.search.target_rate != TARGET_RATE or width != 1:
         return None
-    return FIGURES.get((options.arch, options.dataset), {}).get(table, {}).get(row)
+    return PAPER_FIGURES.get((options.arch, options.dataset), {}).get(table, {}).get(row)

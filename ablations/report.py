@@ -1,5 +1,5 @@
-"""The tables of an ablation: figures of the runs that are done, as Markdown and CSV, beside those
-of the paper.
+"""The tables of an ablation, as Markdown and CSV: metrics of the finished runs next to the paper's
+figures.
 """
 
 import csv
@@ -10,13 +10,13 @@ from ablations.plan import BASELINE, COMPARED, width_of
 from ablations.published import published
 from engine.adoption import TAKEN
 from engine.console import duration
-from engine.run_folder import CONFIG, RESULT, STAGES, read_object
+from engine.run_files import CONFIG, RESULT, STAGES, read_object
 from files.npz import load_npz
 from utils import UserError, whole_file
 
-# What is told of a run. top1, before_fine_tuning and flops_left in percent; loss: cross-entropy on
-# D_val where the search ends.
-FIGURES = (
+# The metrics of a run. top1, before_fine_tuning, flops_left: percent; loss: cross-entropy on D_val
+# at the end of the search.
+METRICS = (
     "top1",
     "loss",
     "before_fine_tuning",
@@ -25,14 +25,13 @@ FIGURES = (
     "search_seconds",
     "fine_tuning_seconds",
 )
-PAPER = ("top1", "deviation", "loss")  # of ablations.published.Published
+PAPER = ("top1", "deviation", "loss")  # fields of ablations.published.Published
 
 
-def figures_of(task):
-    """dict of FIGURES of the finished run `task` (ablations.plan.Task); None for what its folder no
-    longer tells.
+def metrics_of(task):
+    """dict name in METRICS -> value, of the finished run `task` (ablations.plan.Task).
 
-    Raises UserError for files that are damaged.
+    A value is None if its file is no longer in the folder. Raises UserError for a damaged file.
     """
     result = _result(task.folder)
     path = task.file(STAGES["search"])
@@ -65,15 +64,13 @@ def _result(folder):
 
 
 def collected(plan, done):
-    """dict (table, row) -> list of (Task, dict of FIGURES), of those of the plan's rows whose runs
-    are among the tasks `done`.
+    """dict (table, row) -> list of (Task, dict of METRICS), for the tasks in `done`.
 
-    The row of the baseline has what any of the runs says of the network it started from. Raises
-    UserError where two runs cannot be compared: they started from different networks, or took their
-    batches in other parts.
+    The baseline's row gets its metrics from the first finished run. Raises UserError if two runs
+    cannot be compared: they differ in their starting network, data, machines or parts of a batch.
     """
     runs = {
-        key: [(task, figures_of(task)) for task in tasks if task in done]
+        key: [(task, metrics_of(task)) for task in tasks if task in done]
         for key, tasks in plan.rows.items()
     }
     finished = [task for tasks in runs.values() for task, _ in tasks]
@@ -87,30 +84,31 @@ def collected(plan, done):
         if differ:
             pair = f"{finished[0].folder} and {task.folder}"
             raise UserError(
-                f"{pair} cannot be compared ({'; '.join(differ)}); --overwrite does all runs anew"
+                f"{pair} cannot be compared ({'; '.join(differ)}); --overwrite repeats all runs"
             )
     for (table, row), tasks in plan.rows.items():
         if not tasks and row == BASELINE and finished:
             start = _result(finished[0].folder)["baseline"]
             runs[table, row] = [
-                (None, dict.fromkeys(FIGURES) | {"top1": 100 * start["top1"], "flops_left": 100.0})
+                (None, dict.fromkeys(METRICS) | {"top1": 100 * start["top1"], "flops_left": 100.0})
             ]
     return runs
 
 
 def summary(runs, options, width=1.0):
-    """Rows of the table, a list of dicts: table, row, runs (their number), the mean of each of
-    FIGURES and its sample standard deviation, NAME_deviation, and what the paper says,
-    published_NAME. None where there is no such figure.
+    """The rows of the tables, a list of dicts.
 
-    runs: as from `collected`; options: Options of any of them; width: width multiplier of the
-    network they started from.
+    Entries: table, row, runs (their number), the mean of each of METRICS, its sample standard
+    deviation NAME_deviation, and the paper's figures published_NAME. None for a missing value.
+
+    runs: from `collected`; options: Options of any run; width: width multiplier of the starting
+    network.
     """
     lines = []
     for (table, row), of_row in runs.items():
         line = {"table": table, "row": row, "runs": len(of_row)}
-        for name in FIGURES:
-            values = [figures[name] for _, figures in of_row if figures[name] is not None]
+        for name in METRICS:
+            values = [metrics[name] for _, metrics in of_row if metrics[name] is not None]
             line[name] = statistics.fmean(values) if values else None
             line[f"{name}_deviation"] = statistics.stdev(values) if len(values) > 1 else None
         paper = published(options, width, table, row)
@@ -121,7 +119,7 @@ def summary(runs, options, width=1.0):
 
 # ------------------------------------------------------------------------------------------- tables
 
-# Heading, and the cell of a summary's line; a column without any figure is left out.
+# Heading -> function from a line of `summary` to the cell. A column without values is left out.
 COLUMNS = {
     "top-1, %": lambda line: _with_deviation(line["top1"], line["top1_deviation"]),
     "published": lambda line: _with_deviation(
@@ -149,40 +147,40 @@ def _with_deviation(mean, deviation, unknown=" ± -"):
 
 
 def markdown(lines, head):
-    """The page. lines: from `summary`; head: lines to put above the tables."""
+    """The page with all tables. lines: from `summary`; head: lines above the tables."""
     page = [*head]
     for table in dict.fromkeys(line["table"] for line in lines):
         rows = [line for line in lines if line["table"] == table]
         cells = {heading: [cell(row) for row in rows] for heading, cell in COLUMNS.items()}
-        told = {heading: column for heading, column in cells.items() if set(column) != {"-"}}
+        filled = {heading: column for heading, column in cells.items() if set(column) != {"-"}}
         page += [
             "",
             f"## {table}",
             "",
-            f"| {' | '.join(['row', *told])} |",
-            f"| --- |{' ---: |' * len(told)}",
+            f"| {' | '.join(['row', *filled])} |",
+            f"| --- |{' ---: |' * len(filled)}",
         ]
         page += [
             f"| {' | '.join([row['row'], *texts])} |"
-            for row, texts in zip(rows, zip(*told.values()))
+            for row, texts in zip(rows, zip(*filled.values()))
         ]
     return "\n".join([*page, ""])
 
 
 def head(study, plan, done, options):
-    """The lines above the tables, with the hardware and versions that made the runs."""
+    """The lines above the tables: command, versions, seeds, how many runs are done."""
     seeds = ", ".join(map(str, study.seeds))
     made = [
         ", ".join(f"{name} {what}" for name, what in _config(task).get("versions", {}).items())
         for task in done
     ]
     made = list(dict.fromkeys(made))
-    few = (
-        "one run a row: no deviations"
+    deviations = (
+        "one run per row, so no deviations"
         if len(study.seeds) == 1
         else "± is the sample standard deviation over them"
     )
-    far = (
+    progress = (
         f"{len(done)} of {len(plan.tasks)} runs are done; their stages took"
         f" {duration(_seconds(done))} in all"
     )
@@ -193,25 +191,26 @@ def head(study, plan, done, options):
         ),
         f"`{study.command}`",
         "; others: ".join(made) + ".",
-        f"Seeds {seeds}; {few}. {far}.",
+        f"Seeds {seeds}; {deviations}. {progress}.",
         (
-            "Top-1 of moving averages. Seconds are means; those of the fine-tuning include the"
-            " memory bank. Published: of the paper."
+            "Top-1 is with moving averages. Seconds are means; those of fine-tuning include the"
+            " memory bank. Published: the paper's figures."
         ),
     ]
     return [text for line in lines for text in (line, "")][:-1]
 
 
 def _seconds(tasks):
-    """Of all stages of the runs, each counted in the run that did it."""
+    """Seconds of all stages, each counted only in the run that did it."""
     own = {"row": set(STAGES) - set(TAKEN), "search": set(TAKEN), BASELINE: {"baseline"}}
     seconds = [(task, *item) for task in tasks for item in _result(task.folder)["seconds"].items()]
     return math.fsum(value for task, stage, value in seconds if stage in own[task.kind])
 
 
 def write_tables(study, plan, done, options):
-    """Writes ablation.md and ablation.csv, a line a row, and runs.csv, a line a row and seed, of
-    the tasks `done` so far.
+    """Writes the tables of the tasks `done` so far.
+
+    ablation.md and ablation.csv have one line per row; runs.csv has one line per row and seed.
     """
     runs = collected(plan, done)
     width = width_of(str(_config(done[-1])["options"].get("start")))
@@ -224,15 +223,15 @@ def write_tables(study, plan, done, options):
             "table": table,
             "row": row,
             "seed": task and task.options.seed,
-            **figures,
+            **metrics,
             "folder": task and task.folder,
         }
         for (table, row), of_row in runs.items()
-        for task, figures in of_row
+        for task, metrics in of_row
     ]
     _write_csv(
         study.file("runs.csv"),
-        each or [dict.fromkeys(("table", "row", "seed", *FIGURES, "folder"))],
+        each or [dict.fromkeys(("table", "row", "seed", *METRICS, "folder"))],
     )
 
 

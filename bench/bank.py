@@ -1,13 +1,12 @@
-"""Memory and speed of the memory bank over the number of images: rows written and read in random
-batches.
+"""Memory and speed of the memory bank by number of images, for random batches of rows.
 
-    python bench/bank.py [--images 10000 100000 1000000] [--classes 1000] [--teachers 5] [--batches
-    300] [--top M] [--folder DIR]
+    python bench/bank.py [--images 10000 100000 1000000] [--classes 1000] [--teachers 5] \
+        [--batches 300] [--top M] [--folder DIR]
 
-Each figure is of a process of its own. The file is sparse: it takes the disk of the rows that are
-written alone, and the same rows are read, from the system's cache. What is written is brought to
-the disk every 16 batches, as in a run. Memory is the peak of resident memory less what was resident
-before. "mapped" reads the same rows through numpy.load(mmap_mode="r").
+Each number is measured in its own process. The file is sparse: only the written rows take disk
+space. The same rows are then read, from the system's cache. Written rows are flushed to the disk
+every 16 batches, as in a run. Memory is the growth of the peak of resident memory. "mapped" reads
+the same rows through numpy.load(mmap_mode="r").
 """
 
 import argparse
@@ -19,18 +18,18 @@ import time
 
 from harness import in_own_process, machine, parent_or_child, print_heading, print_row
 
-from cli.flags import Parser, count
+from cli.parser import Parser, count
 from cli.program import run_program
 from distribution.machines import Alone
 
 
 def child(job):
-    """Prints what one process measured as a JSON line."""
+    """Prints the measurements of one process as a JSON line."""
     import numpy as np
 
     from ekg.contrastive import temperature
     from ekg.memory_bank import SHARD
-    from engine.run_folder import peak_rss_mib, reset_peak
+    from engine.memory import peak_rss_mib, reset_peak
     from files.bank_file import BankFile, open_bank
     from files.bank_rows import row_codec
 
@@ -42,19 +41,12 @@ def child(job):
     logits = rng.standard_normal((size, teachers, classes), np.float32).astype(np.float16)
     reset_peak()
     resident, begin = peak_rss_mib(), time.perf_counter()
-    # A sample takes memory by its own size: the permutation of a run, 8 bytes an image, is not the
-    # file's.
+    # Drawing without a permutation of all images, which would add 8 bytes per image.
     drawn = (rng.choice(images, size, replace=False, shuffle=False) for _ in range(batches))
     if job["how"] == "write":
-        bank = BankFile(
-            f"{path}.part",
-            f"{path}.json",
-            shape,
-            batches,
-            machines=Alone(),
-            codec=codec,
-            reserve=False,
-        )
+        files = f"{path}.part", f"{path}.json"
+        settings = dict(machines=Alone(), codec=codec, reserve=False)
+        bank = BankFile(*files, shape, batches, **settings)
         for rows in drawn:
             bank.add(rows, logits)
             if bank.batches % SHARD == 0:
@@ -67,15 +59,8 @@ def child(job):
         for rows in drawn:
             bank[rows]
     speed = batches * size / (time.perf_counter() - begin)
-    print(
-        json.dumps(
-            {
-                "memory_mib": peak_rss_mib() - resident,
-                "speed": speed,
-                "bytes": os.path.getsize(path),
-            }
-        )
-    )
+    memory, size = peak_rss_mib() - resident, os.path.getsize(path)
+    print(json.dumps({"memory_mib": memory, "speed": speed, "bytes": size}))
 
 
 def parse(argv=None):
@@ -87,18 +72,18 @@ def parse(argv=None):
         default=[10_000, 100_000, 1_000_000],
         help="rows of the bank",
     )
-    parser.add_argument("--classes", type=count, default=1000, help="logits of a teacher")
-    parser.add_argument("--teachers", type=count, default=5, help="teachers")
-    parser.add_argument("--batch_size", type=count, default=256, help="rows a batch")
+    parser.add_argument("--classes", type=count, default=1000, help="logits per teacher")
+    parser.add_argument("--teachers", type=count, default=5, help="number of teachers")
+    parser.add_argument("--batch_size", type=count, default=256, help="rows per batch")
     parser.add_argument(
-        "--batches", type=count, default=300, help="batches that are written, and read"
+        "--batches", type=count, default=300, help="number of batches to write, then to read"
     )
     parser.add_argument(
-        "--top", type=count, help="keep so many logits of each teacher; all if left out"
+        "--top", type=count, help="largest logits to keep per teacher (default: all)"
     )
     parser.add_argument(
         "--folder",
-        help="where the files lie meanwhile; the system's folder for temporary ones if left out",
+        help="for the temporary files (default: that of the system)",
     )
     parser.add_argument("--one", type=json.loads, help=argparse.SUPPRESS)
     return parser.parse_args(argv)
@@ -119,18 +104,12 @@ def report(args):
         with tempfile.TemporaryDirectory(dir=args.folder) as folder:
             for what, how in (("written", "write"), ("read", "read"), ("read", "mapped")):
                 path = os.path.join(folder, "bank.npy")
-                (figures,) = in_own_process(
-                    __file__, {**job, "images": images, "path": path, "how": how}
-                )
-                size, memory, speed = (
-                    figures["bytes"] / 2**20,
-                    figures["memory_mib"],
-                    figures["speed"],
-                )
+                own = {**job, "images": images, "path": path, "how": how}
+                (metrics,) = in_own_process(__file__, own)
+                size, memory = metrics["bytes"] / 2**20, metrics["memory_mib"]
                 by = "np.memmap" if how == "mapped" else "by place"
-                print_row(
-                    [what, by, f"{images:,}", f"{size:,.0f}", f"{memory:,.1f}", f"{speed:,.0f}"]
-                )
+                numbers = f"{size:,.0f}", f"{memory:,.1f}", f"{metrics['speed']:,.0f}"
+                print_row([what, by, f"{images:,}", *numbers])
 
 
 if __name__ == "__main__":

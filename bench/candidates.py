@@ -1,14 +1,13 @@
-"""What the rules for candidates (--candidate_filter) lead to, and what they overlook: tables in
-Markdown.
+"""Compares the rules for candidates (--candidate_filter): results, and better candidates missed.
 
     python bench/candidates.py RUN [RUN ...]
     python bench/candidates.py RUN --data_path FILE --every 8
 
-RUN is a folder of train_cifar.py whose search is done, one for every rule. The first table has loss
-and accuracy on D_val where each search first came to a share of the FLOPs, the candidates it
-evaluated and its seconds. With --every K the interim sub-networks of the first RUN are taken again,
-one in K: all their candidates are evaluated, and it is told what each rule would have evaluated and
-chosen of them, and how much score and how many MACs the slices of each kind of gate cost.
+RUN is a folder of train_cifar.py with a finished search, one per rule. The output is Markdown. The
+first table has loss and accuracy on D_val where each search first reaches a share of the FLOPs, the
+number of candidates it evaluated and its seconds. With --every K, one in K interim sub-networks of
+the first RUN is examined: all its candidates are evaluated. Tables then show which of them each
+rule would have evaluated and chosen, and the cost of the slices by kind of gate, in score and MACs.
 """
 
 import json
@@ -19,7 +18,7 @@ import sys
 import numpy as np
 from harness import machine, print_heading, print_row
 
-from cli.flags import Parser, count, share
+from cli.parser import Parser, count, share
 from cli.program import run_program
 from dataloader import AUGMENTATIONS, load_dataset
 from dataloader.sampling import select_subsets
@@ -34,7 +33,7 @@ from utils import UserError
 
 
 class Searched:
-    """A run whose search is done: its options, records and history."""
+    """A run with a finished search: its options and records."""
 
     def __init__(self, folder):
         try:
@@ -49,7 +48,7 @@ class Searched:
         if (strategy, teacher) != ("greedy", "ensemble"):
             raise UserError(
                 f"{folder} holds a search of another kind ({strategy}, teacher {teacher}): it has"
-                " no candidates to look at"
+                " no candidates to compare"
             )
 
 
@@ -57,7 +56,9 @@ RULES = [rule for rule in FILTERS if rule != "none"]
 
 
 def trajectories(runs, rates):
-    """One row per run: loss and accuracy where it first reaches each of `rates`, or at its end."""
+    """Prints one row per run: loss and accuracy where it first reaches each of `rates`, else at its
+    end.
+    """
     print_heading(
         "loss / accuracy on D_val at FLOPs",
         ["rule", *(f"{rate:.0%}" for rate in rates)],
@@ -75,8 +76,8 @@ def trajectories(runs, rates):
 
 
 def kind(gate):
-    """The kind of a gate, in words: where it is, and whether it is within a block or of a stage's
-    stream.
+    """The kind of a gate, as text: its stage, and whether it is inside a block or in the stream of
+    the stage, which blocks add to.
     """
     place = re.fullmatch(r"[A-Za-z]+(\d+)\.\d+/(conv\d)", gate.name)
     return (
@@ -87,9 +88,11 @@ def kind(gate):
 
 
 def look(run, data_path, every):
-    """(search, list of steps): of every interim sub-network looked at a dict: left, its share of
-    FLOPs; gates, those still open; score and saved [gates], -R of each candidate less the best
-    one's, and its MACs; allowed, dict rule -> gates.
+    """Evaluates all candidates of one in `every` interim sub-networks of a run.
+
+    Returns (search, list of dicts, one per sub-network). Entries: left: its share of the FLOPs;
+    gates: int [n], those that can lose filters; score: [n], -R of each candidate minus that of the
+    best one; saved: [n], MACs that each candidate saves; allowed: dict rule -> gates.
     """
     from dataloader.augment import normalise
     from distribution.machines import Alone
@@ -125,7 +128,7 @@ def look(run, data_path, every):
     logits = on_val.predict(np.stack([member.masks(search.sizes) for member in members]))
     knowledge, steps = 0.0, []
     for i, (member, own) in enumerate(zip(members, logits)):
-        knowledge = (knowledge * i + own) / (i + 1)  # T_i, as the ensemble had it
+        knowledge = (knowledge * i + own) / (i + 1)  # T_i: mean logits of the ensemble
         if i % every == 0:
             steps.append(
                 one_step(
@@ -138,7 +141,7 @@ def look(run, data_path, every):
 
 
 def one_step(search, state, member):
-    """One of the steps that `look` gives."""
+    """The dict of one sub-network, see `look`."""
     importance = search.importance_of(state, member)
     order = ranks(importance, search.sizes)
     given = search.gates_of(member, importance)
@@ -159,11 +162,11 @@ def one_step(search, state, member):
 
 
 def rules(steps):
-    """What each rule would have evaluated and chosen in the same steps."""
+    """Prints what each rule would have evaluated and chosen in the same steps."""
     print_heading(
-        f"{len(steps)} steps of one search, all candidates known: what each rule would have done",
+        f"{len(steps)} steps of one search with all candidates evaluated: choices of each rule",
         ["rule"],
-        ["candidates", "the best one is among them", "score above the best", "MACs of its choice"],
+        ["candidates", "best one included", "score above the best", "MACs of its choice"],
     )
     for rule in FILTERS:
         inside = [np.isin(step["gates"], step["allowed"][rule]) for step in steps]
@@ -181,14 +184,14 @@ def rules(steps):
 
 
 def kinds(search, steps):
-    """What slices of each kind of gate cost and save, early and late in the search, and how often
-    each rule lets them in.
+    """Prints what the slices of each kind of gate cost and save, early and late in the search, and
+    how often each rule evaluates them.
     """
-    figures = [
+    headings = [
         "gates",
-        "MACs a slice",
+        "MACs per slice",
         "score above the best",
-        "the same for 1 % of all MACs",
+        "the same per 1 % of all MACs",
         *RULES,
     ]
     names = np.array([kind(gate) for gate in search.network.gates])
@@ -201,10 +204,9 @@ def kinds(search, steps):
         if not some:
             continue
         print_heading(
-            f"slices by kind of gate, {title}, means; the last columns: how often a rule evaluates"
-            " them",
+            f"slices by kind of gate, {title}, means; last columns: share evaluated by each rule",
             ["kind"],
-            figures,
+            headings,
         )
         for name in dict.fromkeys(names):
             of_kind = [names[step["gates"]] == name for step in some]
@@ -232,7 +234,7 @@ def kinds(search, steps):
 def parse(argv=None):
     parser = Parser(description=__doc__.splitlines()[0])
     add = parser.add_argument
-    add("run", nargs="+", metavar="RUN", help="folders of train_cifar.py")
+    add("run", nargs="+", metavar="RUN", help="run folders of train_cifar.py")
     add(
         "--rates",
         type=share,
@@ -243,9 +245,13 @@ def parse(argv=None):
     add(
         "--every",
         type=count,
-        help="look at one in so many interim sub-networks of the first RUN (default: at none)",
+        help="examine one in so many interim sub-networks of the first RUN (default: none)",
     )
-    add("--data_path", metavar="PATH", help="where its data are now (default: where they were)")
+    add(
+        "--data_path",
+        metavar="PATH",
+        help="the data of the first RUN (default: the path that it used)",
+    )
     return parser.parse_args(argv)
 
 

@@ -1,13 +1,12 @@
-"""What filling channels up to a multiple gains: a dense network and a pruned one, in training and
-inference, in Markdown.
+"""Speed of a dense and a pruned network with channels filled up to multiples, in Markdown.
 
     python bench/channels.py --trained_param FILE --pruned_param ../test/slimmed_param.pkl
 
-Kernels take channels in blocks, and a pruned network has gates of 1, 7 and 13. A pass may fill them
-up with filters of zeros (nets.gates.Context), which changes no result. The multiples it uses are in
-distribution.runtime.MULTIPLES, chosen from these tables. Random images; a training step is that of
-fine-tuning, two views and the bank. All rows take turns, call by call, so that they meet the same
-machine; a figure is the median.
+Kernels process channels in blocks, but a pruned network has gates of 1, 7 or 13 filters. They can
+be filled up with filters of zeros (nets.gates), which does not change results.
+distribution.runtime.MULTIPLES has the multiples in use, chosen from these tables. Images are
+random. A training step is that of fine-tuning, with two views and the bank. All rows take turns,
+call by call, so that other load on the machine affects all alike; numbers are medians.
 """
 
 import dataclasses
@@ -16,7 +15,8 @@ import sys
 from harness import machine, print_heading, print_row
 from pruned import medians_ms, predicting, say
 
-from cli.flags import PRECISIONS, Parser, count, positive
+from cli.flags import PRECISIONS
+from cli.parser import Parser, count, positive
 from cli.program import run_program
 from distribution.startup import import_tensorflow
 from engine.options import DeviceOptions
@@ -26,9 +26,7 @@ from nets.parameters import check_saved_for, read_parameters
 
 
 def training(network, runtime, batch):
-    """A function that takes one step of fine-tuning, two views of `batch` images and their rows of
-    the bank.
-    """
+    """A function that makes one step of fine-tuning, on two views of `batch` images."""
     import numpy as np
     from train import random_set
 
@@ -49,7 +47,7 @@ def training(network, runtime, batch):
 
 
 def table(args, networks, runtime):
-    """Prints a row for the dense network, and one for every multiple of the pruned one."""
+    """Prints one row for the dense network, and one per multiple for the pruned network."""
     rows = {"dense": (networks[0], 1), "pruned": (networks[1], 1)}
     rows |= {f"pruned, multiples of {n}": (networks[1], n) for n in args.multiples}
     cells = {name: [] for name in rows}
@@ -105,13 +103,13 @@ def report(args):
 
 def parse(argv=None):
     parser = Parser(description=__doc__.splitlines()[0])
-    parser.add_argument("--arch", choices=list(BUILDERS), default="ResNet-56", help="the network")
-    parser.add_argument("--size", type=count, default=32, help="height and width of an image")
+    parser.add_argument("--arch", choices=list(BUILDERS), default="ResNet-56", help="network")
+    parser.add_argument("--size", type=count, default=32, help="height and width in pixels")
     parser.add_argument(
         "--trained_param", metavar="FILE", required=True, help="parameter file of the dense network"
     )
     parser.add_argument(
-        "--pruned_param", metavar="FILE", required=True, help="parameter file of a pruned one"
+        "--pruned_param", metavar="FILE", required=True, help="parameter file of the pruned network"
     )
     parser.add_argument(
         "--multiples", type=count, nargs="+", default=[4, 8, 16, 32], help="channels to fill up to"
@@ -121,14 +119,14 @@ def parse(argv=None):
         choices=PRECISIONS,
         nargs="+",
         default=["float32", "bfloat16"],
-        help="of the layers",
+        help="types in which layers compute",
     )
-    parser.add_argument("--compile", action="store_true", help="with XLA")
-    parser.add_argument("--batch_size", type=count, default=128, help="images of a training step")
+    parser.add_argument("--compile", action="store_true", help="use XLA")
+    parser.add_argument("--batch_size", type=count, default=128, help="images per training step")
     parser.add_argument(
-        "--val_batch_size", type=count, default=256, help="images of a call in inference"
+        "--val_batch_size", type=count, default=256, help="images per call in inference"
     )
-    parser.add_argument("--seconds", type=positive, default=3.0, help="to time a row for")
+    parser.add_argument("--seconds", type=positive, default=3.0, help="timed seconds per row")
     return parser.parse_args(argv)
 
 

@@ -1,5 +1,5 @@
-"""A network's convolutions alone, forward and backward: a bound on how fast any step can be that
-takes them from oneDNN.
+"""Only the convolutions of a network, forward and backward: an upper bound for the speed of any
+step that uses those of oneDNN.
 """
 
 import numpy as np
@@ -9,11 +9,10 @@ from nets.tcl import Conv2d, same_size
 
 
 def random_kernels(convs):
-    """Variables float32 [kh, kw, in, out] of the shapes of `convs`, that keep the variance of what
-    passes through them.
+    """Variables float32 [kh, kw, in, out] in the shapes of `convs`, scaled to keep the variance.
 
-    So that a chain of them without batch norm neither vanishes nor overflows: denormal and infinite
-    numbers have a speed of their own.
+    Otherwise values would vanish or overflow in a chain without batch norm. Denormal and infinite
+    numbers would distort the times.
     """
     rng, shapes = np.random.default_rng(0), [conv.shape("kernel") for conv in convs]
     return [
@@ -23,11 +22,10 @@ def random_kernels(convs):
 
 
 def source_of(conv, outputs):
-    """The place in `outputs`, tensors [B, H, W, C], of what `conv` reads: the last one that has its
-    channels and size.
+    """Index in `outputs`, tensors [B, H, W, C], of the input of `conv`: the last one that fits.
 
-    A projection and the convolution beside it both find the block's input, since the projection
-    changes width and size.
+    A projection and the first convolution of its block both find the block's input, since the
+    projection changes width and size.
     """
     channels = conv.shape("kernel")[2]
     fits = lambda x: x.shape[3] == channels and same_size(x.shape[1], conv.strides) == conv.out_size
@@ -35,12 +33,11 @@ def source_of(conv, outputs):
 
 
 def convolutions_step(network, batch_size, dtype):
-    """A function that makes one call: all convolutions of `network` on a random batch, and their
-    gradients.
+    """A function that computes all convolutions of `network` on a random batch, with gradients.
 
-    Every kernel gets a gradient, and every input but the images, as in training. Kernels are
-    float32 and cast to `dtype`, as the network's layers do. No batch norm, no ReLU, no shortcut, no
-    update. Gives the gradients, float32.
+    As in training, gradients are computed for every kernel, and for every input except the images.
+    Kernels are float32 and cast to `dtype`, as in the network's layers. There is no batch norm,
+    ReLU, shortcut or update. The function returns the gradients, float32.
     """
     convs = [layer for layer in network.network_layers if isinstance(layer, Conv2d)]
     kernels = random_kernels(convs)
@@ -59,8 +56,8 @@ def convolutions_step(network, batch_size, dtype):
                 outputs.append(
                     tf.nn.conv2d(outputs[source], tf.cast(kernel, dtype), conv.strides, "SAME")
                 )
-            # What nothing reads, the last output and the projections', has to count, or its
-            # gradients would be left out.
+            # Outputs that nothing reads (the last one, and those of projections) must be in the
+            # total, or their gradients would not be computed.
             ends = [x for i, x in enumerate(outputs) if i not in read]
             total = tf.add_n([tf.reduce_sum(tf.cast(x, tf.float32)) for x in ends])
         return tape.gradient(total, kernels)

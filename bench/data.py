@@ -1,15 +1,14 @@
-"""Images a second a core that reach the training step from files, beside what decoding alone
-allows.
+"""Images per second and core from files to the training step, compared with decoding alone.
 
-    python bench/data.py --data_path IMAGENET [--input_size 224] [--batch_size 64] [--seconds 5]
-    [--rounds 5]
+    python bench/data.py --data_path IMAGENET [--input_size 224] [--batch_size 64] \
+        [--seconds 5] [--rounds 5]
 
-IMAGENET is laid out as train_imagenet.py takes it. "decode" is tf.io.decode_jpeg and nothing else,
-of bytes in memory: the ceiling. "decode, resize" adds a plain tf.image.resize to the input size:
-the floor, what the simplest pipeline does. "one view" and "two views" are this project's batches,
-from the file to random resized crops in one array; two views of an image count as one image, and
-"centre" is what evaluation and memory bank see. All take every core; they take turns, and the table
-has the medians of the rounds.
+IMAGENET is a folder in the layout of train_imagenet.py. "decode" is only tf.io.decode_jpeg, on
+bytes in memory: the ceiling. "decode, resize" adds a plain tf.image.resize to the input size, as
+the simplest pipeline does: the floor. "one view" and "two views" are this project's batches, from
+the file to random resized crops in one array; two views of an image count as one image. "centre" is
+the input of evaluation and memory bank. Every row uses all cores. Rows take turns; the table has
+the medians over the rounds.
 """
 
 import contextlib
@@ -20,16 +19,16 @@ import time
 
 from harness import machine, print_heading, print_row
 
-from cli.flags import Parser, count, positive, side
+from cli.parser import Parser, count, positive, side
 from cli.program import run_program
 from distribution.startup import import_tensorflow
 from utils import cores
 
-IN_MEMORY = 512  # encoded images that ceiling and floor go through, again and again
+IN_MEMORY = 512  # encoded images that ceiling and floor repeat
 
 
 def rates_of(stream, seconds):
-    """Images a second of an iterator over batches' sizes, from the second batch on."""
+    """Images per second, from the second batch on. stream: iterator over the sizes of batches."""
     next(stream)
     begin, images = time.perf_counter(), 0
     while time.perf_counter() - begin < seconds:
@@ -38,8 +37,9 @@ def rates_of(stream, seconds):
 
 
 def plain(encoded, decode, batch_size):
-    """Sizes of batches of images that `decode` has made of `encoded`, a list of bytes; a pixel of
-    each is kept.
+    """Yields the sizes of batches decoded with `decode` from `encoded`, a list of bytes.
+
+    One pixel of each image is kept.
     """
     import tensorflow as tf
 
@@ -52,7 +52,7 @@ def plain(encoded, decode, batch_size):
 
 
 def ours(images, views, batch_size):
-    """Sizes of batches of views, or of centres where `views` is 0."""
+    """Yields the sizes of batches of `views` views, or of centre crops if `views` is 0."""
     import numpy as np
 
     rng = np.random.default_rng(0)
@@ -70,12 +70,15 @@ def ours(images, views, batch_size):
 def parse(argv=None):
     parser = Parser(description=__doc__.splitlines()[0])
     parser.add_argument(
-        "--data_path", required=True, metavar="PATH", help="images as train_imagenet.py takes them"
+        "--data_path",
+        required=True,
+        metavar="PATH",
+        help="folder in the layout of train_imagenet.py",
     )
-    parser.add_argument("--input_size", type=side, default=224, help="pixels a side of a view")
-    parser.add_argument("--batch_size", type=count, default=64, help="images a batch")
-    parser.add_argument("--seconds", type=positive, default=5.0, help="of each measurement")
-    parser.add_argument("--rounds", type=count, default=5, help="measurements of each, in turn")
+    parser.add_argument("--input_size", type=side, default=224, help="height and width in pixels")
+    parser.add_argument("--batch_size", type=count, default=64, help="images per batch")
+    parser.add_argument("--seconds", type=positive, default=5.0, help="seconds per measurement")
+    parser.add_argument("--rounds", type=count, default=5, help="measurements per row")
     return parser.parse_args(argv)
 
 

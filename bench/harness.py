@@ -1,4 +1,4 @@
-"""What the benchmarks share: where they ran, processes that print JSON lines, tables."""
+"""What the benchmarks share: the name of the machine, child processes, tables."""
 
 import importlib.metadata
 import json
@@ -9,25 +9,24 @@ import subprocess
 import sys
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
-sys.path.insert(0, ROOT)  # the programs lie beside this folder
+sys.path.insert(0, ROOT)  # the project is in the parent folder
 
 
 def machine():
-    """The machine and the versions, in words."""
+    """Text with the machine and the versions."""
     from distribution.runtime import cpu_info
     from utils import cores
 
     info = cpu_info()
     model = info.get("model name", platform.processor() or platform.machine())
-    # A model's name need not tell whether there are instructions for the short types.
+    # The name of a model does not show whether it has instructions for bfloat16 and float16.
     flags = "".join(
         f", {flag}"
         for flag in sorted(info.get("flags", "").split())
         if re.search("bf16|fp16", flag)
     )
-    package = importlib.metadata.packages_distributions()["tensorflow"][
-        0
-    ]  # tensorflow, tensorflow-cpu
+    # The package may be called tensorflow or tensorflow-cpu.
+    package = importlib.metadata.packages_distributions()["tensorflow"][0]
     versions = (
         f"TensorFlow {importlib.metadata.version(package)}, Python {platform.python_version()}"
     )
@@ -35,16 +34,16 @@ def machine():
 
 
 def brief(text):
-    """The first line of a message, without what would break a table."""
+    """The first line of a message, without characters that would break a table."""
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     return lines[0].replace("|", "/")[:200] if lines else "no message"
 
 
 def in_own_process(file, job, python=sys.executable, timeout=None):
-    """The JSON lines that `python file --one JOB` prints, a list of dicts.
+    """Runs `python file --one JOB`; returns the JSON lines that it prints, a list of dicts.
 
-    Raises RuntimeError, with the last line it said, for a process that fails;
-    subprocess.TimeoutExpired after `timeout` s.
+    job: dict (JSON); timeout: seconds. Raises RuntimeError with the last line of stderr if the
+    process fails, subprocess.TimeoutExpired if it takes too long.
     """
     command = [python, os.path.abspath(file), "--one", json.dumps(job)]
     ended = subprocess.run(command, capture_output=True, text=True, timeout=timeout)
@@ -54,15 +53,15 @@ def in_own_process(file, job, python=sys.executable, timeout=None):
 
 
 def parent_or_child(args, report, child):
-    """report(args); in a process that in_own_process has started, child(job) in its place."""
+    """Calls report(args), or child(job) in a process that in_own_process has started."""
     return report(args) if args.one is None else child(args.one)
 
 
-def print_heading(title, names, figures):
-    """The head of a Markdown table: columns of words, then columns of figures."""
+def print_heading(title, names, numbers):
+    """Prints the head of a Markdown table. names, numbers: headings of text and number columns."""
     print(
-        f"\n{title}\n\n| {' | '.join([*names, *figures])}"
-        f" |\n|{' --- |' * len(names)}{' ---: |' * len(figures)}",
+        f"\n{title}\n\n| {' | '.join([*names, *numbers])}"
+        f" |\n|{' --- |' * len(names)}{' ---: |' * len(numbers)}",
         flush=True,
     )
 

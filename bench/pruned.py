@@ -1,15 +1,15 @@
-"""What pruning buys in time: latency and throughput of a dense and of pruned networks, in Markdown,
-beside their FLOPs.
+"""Latency and throughput of a dense network and of pruned ones, next to their FLOPs, in Markdown.
 
-    python bench/pruned.py python bench/pruned.py --pruned_param ../test/trained_param.pkl --compile
-    off --precision float32 --layers
+    python bench/pruned.py
+    python bench/pruned.py --pruned_param ../test/trained_param.pkl --compile off \
+        --precision float32 --layers
 
-Inference on random images, batch norm by moving averages. Beside the files of --pruned_param there
-are networks pruned by arithmetic alone: every gate keeps the same share of its filters, as it comes
-or rounded to a multiple of 8 or 16, which kernels may be made for. Networks are timed in turn, call
-by call, so that they meet the same machine; a figure is the median. A second table tells
-convolutions from the rest of a network, a third one (--layers) has every shape of convolution by
-itself.
+Inference on random images, batch norm with moving averages. In addition to the files of
+--pruned_param it times networks pruned by arithmetic: every gate keeps the same share of its
+filters, exactly or rounded to a multiple of 8 or 16, which may suit kernels better. Networks take
+turns, call by call, so that other load on the machine affects all alike; numbers are medians. The
+second table separates convolutions from the rest of a network. The third one (--layers) has every
+shape of convolution.
 """
 
 import collections
@@ -22,7 +22,8 @@ import time
 
 from harness import machine, print_heading, print_row
 
-from cli.flags import PRECISIONS, Parser, count, positive, share
+from cli.flags import PRECISIONS
+from cli.parser import Parser, count, positive, share
 from cli.program import run_program
 from distribution.startup import import_tensorflow
 from ekg.importance import filters_kept
@@ -31,8 +32,8 @@ from nets import build_network
 from nets.catalogue import BUILDERS
 from nets.parameters import check_saved_for, read_parameters
 
-LEAST_CALLS = 7  # timed calls of a cell, however long they take
-BISECTIONS = 30  # halvings of the share of filters: far finer than one filter of any gate
+LEAST_CALLS = 7  # smallest number of timed calls per cell
+BISECTIONS = 30  # halvings of the share of filters: much finer than one filter of any gate
 
 
 def say(text):
@@ -40,10 +41,11 @@ def say(text):
 
 
 def medians_ms(calls, seconds):
-    """Median milliseconds of each of `calls`, taken in turn for `seconds` a call, LEAST_CALLS times
-    at least.
+    """Median milliseconds of each function in `calls`.
+
+    They take turns for `seconds` seconds per function, and at least LEAST_CALLS times.
     """
-    for call in calls * 2:  # traces and compiles, then meets its memory for the first time
+    for call in calls * 2:  # untimed: the first call traces and compiles, the second warms up
         call()
     times, begin = [[] for _ in calls], time.perf_counter()
     while len(times[0]) < LEAST_CALLS or time.perf_counter() - begin < seconds * len(calls):
@@ -55,7 +57,7 @@ def medians_ms(calls, seconds):
 
 
 def normals(shape, scale=1.0):
-    """float32 of this shape on the device; not zeros, which may be faster."""
+    """Random float32 of this shape on the device. Not zeros, which may be faster."""
     import numpy as np
     import tensorflow as tf
 
@@ -68,8 +70,9 @@ def normals(shape, scale=1.0):
 
 
 def widest(filters_of, flops_of, target):
-    """filters_of(share) [G] of the largest share, 0 to 1, with at most `target` MACs; None where
-    even the least are more.
+    """filters_of(share), [G], for the largest share in 0 to 1 with at most `target` MACs.
+
+    None if even share 0 has more.
     """
     if flops_of(filters_of(0.0)) > target:
         return None
@@ -81,17 +84,15 @@ def widest(filters_of, flops_of, target):
 
 
 def rounded(sizes, kept, multiple):
-    """list [G]: the nearest multiple to the share `kept` of each gate, `multiple` at least, never
-    more than there are.
+    """list [G]: the share `kept` of each gate's filters, rounded to the nearest multiple; at least
+    `multiple`, and never more filters than the gate has.
     """
     nearest = lambda size: math.floor(size * kept / multiple + 0.5) * multiple
     return [max(multiple, min(nearest(size), size // multiple * multiple)) for size in sizes]
 
 
 def choices(sizes, target_rate):
-    """dict name -> function from the share of filters that a gate keeps to the filters of every
-    gate.
-    """
+    """dict name -> function from a share of filters kept to the number of filters per gate [G]."""
     made = {f"uniform {target_rate:g}": lambda kept: filters_kept(sizes, [kept] * len(sizes))}
     for multiple in (8, 16):
         if min(sizes) >= multiple:
@@ -102,8 +103,9 @@ def choices(sizes, target_rate):
 
 
 def extracted(dense, filters):
-    """The network that is left of `dense` when gate i keeps its first filters[i] filters: which
-    ones makes no difference here.
+    """The network that remains of `dense` when gate i keeps its first filters[i] filters.
+
+    Which filters it keeps does not affect the speed.
     """
     import numpy as np
 
@@ -118,7 +120,7 @@ def extracted(dense, filters):
 
 
 def make_networks(args, files):
-    """dict row -> network, the dense one first. files: dict path -> arrays."""
+    """dict name of row -> network, the dense one first. files: dict path -> arrays."""
     build = lambda path: build_network(
         args.arch, args.classes, args.size, files.get(path), origin=path
     )
@@ -130,15 +132,15 @@ def make_networks(args, files):
     ).items():
         filters = widest(filters_of, flops_of, args.target_rate * flops_of(None))
         if filters is None:
-            say(f"{name}: left out, it cannot reach --target_rate {args.target_rate:g}")
+            say(f"{name}: skipped, it cannot reach --target_rate {args.target_rate:g}")
         else:
             networks[name] = extracted(dense, filters)
     return networks
 
 
 def predicting(network, runtime, batch):
-    """A function that takes `batch` images through the network as `runtime` computes, until the
-    logits are on the host.
+    """A function that computes the logits of `batch` images with `runtime` and copies them to the
+    host.
     """
     import tensorflow as tf
 
@@ -155,8 +157,9 @@ def predicting(network, runtime, batch):
 
 @dataclasses.dataclass(frozen=True)
 class Convolution:
-    """What the time of a convolution depends on. kernel: [h, w, in, out], or [h, w, channels, 1] if
-    depthwise.
+    """Everything that the time of a convolution depends on.
+
+    kernel: [h, w, in, out], or [h, w, channels, 1] if depthwise.
     """
 
     kernel: tuple
@@ -176,7 +179,7 @@ class Convolution:
 
     @property
     def macs(self):
-        """Multiply-accumulates of one image."""
+        """Multiply-accumulates per image."""
         return math.prod(self.kernel) * self.out_size**2
 
     def __call__(self, x, kernel):
@@ -206,16 +209,15 @@ def convolutions(network):
 
 
 def chained(convs, batch):
-    """A function that computes all of `convs` for `batch` images in float32, with nothing between
-    them.
+    """A function that computes all of `convs` for `batch` images in float32, and nothing else.
 
-    Each reads the latest output of the shape it takes, or random values where there is none yet, as
-    behind a pooling.
+    Each convolution reads the latest output of the right shape, or random values if there is none,
+    for example after a pooling layer.
     """
     import tensorflow as tf
 
-    # Without BN between them, kernels of this scale keep the variance; trained ones would end in
-    # infinities or denormals.
+    # This scale keeps the variance without batch norm. Trained kernels would give infinite or
+    # denormal numbers, which distort the times.
     kernels = [
         normals(conv.kernel, 1 / math.sqrt(math.prod(conv.kernel[: 2 if conv.depthwise else 3])))
         for conv in convs
@@ -235,15 +237,15 @@ def chained(convs, batch):
             ends.pop(read, None)
             ends[index] = y = conv(x, kernel)
             latest[conv.writes] = index, y
-        # One value of each output that none reads: all are computed, and none is copied to the host
-        # as a whole.
+        # One value of each output that no convolution reads: so all are computed, without copying
+        # whole outputs to the host.
         return tf.concat([y[0, 0, 0, :1] for y in ends.values()], 0)
 
     return lambda: compute().numpy()
 
 
 def gflops(convs, batch, ms):
-    """10^9 floating-point operations a second, two for each multiply-accumulate."""
+    """10^9 floating-point operations per second; a multiply-accumulate counts as two."""
     return 2 * batch * sum(conv.macs for conv in convs) / ms / 1e6
 
 
@@ -251,7 +253,7 @@ def gflops(convs, batch, ms):
 
 
 def speed_table(args, networks, runtime):
-    """Prints milliseconds a call, images a second, and how often as fast as the dense network, for
+    """Prints milliseconds per call, images per second and speed-up over the dense network, for
     every batch size.
     """
     combination = f"{runtime.precision}, XLA {'on' if runtime.compile else 'off'}"
@@ -277,8 +279,9 @@ def speed_table(args, networks, runtime):
 
 
 def why_table(args, networks, runtime):
-    """Prints the milliseconds of convolutions and of all the rest, beside what the dense ones take
-    times the ratio of MACs.
+    """Prints the milliseconds of convolutions and of the rest.
+
+    "ideal" is the time of the dense convolutions times the ratio of MACs.
     """
     batch = max(args.batch_sizes)
     say(f"convolutions and the rest, batch {batch}: {len(networks)} networks in turn")
@@ -289,7 +292,7 @@ def why_table(args, networks, runtime):
     ]
     times = medians_ms([call for pair in pairs for call in pair], args.seconds)
     wholes, alone = times[::2], times[1::2]
-    figures = [
+    headings = [
         "whole network",
         "convolutions",
         "rest",
@@ -297,7 +300,9 @@ def why_table(args, networks, runtime):
         "convolutions, ideal",
         "convolutions, GFLOP/s",
     ]
-    print_heading(f"Where the time goes, ms; float32, XLA off, batch {batch}", ["network"], figures)
+    print_heading(
+        f"Where the time goes, ms; float32, XLA off, batch {batch}", ["network"], headings
+    )
     dense_macs = sum(conv.macs for conv in convs[0])
     for name, own, whole, ms in zip(networks, convs, wholes, alone):
         rate = sum(conv.macs for conv in own) / dense_macs
@@ -314,11 +319,11 @@ def why_table(args, networks, runtime):
 
 
 def layers_table(args, networks):
-    """Prints the milliseconds of every distinct convolution of the dense and of the first pruned
+    """Prints the milliseconds of every distinct convolution of the dense and the first pruned
     network.
 
-    Each is a call of its own, whose fixed cost, some tenths of a millisecond, counts where batches
-    are small.
+    Each is timed in its own call. With small batches the fixed cost of a call matters: some tenths
+    of a millisecond.
     """
     batch = max(args.batch_sizes)
     rows = [
@@ -328,11 +333,9 @@ def layers_table(args, networks):
     ]
     say(f"{len(rows)} shapes of convolutions in turn, batch {batch}")
     times = medians_ms([chained([conv], batch) for _, conv, _ in rows], args.seconds)
-    names, figures = (
-        ["network", "kernel"],
-        ["in", "out", "output size", "stride", "layers", "ms", "GFLOP/s"],
-    )
-    print_heading(f"Convolutions by shape; float32, XLA off, batch {batch}", names, figures)
+    names = ["network", "kernel"]
+    headings = ["in", "out", "output size", "stride", "layers", "ms", "GFLOP/s"]
+    print_heading(f"Convolutions by shape; float32, XLA off, batch {batch}", names, headings)
     for (name, conv, uses), ms in zip(rows, times):
         kernel = f"{conv.kernel[0]}x{conv.kernel[1]}{' depthwise' * conv.depthwise}"
         numbers = [conv.reads[1], conv.writes[1], conv.out_size, conv.strides, uses]
@@ -342,7 +345,7 @@ def layers_table(args, networks):
 
 
 def gpu_name():
-    """What a GPU that is used is called, "" on CPUs."""
+    """Text with the names of the GPUs in use, "" on CPUs."""
     import tensorflow as tf
 
     return "".join(
@@ -378,9 +381,9 @@ def report(args):
 
 def parse(argv=None):
     parser = Parser(description=__doc__.splitlines()[0])
-    parser.add_argument("--arch", choices=list(BUILDERS), default="ResNet-56", help="the network")
-    parser.add_argument("--classes", type=count, default=10, help="classes it tells apart")
-    parser.add_argument("--size", type=count, default=32, help="height and width of an image")
+    parser.add_argument("--arch", choices=list(BUILDERS), default="ResNet-56", help="network")
+    parser.add_argument("--classes", type=count, default=10, help="number of classes")
+    parser.add_argument("--size", type=count, default=32, help="height and width in pixels")
     parser.add_argument(
         "--trained_param",
         metavar="FILE",
@@ -397,17 +400,17 @@ def parse(argv=None):
         "--target_rate",
         type=share,
         default=0.45,
-        help="share of the FLOPs that remains in the others",
+        help="share of the FLOPs that remains in the other networks",
     )
     parser.add_argument(
-        "--batch_sizes", type=count, nargs="+", default=[1, 32, 256], help="images a call"
+        "--batch_sizes", type=count, nargs="+", default=[1, 32, 256], help="images per call"
     )
     parser.add_argument(
         "--precision",
         choices=PRECISIONS,
         nargs="+",
         default=["float32", "bfloat16"],
-        help="what layers compute in",
+        help="types in which layers compute",
     )
     parser.add_argument(
         "--compile", choices=["off", "on"], nargs="+", default=["off", "on"], help="XLA"
@@ -416,10 +419,10 @@ def parse(argv=None):
         "--seconds",
         type=positive,
         default=1.5,
-        help=f"to time a cell for, {LEAST_CALLS} calls at least",
+        help=f"timed seconds per cell, at least {LEAST_CALLS} calls",
     )
     parser.add_argument(
-        "--layers", action="store_true", help="time every shape of convolution by itself"
+        "--layers", action="store_true", help="also time every shape of convolution"
     )
     return parser.parse_args(argv)
 

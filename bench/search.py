@@ -1,14 +1,14 @@
-"""Seconds of a search beside those of a plain reference path that has to choose the same widths:
-tables in Markdown.
+"""Compares the time of a search with that of a plain reference, which must choose the same widths.
 
     python bench/search.py --trained_param FILE --data_path FILE --on_test
     python bench/search.py --arch ResNet-20 --images 64 --search_batch_size 64 --steps 3
 
-The reference is kept here (Plain): zero masks, the whole float32 forward pass, one candidate at a
-time and nothing shared, importance by automatic differentiation. Both search the same network on
-the same D_val and take turns, step by step, in one process. Without --data_path images and labels
-are random, without --trained_param the network's weights are. --compile and --precision are the
-project's alone. Exit code 1 if a step differs in its gate, its widths or its candidates.
+The output is Markdown. The reference (class Plain) uses zero masks, computes the whole float32
+forward pass for one candidate at a time, shares nothing between candidates, and gets importance by
+automatic differentiation. Both search the same network on the same D_val and take turns, step by
+step, in one process. Without --data_path images and labels are random; without --trained_param the
+weights are. --compile and --precision affect only the project. Exit code 1 if a step differs in its
+gate, widths or candidates.
 """
 
 import statistics
@@ -18,7 +18,8 @@ import time
 import numpy as np
 from harness import machine, print_heading, print_row
 
-from cli.flags import PRECISIONS, Parser, count, count_or_none, share
+from cli.flags import PRECISIONS
+from cli.parser import Parser, count, count_or_none, share
 from cli.program import run_program
 from dataloader import AUGMENTATIONS, CLASSES, load_dataset
 from dataloader.cifar import OFFICIAL
@@ -32,26 +33,25 @@ from nets.parameters import check_saved_for, read_parameters
 from utils import UserError
 
 SIZE = 32
-ROUNDS = 9  # timed calls of each network when the reference's fairness is measured
-SUBSET_PER_CLASS = 256  # a run's default: what D_val has to leave of the training set
+ROUNDS = 9  # timed calls per network for the fairness of the reference
+SUBSET_PER_CLASS = 256  # default of a run: images that D_val must leave
 COMPARED = "gate", "widths", "candidates"
 
 
-class Apart(Exception):
-    """The two searches have not chosen the same."""
+class Differ(Exception):
+    """The two searches made different choices."""
 
 
 # ------------------------------------------------------------------------------------ the reference
 
 
 def masked_context(masks, tape=None):
-    """A Context with nothing left out. masks: float32 [C], one per gate.
+    """A Context without shortcuts. masks: list of float32 [C], one per gate.
 
-    Candidates take the project's masks, in the vectors of batch norm, so that the forward pass is
-    as fast as that of a network without masks. With a tape gates multiply activations, as the
-    method's text has it, and no gradient is a custom one: each use of a gate also multiplies by a
-    probe of ones, float32 [C], whose gradient is the sum over B, H, W of dy * y for the masked
-    activation y.
+    Without a tape, for candidates, masks are in the vectors of batch norm as in the project, so
+    that the forward pass is as fast as without masks. With a tape, gates multiply activations as in
+    the paper, and all gradients are automatic: each use of a gate also multiplies by a probe of
+    ones, float32 [C], whose gradient is the sum over B, H, W of dy * y for the masked activation y.
     """
     import tensorflow as tf
 
@@ -59,7 +59,7 @@ def masked_context(masks, tape=None):
 
     class ScoringContext(Context):
         def vector(self, vector, gate):
-            # what a dropped filter's batch norm adds is taken away by the gate behind it
+            # Unchanged: the gate after the batch norm zeroes what a dropped filter adds.
             return vector
 
         def observe(self, y, gate):
@@ -70,17 +70,22 @@ def masked_context(masks, tape=None):
 
     if tape is None:
         return Context("batch", masks)
-    # A merge makes batch norm tf.nn.moments and tf.nn.batch_normalization, differentiated
-    # automatically.
+    # With a merge, batch norm is tf.nn.moments and tf.nn.batch_normalization, with automatic
+    # gradients.
     return ScoringContext("batch", masks, tape, merge=lambda mean, variance: (mean, variance))
 
 
 class Plain:
-    """D_val as ekg.validation.Validation shows it to a search, with the same methods, in the
-    straightforward way.
+    """The same methods as ekg.validation.Validation, implemented in the most direct way.
 
-    images uint8 [N, S, S, 3], as prepare(batch) takes them; labels int [N]. `traces` counts those
-    of each function.
+    Args:
+        network: Network.
+        prepare: prepare(batch) makes the network's input from images.
+        images: uint8 [N, S, S, 3] of D_val.
+        labels: int [N].
+        batch_size: images per batch.
+
+    Attribute traces: dict name of function -> number of traces.
     """
 
     def __init__(self, network, prepare, images, labels, batch_size):
@@ -93,14 +98,14 @@ class Plain:
         self.backward = tf.function(self._backward, autograph=False)
 
     def _forward(self, images, masks):
-        """float32 [B, classes], logits of the sub-network with the masks float32 [F]."""
-        self.traces["predict"] += 1  # Python runs while tracing only
+        """float32 [B, classes], logits of the sub-network with masks float32 [F]."""
+        self.traces["predict"] += 1  # Python code runs only while tracing
         return self.network(
             self.prepare({"images": images}), masked_context(self.network.split_masks(masks))
         )
 
     def _backward(self, batch, masks):
-        """For every gate a list of float32 [C], one a use: the inner sums of Eq. 9."""
+        """For every gate a list of float32 [C], one per use: the inner sums of Eq. 9."""
         import tensorflow as tf
 
         from ekg.knowledge import reward_loss
@@ -112,8 +117,9 @@ class Plain:
         return tape.gradient(total, ctx.probes)
 
     def importance(self, masks, knowledge):
-        """float32 [F], importance of the sub-network with masks float32 [F]; knowledge float32 [N,
-        classes].
+        """float32 [F], importance in the sub-network with masks float32 [F].
+
+        knowledge: float32 [N, classes].
         """
         import tensorflow as tf
 
@@ -143,7 +149,7 @@ class Plain:
 
 
 def fairness(plain):
-    """(masked, unmasked): median seconds of the reference's forward pass of a batch, and of the
+    """(masked, unmasked): median seconds per batch of the reference's forward pass, and of the
     ordinary network's.
     """
     import tensorflow as tf
@@ -161,7 +167,7 @@ def fairness(plain):
         for call, own in zip(calls, times):
             begin = time.perf_counter()
             call()
-            if number:  # the first one traces
+            if number:  # the first call traces
                 own.append(time.perf_counter() - begin)
     return tuple(statistics.median(own) for own in times)
 
@@ -170,8 +176,8 @@ def fairness(plain):
 
 
 class Side:
-    """One search and what it took: `rows`, one dict of seconds a step (step, score, candidates),
-    that of the start first.
+    """One search and its times: `rows`, one dict of seconds per step (step, score, candidates), the
+    start first.
     """
 
     def __init__(self, network, on_val, labels, options):
@@ -196,7 +202,7 @@ class Side:
             begin = time.perf_counter()
 
     def step(self):
-        """The record of one step; of the start, the first time."""
+        """Makes one step, the first time the start; returns its record."""
         self.spent = {"score": 0.0, "candidates": 0.0}
         begin = time.perf_counter()
         if self.state is None:
@@ -215,42 +221,43 @@ class Side:
 
 
 def check_same(ours, theirs):
-    """Raises Apart where the records of a step differ."""
+    """Raises Differ if the records of a step differ."""
     for key in COMPARED:
         if ours[key] != theirs[key]:
             what = f"{ours['gate']} and {theirs['gate']}" if key == "gate" else f"other {key}"
-            raise Apart(f"step {ours['step']}: the project and the reference chose {what}")
+            raise Differ(f"step {ours['step']}: the project and the reference chose {what}")
 
 
 def run(project, reference, steps, beside):
-    """Takes turns to the target, or for `steps` steps, the reference for `beside` of them at most
-    (None: all).
+    """Makes the steps of both searches in turn, up to the target or for `steps` steps.
 
-    Gives what the steps that both took have in common: {"candidates": a list of numbers of them,
-    "loss": the largest difference, "filters": steps in which the very same filters are kept}.
-    Raises Apart where they differ.
+    beside: largest number of steps of the reference, None for all. Returns {"candidates": list of
+    their numbers, one per step, "loss": largest difference, "filters": number of steps after which
+    both keep exactly the same filters}. Raises Differ if the searches differ.
     """
     found = {"candidates": [], "loss": 0.0, "filters": 0}
     number = 0
     while number == 0 or not (project.done() or number > (steps or number)):
-        ours, said = project.step(), "the project alone"
+        ours, other = project.step(), "no reference"
         if beside is None or number <= beside:
             theirs = reference.step()
             check_same(ours, theirs)
             found["loss"] = max(found["loss"], abs(ours["loss"] - theirs["loss"]))
             found["filters"] += bool(number) and np.array_equal(project.kept(), reference.kept())
-            said = f"reference {reference.rows[-1]['step']:.2f} s, the same"
+            other = f"reference {reference.rows[-1]['step']:.2f} s, same choices"
         found["candidates"] += [len(ours["candidates"])] * bool(number)
         what = (
             f"step {number}: {ours['gate']}, FLOPs {ours['flops_rate']:.3f}" if number else "start"
         )
         print(
-            f"{what}; project {project.rows[-1]['step']:.2f} s, {said}", file=sys.stderr, flush=True
+            f"{what}; project {project.rows[-1]['step']:.2f} s, {other}",
+            file=sys.stderr,
+            flush=True,
         )
         number += 1
     if number == 1:
         raise UserError(
-            "--search_target_rate: this network is there already, there is nothing to search"
+            "--search_target_rate: the network is already at the target, there is nothing to search"
         )
     return found
 
@@ -263,7 +270,7 @@ def compared(label, ours, theirs):
 
 
 def report(project, reference, found):
-    """Prints the tables. Row 0 of both sides is the start and row 1 the first step: those trace."""
+    """Prints the tables. Row 0 of each side is the start, row 1 the first step: they trace."""
     taken, both = len(project.rows) - 1, len(reference.rows) - 1
     print_heading("Seconds of a search", [""], ["project", "reference", "reference / project"])
     sides = [project.rows, reference.rows]
@@ -271,7 +278,7 @@ def report(project, reference, found):
         "start and first step, tracing included",
         *(sum(row["step"] for row in rows[:2]) for rows in sides),
     )
-    names = {"step": "a step", "score": "of it scoring", "candidates": "of it candidates"}
+    names = {"step": "one step", "score": "scoring in it", "candidates": "candidates in it"}
     if both > 1:
         for name, label in names.items():
             medians = (statistics.median(row[name] for row in rows[2 : both + 1]) for rows in sides)
@@ -289,7 +296,7 @@ def report(project, reference, found):
         )
         if taken > 1:
             median = statistics.median(row["step"] for row in project.rows[2:])
-            print_row([f"a step, median of steps 2 to {taken}", f"{median:.3f}", "-", "-"])
+            print_row([f"one step, median of steps 2 to {taken}", f"{median:.3f}", "-", "-"])
     masked, unmasked = fairness(reference.on_val)
     print_heading(
         "Is the reference fair? Its forward pass of a batch, s",
@@ -302,20 +309,21 @@ def report(project, reference, found):
         f"\nsteps: {taken}, the reference {both}; to the target:"
         f" {'yes' if project.done() else 'no'}"
     )
-    print(f"candidates a step: {statistics.mean(found['candidates']):.1f}")
+    print(f"candidates per step: {statistics.mean(found['candidates']):.1f}")
     print(
         f"traces of the reference: {traces['score']} of scoring, {traces['predict']} of candidates"
     )
     print(
-        f"losses at most {found['loss']:.1e} apart; the very same filters kept after"
+        f"losses at most {found['loss']:.1e} apart; exactly the same filters kept after"
         f" {found['filters']} of {both} steps"
     )
     print(f"same widths at every step: yes{f' ({both} compared)' * (taken > both)}", flush=True)
 
 
 def make_network(args):
-    """The network of --trained_param, or one of random arrays that hides no filter behind a gamma
-    of 0.
+    """The network of --trained_param, or a random one in which no gamma is 0.
+
+    A filter with gamma 0 would have no effect on the output.
     """
     if args.trained_param is not None:
         arrays, meta = read_parameters(args.trained_param)
@@ -324,10 +332,8 @@ def make_network(args):
         return build_network(
             args.arch, CLASSES[args.dataset], SIZE, arrays, origin=args.trained_param
         )
-    network, rng = (
-        build_network(args.arch, CLASSES[args.dataset], SIZE, seed=args.seed),
-        np.random.default_rng(args.seed),
-    )
+    network = build_network(args.arch, CLASSES[args.dataset], SIZE, seed=args.seed)
+    rng = np.random.default_rng(args.seed)
     for bn in network.batch_norms:
         gamma = bn.arrays["gamma"]
         gamma.assign(rng.uniform(0.5, 1.5, gamma.shape).astype(np.float32))
@@ -341,9 +347,8 @@ def validation_set(args):
         if args.on_test:
             raise UserError("--on_test needs a test set; give --data_path")
         rng = np.random.default_rng(args.seed)
-        return rng.integers(0, 256, (args.images, SIZE, SIZE, 3), np.uint8), rng.integers(
-            0, classes, args.images
-        )
+        images = rng.integers(0, 256, (args.images, SIZE, SIZE, 3), np.uint8)
+        return images, rng.integers(0, classes, args.images)
     data = load_dataset(args.dataset, args.data_path)
     images, labels = (data.x_test, data.y_test) if args.on_test else (data.x_train, data.y_train)
     subset = 0 if args.on_test else SUBSET_PER_CLASS
@@ -354,49 +359,30 @@ def validation_set(args):
 def parse(argv=None):
     parser = Parser(description=__doc__.splitlines()[0])
     add = parser.add_argument
-    add("--arch", choices=list(BUILDERS), default="ResNet-56", help="the network")
-    add("--trained_param", metavar="FILE", help="its parameter file (default: random arrays)")
-    add("--dataset", choices=list(OFFICIAL), default="CIFAR10", help="the data")
-    add(
-        "--data_path",
-        metavar="PATH",
-        help="as in train_cifar.py (default: random images and labels)",
-    )
-    add("--images", type=count, default=320, help="images of D_val where they are random")
-    add(
-        "--val_per_class", type=count, default=32, help="images a class in D_val where they are not"
-    )
-    add(
-        "--on_test",
-        action="store_true",
-        help="take D_val from the test set, not from the training set",
-    )
-    add(
-        "--seed",
-        type=count_or_none,
-        default=0,
-        help="seed of what is random, and that shuffles D_val",
-    )
-    add("--search_batch_size", type=count, default=320, help="images of D_val a batch")
-    add("--search_target_rate", type=share, default=0.45, help="share of the FLOPs that remains")
-    add(
-        "--search_step", type=share, default=0.2, help="share of a gate's filters that goes at once"
-    )
-    add(
-        "--candidate_filter", choices=FILTERS, default="published", help="which gates are evaluated"
-    )
-    add("--steps", type=count, help="stop after so many steps (default: at the target)")
-    add(
-        "--reference",
-        type=count,
-        help="steps that the reference takes beside the project's (default: all)",
-    )
+
+    def number(name, kind, default, text):
+        add(name, type=kind, default=default, help=text)
+
+    add("--arch", choices=list(BUILDERS), default="ResNet-56", help="network")
+    add("--trained_param", metavar="FILE", help="parameter file (default: random weights)")
+    add("--dataset", choices=list(OFFICIAL), default="CIFAR10", help="data set")
+    add("--data_path", metavar="PATH", help="as in train_cifar.py (default: random data)")
+    number("--images", count, 320, "images in a random D_val")
+    number("--val_per_class", count, 32, "images per class in a D_val that is not random")
+    add("--on_test", action="store_true", help="take D_val from the test set")
+    number("--seed", count_or_none, 0, "seed of random weights and data, and of the order of D_val")
+    number("--search_batch_size", count, 320, "images of D_val per batch")
+    number("--search_target_rate", share, 0.45, "share of the FLOPs that may remain")
+    number("--search_step", share, 0.2, "largest share of a gate's filters removed in one step")
+    add("--candidate_filter", choices=FILTERS, default="published", help="see train_cifar.py")
+    number("--steps", count, None, "stop after so many steps (default: at the target)")
+    number("--reference", count, None, "number of steps of the reference (default: all)")
     add("--compile", action="store_true", help="compile the project's steps with XLA")
     add(
         "--precision",
         choices=PRECISIONS,
         default="float32",
-        help="what the project's layers compute in",
+        help="type in which the project's layers compute",
     )
     return parser.parse_args(argv)
 
@@ -425,7 +411,7 @@ def main():
     )
     try:
         found = run(project, reference, args.steps, args.reference)
-    except Apart as error:
+    except Differ as error:
         print(f"search.py: {error}", file=sys.stderr)
         return 1
     report(project, reference, found)

@@ -1,11 +1,11 @@
-"""Seconds until something happens: help, the answer to a wrong flag, the first training step, from
-the start of a process.
+"""Seconds from the start of a process to: help, the error for a wrong flag, the first training
+step.
 
     python bench/startup.py [--arch ResNet-56] [--batch_size 128] [--compile] [--rounds 3]
 
-Each figure is the median over rounds of whole processes. The first step is the moment at which the
-first batch of a training on random CIFAR images is done: Python, TensorFlow, the network, the
-trace, XLA's compilation if asked for, and the step itself.
+Numbers are medians over rounds; each measures a whole process. The time to the first step includes
+Python, TensorFlow, the network, tracing, XLA's compilation if asked for, and one step on random
+CIFAR images.
 """
 
 import argparse
@@ -18,14 +18,14 @@ import time
 
 from harness import ROOT, in_own_process, machine, parent_or_child, print_heading, print_row
 
-from cli.flags import Parser, count
+from cli.parser import Parser, count
 from cli.program import run_program
 from engine.options import DeviceOptions, TrainOptions
 from nets.catalogue import BUILDERS
 
 
 def child(job):
-    """Ends with one JSON line once the first step is done."""
+    """Prints one JSON line when the first step is done."""
     from distribution.startup import import_tensorflow
 
     import_tensorflow()
@@ -70,17 +70,17 @@ def timed(run):
 
 
 def program(*flags):
-    """Runs train_cifar.py with flags it answers at once."""
+    """A function that runs train_cifar.py with flags that it answers at once."""
     command = [sys.executable, os.path.join(ROOT, "train_cifar.py"), *flags]
     return lambda: subprocess.run(command, capture_output=True, check=False)
 
 
 def parse(argv=None):
     parser = Parser(description=__doc__.splitlines()[0])
-    parser.add_argument("--arch", choices=list(BUILDERS), default="ResNet-56", help="the network")
-    parser.add_argument("--batch_size", type=count, default=128, help="images a batch")
+    parser.add_argument("--arch", choices=list(BUILDERS), default="ResNet-56", help="network")
+    parser.add_argument("--batch_size", type=count, default=128, help="images per batch")
     parser.add_argument("--compile", action="store_true", help="compile the step with XLA")
-    parser.add_argument("--rounds", type=count, default=3, help="processes of each kind")
+    parser.add_argument("--rounds", type=count, default=3, help="processes per row")
     parser.add_argument("--one", type=json.loads, help=argparse.SUPPRESS)
     return parser.parse_args(argv)
 

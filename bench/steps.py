@@ -1,15 +1,15 @@
-"""What XLA, precision, replicas and accumulation cost on this CPU: two tables in Markdown, of speed
-and of memory.
+"""Cost of XLA, precision, replicas and accumulation on a CPU: tables of speed and of memory.
 
-    python bench/steps.py python bench/steps.py --arch ResNet-20 --precision float32 --replicas 1
-    --accum 1 --rounds 3 --tables speed
+    python bench/steps.py
+    python bench/steps.py --arch ResNet-20 --precision float32 --replicas 1 --accum 1 \
+        --rounds 3 --tables speed
 
-Random weights and random images; the steps, losses and augmentation are those of a run. A row is a
-process of its own, since logical devices and memory peaks belong to a process. A figure is the
-median of several calls after the first one, and of all --rounds. An image counts once, whatever the
-number of its views. `> 90 s`: the first call and one more did not end within --patience. Unless
---precision asks for it, float16, and bfloat16 with XLA, are measured with one replica and --accum 1
-only: they take minutes on CPUs. docs/devices.md has the tables of one machine.
+The output is Markdown. Weights and images are random; steps, losses and augmentation are those of a
+run. Each row has its own process, because logical devices and memory peaks belong to a process. A
+number is the median of several calls after the first one, and then of all --rounds. An image counts
+once, whatever its number of views. `> 90 s`: the first call and one more did not end within
+--patience. By default float16, and bfloat16 with XLA, are measured only with one replica and
+--accum 1, because they take minutes on CPUs. docs/devices.md has the tables of one machine.
 """
 
 import argparse
@@ -25,17 +25,18 @@ import time
 
 from harness import brief, machine, parent_or_child, print_heading, print_row
 
-from cli.flags import PRECISIONS, Parser, count, positive
+from cli.flags import PRECISIONS
+from cli.parser import Parser, count, positive
 from cli.program import run_program
 from dataloader import AUGMENTATIONS, CLASSES
 from distribution.startup import import_tensorflow
+from engine.memory import peak_rss_mib, reset_peak
 from engine.options import DeviceOptions
-from engine.run_folder import peak_rss_mib, reset_peak
 from nets import build_network
 from nets.catalogue import BUILDERS
 
 DATASET, SIZE, TEACHERS = "CIFAR10", 32, 5
-LEAST_CALLS = 3  # timed calls of a step, however long they take
+LEAST_CALLS = 3  # smallest number of timed calls of a step
 SPEED = {
     "train": "training",
     "distil": "distillation, 2 views",
@@ -46,7 +47,7 @@ SPEED = {
 
 @dataclasses.dataclass(frozen=True)
 class Case:
-    """What the rows of the tables differ in."""
+    """The settings of one row."""
 
     precision: str
     replicas: int
@@ -66,8 +67,9 @@ HEADER = ["precision", "replicas", "accum", "XLA"]
 
 
 class Steps:
-    """One network on the devices of a job's case, and its steps: each method gives a function that
-    makes one call.
+    """One network on the devices of a job's case, with its steps.
+
+    train, distil, score and predict return a function that makes one call of that step.
     """
 
     def __init__(self, job):
@@ -85,7 +87,7 @@ class Steps:
         self.job = job
 
     def batch(self, flag, views=1):
-        """Random arrays, all that any step takes: a dict of [B, ...], B the value of the flag."""
+        """Random arrays for any step: a dict of [B, ...]. B is the value of `flag`."""
         import numpy as np
 
         from dataloader.augment import draw
@@ -162,7 +164,7 @@ def speed(steps, name):
     begin = time.perf_counter()
     call()
     first = time.perf_counter() - begin
-    # A figure of fewer calls is better than none because the time ran out.
+    # When the time runs out, accept fewer calls: better than no number at all.
     while not times or (
         (len(times) < LEAST_CALLS or sum(times) < job["seconds"])
         and time.perf_counter() - begin + 2 * times[-1] < job["patience"]
@@ -175,9 +177,7 @@ def speed(steps, name):
 
 
 def memory(steps, _):
-    """{"peak", "added"}: MiB of a process that trains on two views, and what of them was not there
-    before the first step.
-    """
+    """{"peak": MiB of a process that trains on two views, "added": MiB added by the steps}."""
     call = steps.distil("memory_batch_size")
     reset_peak()
     before = peak_rss_mib()
@@ -188,41 +188,36 @@ def memory(steps, _):
 
 
 def child(job):
-    """Prints one JSON line for every cell of the job; a cell that does not end in time ends the
-    process.
-    """
+    """Prints one JSON line per cell of the job. A cell that takes too long ends the process."""
     signal.alarm(job["patience"])
     steps = Steps(job)
     for cell in job["cells"]:
         signal.alarm(job["patience"])
         try:
-            figures = memory(steps, cell) if cell == "memory" else speed(steps, cell)
+            metrics = memory(steps, cell) if cell == "memory" else speed(steps, cell)
         except Exception as error:
-            figures = {"error": brief(f"{type(error).__name__}: {error}")}
+            metrics = {"error": brief(f"{type(error).__name__}: {error}")}
         signal.alarm(0)
-        print(json.dumps({"cell": cell, **figures}), flush=True)
+        print(json.dumps({"cell": cell, **metrics}), flush=True)
 
 
 # ---------------------------------------------------------------------------- the process that asks
 
 
 def measured(job):
-    """dict cell -> figures, of every cell of a job. The cells after one that ended its process are
-    left to another.
+    """dict cell -> metrics, for all cells of a job.
+
+    If a cell ends its process, another process measures the cells after it.
     """
     results, left = {}, job["cells"]
     while left:
-        command = [
-            sys.executable,
-            os.path.abspath(__file__),
-            "--one",
-            json.dumps({**job, "cells": left}),
-        ]
+        own = json.dumps({**job, "cells": left})
+        command = [sys.executable, os.path.abspath(__file__), "--one", own]
         ended = subprocess.run(command, capture_output=True, text=True)
         lines = [
             json.loads(line) for line in ended.stdout.splitlines() if line.startswith('{"cell"')
         ]
-        results |= {figures.pop("cell"): figures for figures in lines}
+        results |= {metrics.pop("cell"): metrics for metrics in lines}
         left = left[len(lines) :]
         if left:
             results[left[0]] = why(ended, job["patience"])
@@ -231,7 +226,7 @@ def measured(job):
 
 
 def why(ended, patience):
-    """What a cell says whose process ended before it."""
+    """The metrics of a cell that ended its process: the reason."""
     if ended.returncode == -signal.SIGALRM:
         return {"over": patience}
     if ended.returncode < 0:
@@ -240,16 +235,17 @@ def why(ended, patience):
 
 
 def text(rounds, name, digits=0):
-    """A cell: the median over rounds of figure `name`, or why there is none."""
-    values = [figures[name] for figures in rounds if name in figures]
+    """The text of a cell: the median over rounds of the metric `name`, or why there is none."""
+    values = [metrics[name] for metrics in rounds if name in metrics]
     if values:
         return f"{statistics.median(values):.{digits}f}"
     return f"> {rounds[-1]['over']} s" if "over" in rounds[-1] else "-"
 
 
 def table(title, columns, jobs, rounds):
-    """Prints a table row by row. columns: list of (heading, cell, figure, digits); jobs: one a row,
-    measured `rounds` times.
+    """Prints a table row by row.
+
+    columns: list of (heading, cell, metric, digits); jobs: one per row, measured `rounds` times.
     """
     results = [[] for _ in jobs]
     for number in range(1, rounds):
@@ -266,15 +262,15 @@ def table(title, columns, jobs, rounds):
         case = Case(**job["case"])
         result.append(measured(job))
         cells = [
-            text([figures[cell] for figures in result], name, digits)
+            text([metrics[cell] for metrics in result], name, digits)
             for _, cell, name, digits in columns
         ]
         print_row([str(case), *cells])
         errors = {
-            cell: figures[cell]["error"]
-            for figures in result
+            cell: metrics[cell]["error"]
+            for metrics in result
             for cell in job["cells"]
-            if "error" in figures[cell]
+            if "error" in metrics[cell]
         }
         notes += [
             f"- {str(case).replace(' |', ',')}, {cell}: {error}" for cell, error in errors.items()
@@ -284,7 +280,7 @@ def table(title, columns, jobs, rounds):
 
 
 def speed_cases(args):
-    """The cases of the table of speed, those that differ in XLA alone beside each other."""
+    """The cases of the speed table. Cases that differ only in XLA are next to each other."""
     for precision, replicas, accum in itertools.product(
         args.precision or PRECISIONS, args.replicas, args.accum
     ):
@@ -297,7 +293,7 @@ def speed_cases(args):
 
 
 def left_out(case):
-    """Whether a case takes minutes, and is measured only if --precision asks for it."""
+    """Whether a case takes minutes, so that it is measured only if --precision asks for it."""
     slow = case.precision == "float16" or (case.precision == "bfloat16" and case.compile)
     return slow and (case.replicas, case.accum) != (1, 1)
 
@@ -342,66 +338,33 @@ def report(args):
 
 def parse(argv=None):
     parser = Parser(description=__doc__.splitlines()[0])
-    several = dict(nargs="+")
-    numbers = dict(nargs="+", type=count)
-    parser.add_argument("--arch", choices=list(BUILDERS), default="ResNet-56", help="the network")
-    parser.add_argument(
-        "--tables",
-        choices=["speed", "memory"],
-        default=["speed", "memory"],
-        help="what to measure",
-        **several,
-    )
-    parser.add_argument(
-        "--steps",
-        choices=list(SPEED),
-        default=list(SPEED),
-        help="columns of the table of speed",
-        **several,
-    )
-    parser.add_argument(
-        "--compile", choices=["off", "on"], default=["off", "on"], help="XLA", **several
-    )
-    parser.add_argument(
+
+    def numbers(name, default, text, kind=count, **settings):
+        parser.add_argument(name, type=kind, default=default, help=text, **settings)
+
+    def several(name, choices, default, text):
+        parser.add_argument(name, choices=choices, nargs="+", default=default, help=text)
+
+    parser.add_argument("--arch", choices=list(BUILDERS), default="ResNet-56", help="network")
+    several("--tables", ["speed", "memory"], ["speed", "memory"], "what to measure")
+    several("--steps", list(SPEED), list(SPEED), "columns of the speed table")
+    several("--compile", ["off", "on"], ["off", "on"], "XLA")
+    several(
         "--precision",
-        choices=PRECISIONS,
-        help=(
-            "what layers compute in, in every combination (default: all three, but float16, and"
-            " bfloat16 with XLA, with one replica and --accum 1 only)"
-        ),
-        **several,
+        PRECISIONS,
+        None,
+        "types in which layers compute, in all combinations (default: all three, but float16, and"
+        " bfloat16 with XLA, only with one replica and --accum 1)",
     )
-    parser.add_argument(
-        "--replicas", default=[1, 2], help="replicas in which the CPU works", **numbers
-    )
-    parser.add_argument(
-        "--accum", default=[1, 2], help="parts in which a replica takes its batch", **numbers
-    )
-    parser.add_argument(
-        "--memory_accum", default=[1, 2, 4, 8], help="the same, in the table of memory", **numbers
-    )
-    parser.add_argument(
-        "--batch_size", type=count, default=128, help="images a batch in training and distillation"
-    )
-    parser.add_argument(
-        "--search_batch_size",
-        type=count,
-        default=256,
-        help="images a batch in scoring and of a candidate",
-    )
-    parser.add_argument(
-        "--memory_batch_size", type=count, default=256, help="images a batch in the table of memory"
-    )
-    parser.add_argument(
-        "--seconds",
-        type=positive,
-        default=3.0,
-        help=f"to time a step for, {LEAST_CALLS} calls at least",
-    )
-    parser.add_argument(
-        "--patience", type=count, default=90, help="seconds after which a step is given up"
-    )
-    parser.add_argument("--rounds", type=count, default=1, help="times to go through each table")
+    numbers("--replicas", [1, 2], "numbers of replicas on the CPU", nargs="+")
+    numbers("--accum", [1, 2], "parts per replica's batch", nargs="+")
+    numbers("--memory_accum", [1, 2, 4, 8], "the same, in the memory table", nargs="+")
+    numbers("--batch_size", 128, "images per batch in training and distillation")
+    numbers("--search_batch_size", 256, "images per batch in scoring and for candidates")
+    numbers("--memory_batch_size", 256, "images per batch in the memory table")
+    numbers("--seconds", 3.0, f"timed seconds per step, at least {LEAST_CALLS} calls", positive)
+    numbers("--patience", 90, "seconds after which a step is given up")
+    numbers("--rounds", 1, "repetitions of each table")
     parser.add_argument("--one", type=json.loads, help=argparse.SUPPRESS)
     return parser.parse_args(argv)
 

@@ -1,14 +1,14 @@
-"""The speed of training the same ResNet in PyTorch, one JSON line. bench/train.py runs this with a
-Python that has torch.
+"""Training speed of the same ResNet in PyTorch, as one JSON line. bench/train.py runs this program.
 
-    python bench/torch_resnet.py --one '{"cell": "version"}' python bench/torch_resnet.py --one
-    '{"cell": "alone", "precision": "float32", "compile": false, "blocks": 9, "classes": 10, "size":
-    32, "batch_size": 128, "seconds": 3, "least_calls": 5}'
+    python bench/torch_resnet.py --one '{"cell": "version"}'
+    python bench/torch_resnet.py --one '{"cell": "alone", "precision": "float32", \
+        "compile": false, "blocks": 9, "classes": 10, "size": 32, "batch_size": 128, \
+        "seconds": 3, "least_calls": 5}'
 
-precision: float32; bfloat16, where weights and momentum are bfloat16 too; autocast, where they are
-float32. Nothing of this project is imported, since that Python has no TensorFlow. The same batch
-over and over, one view, normalised already: no augmentation and no accuracy is computed, which is
-in PyTorch's favour.
+It runs in a Python with torch and without TensorFlow, so it imports nothing from this project.
+precision: float32; bfloat16, for weights and momentum too; autocast, with float32 weights and
+momentum. It trains on one normalised batch, one view, without augmentation or accuracy, which
+favours PyTorch.
 """
 
 import argparse
@@ -22,7 +22,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-WARM_UP = 3  # calls before the timed ones: compilation, memory, oneDNN's kernels
+WARM_UP = 3  # untimed calls first: compilation, memory, oneDNN's kernels
 
 
 def convolution(channels, filters, kernel_size, strides=1):
@@ -68,7 +68,7 @@ class CifarResNet(nn.Module):
 
 
 def training_call(job):
-    """A function that makes one training step and gives the loss."""
+    """A function that makes one training step and returns the loss."""
     precision, layout = job["precision"], torch.channels_last
     torch.manual_seed(0)
     dtype = torch.bfloat16 if precision == "bfloat16" else torch.float32
@@ -78,9 +78,8 @@ def training_call(job):
     )
     labels = torch.randint(0, job["classes"], (job["batch_size"],))
     settings = dict(lr=0.01, momentum=0.9, nesterov=True, weight_decay=5e-4)
-    optimizer = torch.optim.SGD(
-        network.parameters(), fused=True, **settings
-    )  # fused: the fastest of its three
+    # fused: the fastest of PyTorch's three implementations.
+    optimizer = torch.optim.SGD(network.parameters(), fused=True, **settings)
     loss_of = lambda images, labels: functional.cross_entropy(network(images).float(), labels)
     loss_of = torch.compile(loss_of) if job["compile"] else loss_of
     casts = lambda: (
@@ -101,8 +100,9 @@ def training_call(job):
 
 
 def rate(call, job):
-    """Images a second: the batch over the median time of calls, for job["seconds"] s and
-    job["least_calls"] at least.
+    """Images per second, from the median time of a call.
+
+    Times calls for job["seconds"] seconds, and at least job["least_calls"] of them.
     """
     for _ in range(WARM_UP):
         call()
@@ -116,15 +116,12 @@ def rate(call, job):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], allow_abbrev=False)
-    parser.add_argument(
-        "--one", type=json.loads, required=True, metavar="JSON", help="what to measure"
-    )
+    parser.add_argument("--one", type=json.loads, required=True, metavar="JSON", help="the job")
     job = parser.parse_args().one
     if job["cell"] == "version":
         print(json.dumps({"version": torch.__version__}))
         return
-    # As many threads as TensorFlow takes; PyTorch by itself would leave out those that share a
-    # core.
+    # As many threads as TensorFlow uses; PyTorch's default is one per physical core.
     torch.set_num_threads(
         len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     )

@@ -1,21 +1,22 @@
-"""How fast training is, beside PyTorch and beside the network's convolutions alone: tables in
-Markdown, images a second.
+"""Training speed compared with PyTorch and with the network's convolutions alone, in Markdown.
 
-    python bench/train.py python bench/train.py --arch ResNet-20 --precision float32 --compile off
-    on --rounds 5 --torch none
+    python bench/train.py
+    python bench/train.py --arch ResNet-20 --precision float32 --compile off on --rounds 5 \
+        --torch none
 
-Random weights and random images, on the CPU. `Step alone`: the same batch over and over. `With its
-data`: engine.training.train on arrays in memory, which draws, gathers and hands over every batch.
-An image counts once, whatever the number of its views. Every cell is a process of its own, and all
-cells take turns in each of --rounds, so that they meet the same machine; a figure is the median
-over rounds. `-`: the cell failed, or was given up after --patience; it is not tried again.
+Numbers are images per second on the CPU, with random weights and images. `step alone`: the step on
+one batch again and again. `with its data`: engine.training.train on arrays in memory, which also
+draws, gathers and transfers every batch. An image counts once, whatever its number of views. Every
+cell has its own process. All cells take turns in each of --rounds, so that other load on the
+machine affects all alike; numbers are medians over rounds. `-`: the cell failed or took longer than
+--patience; it is not repeated.
 
-The bound is what a step would reach if only the convolutions and their gradients took time, in
-TensorFlow's own kernels. PyTorch trains the same network (bench/torch_resnet.py). Its threads wait
-for each other by spinning: on cores that others use too its figures fall to a small part,
-TensorFlow's far less, so let nothing else run. It is installed for this benchmark alone, once, into
-bench/.torch; where pip would take a build with CUDA, PIP_INDEX_URL or PIP_FIND_LINKS can name a
-place of CPU builds.
+The bound is the speed of a step in which only the convolutions and their gradients take time, in
+TensorFlow's own kernels. PyTorch trains the same network (bench/torch_resnet.py). Let nothing else
+run at the same time: PyTorch's threads wait by spinning, so on shared cores PyTorch becomes many
+times slower, and TensorFlow much less. PyTorch is installed once, only for this benchmark, into
+bench/.torch. If pip would install a build with CUDA, set PIP_INDEX_URL or PIP_FIND_LINKS to a place
+with CPU builds.
 """
 
 import argparse
@@ -29,7 +30,7 @@ import time
 
 from harness import brief, in_own_process, machine, parent_or_child, print_heading, print_row
 
-from cli.flags import Parser, count, positive
+from cli.parser import Parser, count, positive
 from cli.program import run_program
 from dataloader import AUGMENTATIONS, CLASSES
 from distribution.startup import import_tensorflow
@@ -40,10 +41,10 @@ from utils import UserError
 
 DATASET, SIZE, TEACHERS = "CIFAR10", 32, 5
 LEARNING_RATE, WEIGHT_DECAY = 0.01, 5e-4
-LEAST_CALLS = 5  # timed calls of a step, however long they take
-WARM_UP = 2  # calls before the timed ones: tracing, memory, oneDNN's kernels
+LEAST_CALLS = 5  # smallest number of timed calls of a step
+WARM_UP = 2  # untimed calls first: tracing, memory, oneDNN's kernels
 PRECISIONS = ["float32", "bfloat16"]
-# PyTorch only knows the basic blocks.
+# Only networks of basic blocks: torch_resnet.py has no others.
 ARCHITECTURES = {
     arch: settings["blocks"]
     for arch, (_, name, settings) in BUILDERS.items()
@@ -55,17 +56,17 @@ TORCH_PROGRAM, TORCH_FOLDER = os.path.join(HERE, "torch_resnet.py"), os.path.joi
 TORCH_PACKAGES = ["torch==2.13.0", "numpy"]
 
 PLAIN = "plain: step alone"
-# --feeds -> (end of a heading, steps a call, MiB of the data that may lie on the device)
+# --feeds -> (end of a heading, steps per call, MiB of data on the device)
 FEEDS = {
     "host": ("with its data", 1, 0),
-    "several": ("10 steps a call", 10, 0),
+    "several": ("10 steps per call", 10, 0),
     "resident": ("resident data", 1, 1024),
     "both": ("both", 10, 1024),
 }
 
 
 def columns(feeds):
-    """dict heading -> what a job of this column adds."""
+    """dict heading -> entries that a job of this column adds."""
     found = {}
     for name, views in (("plain", 1), ("two views", 2)):
         found[f"{name}: step alone"] = {"cell": "alone", "views": views}
@@ -82,23 +83,20 @@ def columns(feeds):
 
 @dataclasses.dataclass
 class Row:
-    """A row of a table: its words, the program and Python that measure it, and by column the job,
-    the rates, the mistake.
-    """
+    """A row of a table."""
 
     table: str
-    precision: str  # float32 or bfloat16, the figures it is compared with
-    words: list
-    jobs: dict
+    precision: str  # float32 or bfloat16: rows of the same precision are compared
+    words: list  # its first cells
+    jobs: dict  # column -> job
     program: str = __file__
     python: str = sys.executable
-    rates: dict = dataclasses.field(
-        default_factory=dict
-    )  # column -> images a second, one of each round
-    errors: dict = dataclasses.field(default_factory=dict)
+    # column -> list of images per second, one per round
+    rates: dict = dataclasses.field(default_factory=dict)
+    errors: dict = dataclasses.field(default_factory=dict)  # column -> message
 
-    def figure(self, column):
-        """The median over rounds, None where there is none."""
+    def median_rate(self, column):
+        """Images per second, median over rounds; None without a measurement."""
         return statistics.median(self.rates[column]) if self.rates.get(column) else None
 
 
@@ -106,13 +104,11 @@ class Row:
 
 
 class Enough(Exception):
-    """Training has gone on for as long as it is timed."""
+    """The training has been timed for long enough."""
 
 
 def random_set(images, views):
-    """Random arrays of a data set of so many images: a dict of [images, ...], with a bank for two
-    views.
-    """
+    """A random data set, dict of arrays [images, ...]. For two views it includes a memory bank."""
     import numpy as np
 
     classes, rng = CLASSES[DATASET], np.random.default_rng(0)
@@ -128,8 +124,9 @@ def random_set(images, views):
 
 
 def make_step(job, arrays, resident_mib=0):
-    """(step, feed): the training step of a job, of a baseline for one view or of fine-tuning for
-    two, on a random_set.
+    """(step, feed) of a job: a step of the baseline for one view, of fine-tuning for two.
+
+    job: dict; arrays: from random_set; resident_mib: MiB of them to keep on the device.
     """
     from dataloader.augment import augment
     from distribution.machines import Alone
@@ -151,8 +148,8 @@ def make_step(job, arrays, resident_mib=0):
 
 
 def rate_with_data(job):
-    """Images a second of whole epochs of engine.training.train; the first one traces and is left
-    out.
+    """Images per second in whole epochs of engine.training.train. The first epoch, which includes
+    tracing, does not count.
     """
     from engine.training import train
 
@@ -175,7 +172,7 @@ def rate_with_data(job):
 
 
 def rate_alone(job):
-    """Images a second of the step on one batch that was made before."""
+    """Images per second of the step on one batch, made before."""
     import numpy as np
 
     from dataloader.augment import draw
@@ -186,11 +183,12 @@ def rate_alone(job):
     batch = {**arrays, "draws": draw(np.random.default_rng(0), size, job["views"])}
     shared = {"learning_rate": np.float32(LEARNING_RATE), "weight_decay": np.float32(WEIGHT_DECAY)}
 
-    def steps():  # as many as an epoch of the columns with data, so that both are means over them
+    # As many steps as in an epoch with data, so that both are means over the same number.
+    def steps():
         for _ in range(job["images"] // size):
             _ = {name: float(value) for name, value in step(batch, **shared)[0].items()}
 
-    # One call to warm up and one timed at least: of so many steps that is enough.
+    # Each call makes many steps: one untimed call and one timed call are enough.
     return rate_of(steps, job, job["images"] // size * size, warm_up=1, least=1)
 
 
@@ -205,8 +203,14 @@ def rate_of_convolutions(job):
 
 
 def rate_of(call, job, images, warm_up, least):
-    """Images a second of calls that take so many each, over their median time; `least` calls are
-    timed, after `warm_up`.
+    """Images per second, from the median time of a call.
+
+    Args:
+        call: function to time.
+        job: dict; job["seconds"]: how long to time calls.
+        images: images per call.
+        warm_up: number of untimed calls first.
+        least: smallest number of timed calls.
     """
     for _ in range(warm_up):
         call()
@@ -219,59 +223,51 @@ def rate_of(call, job, images, warm_up, least):
 
 
 def child(job):
-    """Prints {"rate": images a second} of one cell."""
+    """Prints {"rate": images per second} of one cell."""
     import_tensorflow()
-    rate = {"alone": rate_alone, "data": rate_with_data, "convolutions": rate_of_convolutions}[
-        job["cell"]
-    ]
-    print(json.dumps({"rate": rate(job)}), flush=True)
+    rates = {"alone": rate_alone, "data": rate_with_data, "convolutions": rate_of_convolutions}
+    print(json.dumps({"rate": rates[job["cell"]](job)}), flush=True)
 
 
 # ---------------------------------------------------------------------------- the process that asks
 
 
 def torch_python(wanted):
-    """(Python that has torch, torch's version) of --torch; (None, None) for none. Raises UserError
-    where there is none.
+    """(path of a Python with torch, version of torch); (None, None) for --torch none.
+
+    Raises UserError if that Python has no torch.
     """
     if wanted == "none":
         return None, None
     python = install_torch() if wanted == "install" else wanted
     try:
-        said = in_own_process(TORCH_PROGRAM, {"cell": "version"}, python)
+        (answer,) = in_own_process(TORCH_PROGRAM, {"cell": "version"}, python)
     except (OSError, RuntimeError) as error:
         raise UserError(f"--torch {wanted}: {python} has no PyTorch: {error}") from error
-    return python, said[0]["version"]
+    return python, answer["version"]
 
 
 def install_torch():
-    """The Python of bench/.torch, which is made if it is not there whole."""
+    """Path of the Python in bench/.torch. Installs it first if it is missing or incomplete."""
     python = os.path.join(TORCH_FOLDER, "Scripts" if os.name == "nt" else "bin", "python")
     ready = os.path.join(TORCH_FOLDER, ".ready")
     if os.path.exists(ready):
         return python
     print(
-        f"installs {' '.join(TORCH_PACKAGES)} in {os.path.relpath(TORCH_FOLDER)}, once",
+        f"installing {' '.join(TORCH_PACKAGES)} in {os.path.relpath(TORCH_FOLDER)}, once",
         file=sys.stderr,
         flush=True,
     )
-    pip = [
-        python,
-        "-m",
-        "pip",
-        "install",
-        "--quiet",
-        "--disable-pip-version-check",
-        *TORCH_PACKAGES,
-    ]
+    flags = "--quiet", "--disable-pip-version-check"
+    pip = [python, "-m", "pip", "install", *flags, *TORCH_PACKAGES]
     for command in ([sys.executable, "-m", "venv", TORCH_FOLDER], pip):
         ended = subprocess.run(command, capture_output=True, text=True)
         if ended.returncode:
-            said = f"{ended.stdout}\n{ended.stderr}".splitlines()
-            mistakes = [line for line in said if line.startswith("ERROR")] or said[::-1]
+            lines = f"{ended.stdout}\n{ended.stderr}".splitlines()
+            errors = [line for line in lines if line.startswith("ERROR")] or lines[::-1]
             raise UserError(
-                f"--torch install: {brief(chr(10).join(mistakes))}; --torch PYTHON or --torch none"
-                " go without it"
+                f"--torch install: {brief(chr(10).join(errors))}; try --torch PYTHON or --torch"
+                " none"
             )
     for name, content in ((".gitignore", "*\n"), (".ready", "")):
         with open(os.path.join(TORCH_FOLDER, name), "w") as file:
@@ -322,7 +318,7 @@ def bound_rows(args, job):
 
 
 def measure(rows, rounds, patience):
-    """Fills the rows' rates, every cell once a round."""
+    """Measures every cell once per round; fills the rates and errors of the rows."""
     for number in range(1, rounds + 1):
         for row in rows:
             for column, job in row.jobs.items():
@@ -343,13 +339,13 @@ def measure(rows, rounds, patience):
 
 
 def print_table(title, names, rows):
-    """Prints rows that have the same columns, and why cells are missing."""
+    """Prints rows with the same columns, then the reasons for missing cells."""
     if not rows:
         return
     print_heading(title, names, list(rows[0].jobs))
     for row in rows:
-        figures = [row.figure(column) for column in row.jobs]
-        print_row([*row.words, *("-" if figure is None else f"{figure:.0f}" for figure in figures)])
+        rates = [row.median_rate(column) for column in row.jobs]
+        print_row([*row.words, *("-" if rate is None else f"{rate:.0f}" for rate in rates)])
     notes = [
         f"- {', '.join(row.words)}, {column}: {error}"
         for row in rows
@@ -360,19 +356,19 @@ def print_table(title, names, rows):
 
 
 def print_ratios(precisions, tables):
-    """A line for each precision: the fastest plain step of this project over the others' fastest
-    figures.
+    """Prints one line per precision: the fastest plain step of this project relative to the
+    others'.
     """
     print()
     for precision in precisions:
         best = {}
         for name, rows in tables.items():
-            figures = [
-                (row.figure(PLAIN), " ".join(row.words))
+            rates = [
+                (row.median_rate(PLAIN), " ".join(row.words))
                 for row in rows
                 if row.precision == precision
             ]
-            best[name] = max((pair for pair in figures if pair[0] is not None), default=None)
+            best[name] = max((pair for pair in rates if pair[0] is not None), default=None)
         own, *others = best.items()
         if own[1] is not None:
             ratios = [
@@ -417,61 +413,33 @@ def report(args):
 
 def parse(argv=None):
     parser = Parser(description=__doc__.splitlines()[0])
-    several = dict(nargs="+")
-    parser.add_argument(
-        "--arch", choices=list(ARCHITECTURES), default="ResNet-56", help="the network"
-    )
-    parser.add_argument(
-        "--precision",
-        choices=PRECISIONS,
-        default=PRECISIONS,
-        help="what layers compute in",
-        **several,
-    )
-    parser.add_argument(
-        "--compile",
-        choices=["off", "on"],
-        default=["off", "on"],
-        help="XLA, in this project",
-        **several,
-    )
-    parser.add_argument(
-        "--feeds",
-        choices=list(FEEDS),
-        default=["host"],
-        help="how the data come, a column each",
-        **several,
-    )
-    parser.add_argument("--batch_size", type=count, default=128, help="images a batch")
-    parser.add_argument(
-        "--images", type=count, default=1280, help="images of the data set of the columns with data"
-    )
-    parser.add_argument("--rounds", type=count, default=3, help="times to go through all cells")
-    parser.add_argument(
-        "--seconds",
-        type=positive,
-        default=3.0,
-        help=f"to time a cell for, {LEAST_CALLS} calls at least",
-    )
-    parser.add_argument(
-        "--patience",
-        type=count,
-        default=300,
-        help="seconds after which a cell's process is given up",
-    )
+
+    def several(name, choices, default, text):
+        parser.add_argument(name, choices=choices, nargs="+", default=default, help=text)
+
+    def number(name, default, text, kind=count):
+        parser.add_argument(name, type=kind, default=default, help=text)
+
+    parser.add_argument("--arch", choices=list(ARCHITECTURES), default="ResNet-56", help="network")
+    several("--precision", PRECISIONS, PRECISIONS, "types in which layers compute")
+    several("--compile", ["off", "on"], ["off", "on"], "XLA, in this project")
+    several("--feeds", list(FEEDS), ["host"], "ways to feed the data, one column each")
+    number("--batch_size", 128, "images per batch")
+    number("--images", 1280, "images of the data set, in the columns with data")
+    number("--rounds", 3, "measurements per cell")
+    number("--seconds", 3.0, f"timed seconds per cell, at least {LEAST_CALLS} calls", positive)
+    number("--patience", 300, "seconds after which the process of a cell is ended")
     parser.add_argument(
         "--torch",
         default="install",
         metavar="install|PYTHON|none",
-        help=(
-            "where PyTorch is: install it in bench/.torch, a Python that has it, or leave its"
-            " rows out"
-        ),
+        help="where PyTorch is: install it in bench/.torch, path of a Python that has it, or none"
+        " to skip its rows",
     )
     parser.add_argument("--one", type=json.loads, help=argparse.SUPPRESS)
     args = parser.parse_args(argv)
     if args.images < args.batch_size:
-        parser.error(f"--images {args.images} fills no batch of --batch_size {args.batch_size}")
+        parser.error(f"--images {args.images} is less than one --batch_size {args.batch_size}")
     return args
 
 

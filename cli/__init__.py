@@ -1,1 +1,1 @@
-"""Flags become options; what a program ends with."""
+"""Command lines: flags, the options made of them, exit codes."""

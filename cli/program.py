@@ -1,6 +1,4 @@
-"""What the programs share around what they do: exit codes, and the one line that says why a run
-ended.
-"""
+"""What all programs share: exit codes, and one line that says why a program ended."""
 
 import os
 import signal
@@ -10,7 +8,7 @@ from distribution.machines import PeerLost
 from engine.signals import begun, listening
 from utils import FULL, UserError
 
-# What TensorFlow raises in the middle of a step when a peer is lost.
+# The errors that TensorFlow raises during a step when another machine is lost.
 MACHINE_GONE = (
     "UnavailableError",
     "AbortedError",
@@ -18,71 +16,69 @@ MACHINE_GONE = (
     "DeadlineExceededError",
     "FailedPreconditionError",
 )
-
-
-NO_MEMORY = (
-    "resource_exhausted",
-    "out of memory",
-    "alloc_failed",
-    "failed to allocate",
-)  # XLA and CUDA, in other errors
+# How XLA and CUDA report full memory inside other errors, in lower case.
+NO_MEMORY = ("resource_exhausted", "out of memory", "alloc_failed", "failed to allocate")
 
 
 def run_program(main, goes_on=False):
-    """Exit code of main(): 2 and one line on stderr for a user's mistake, 1 for a failed run, 128 +
-    its number for a signal.
+    """Runs main() and returns the exit code of the program.
 
-    goes_on: whether the program's command, started again, goes on with what it has saved.
+    0: success; 1: the run failed; 2: the user made a mistake; 128 + n: signal n stopped it. For
+    every code but 0 it prints one line on stderr.
+
+    goes_on: whether the same command, started again, resumes from what was saved.
     """
-    name, smaller = os.path.basename(sys.argv[0]), "a smaller --val_batch_size"
-    if goes_on:
-        # Both change what is computed, so that the run cannot go on with them.
-        smaller = (
-            "--accum 2 or more, or a smaller --batch_size or batch size of the stage; with"
-            " --overwrite or another folder"
-        )
-
-    def then():
-        if not (goes_on and begun()):
-            return ""
-        return (
-            f"; the same command{' without --overwrite' if '--overwrite' in sys.argv else ''} goes"
-            " on from there"
-        )
-
     with listening():
         try:
             return main() or 0
         except UserError as error:
-            said, code = f"error: {error}", 2
+            message, code = f"error: {error}", 2
         except KeyboardInterrupt as stop:
             number = getattr(stop, "signal", signal.SIGINT)
-            saved = ", all is saved" if getattr(stop, "saved", False) else ""
-            said, code = f"stopped by {number.name}{saved}{then()}", 128 + number
+            saved = ", everything is saved" if getattr(stop, "saved", False) else ""
+            message, code = f"stopped by {number.name}{saved}{_resume(goes_on)}", 128 + number
         except Exception as error:
-            reason = _failure(error, then(), smaller)
+            reason = _failure(error, _resume(goes_on), _less_memory(goes_on))
             if reason is None:
                 raise
-            said, code = f"stopped: {reason}", 1
-    print(f"{name}: {said}", file=sys.stderr)
+            message, code = f"stopped: {reason}", 1
+    print(f"{os.path.basename(sys.argv[0])}: {message}", file=sys.stderr)
     return code
 
 
-def _failure(error, then, smaller):
-    """What to say of a run that failed for a reason outside of this program; None for a reason
-    within.
+def _resume(goes_on):
+    """Text that says how to resume; "" if there is nothing to resume."""
+    if not (goes_on and begun()):
+        return ""
+    command = "the same command" + " without --overwrite" * ("--overwrite" in sys.argv)
+    return f"; {command} resumes from there"
 
-    then: how it goes on; smaller: what to do about memory.
+
+def _less_memory(goes_on):
+    """Advice for a program that ran out of memory."""
+    if not goes_on:
+        return "a smaller --val_batch_size"
+    # These options change what is computed, so a run cannot be resumed with them.
+    return (
+        "--accum 2 or more, or a smaller --batch_size or batch size of the stage; with --overwrite"
+        " or another folder"
+    )
+
+
+def _failure(error, resume, less_memory):
+    """Message for an error with a cause outside this program; None for a bug in this program.
+
+    resume: text that says how to resume; less_memory: advice to need less memory.
     """
-    # TensorFlow's own classes are not imported here, so that --help need not wait for it.
+    # TensorFlow's error classes are compared by name: importing them would slow down --help.
     kind, text = type(error).__name__, str(error)
     if isinstance(error, OSError):
         if error.errno in FULL:
             return (
-                f"{error.filename or 'a file'}: {error.strerror}; what was written before is whole:"
-                f" make room{then}"
+                f"{error.filename or 'a file'}: {error.strerror}; files written before are"
+                f" complete; free some space{resume}"
             )
-        return text + then * isinstance(error, PeerLost)
+        return text + resume * isinstance(error, PeerLost)
     if isinstance(error, FloatingPointError):
         return text
     if (
@@ -90,18 +86,17 @@ def _failure(error, then, smaller):
         or kind == "ResourceExhaustedError"
         or any(words in text.lower() for words in NO_MEMORY)
     ):
-        return f"out of memory; try {smaller}"
+        return f"out of memory; try {less_memory}"
     if kind in MACHINE_GONE and os.environ.get("TF_CONFIG"):
-        return f"another machine of TF_CONFIG has stopped or is out of reach ({kind}){then}"
+        return f"another machine of TF_CONFIG has stopped or is out of reach ({kind}){resume}"
     return None
 
 
-def prune_as_told(parse):
-    """The whole of a training program: parses the command line, then runs the pipeline."""
+def prune_from(parse):
+    """Runs a training program. parse: parses the command line, returns Options."""
     options = parse()
-    from distribution.startup import (
-        import_tensorflow,
-    )  # after the options, so that these are answered at once
+    # After parsing, so that --help and a wrong flag are answered at once.
+    from distribution.startup import import_tensorflow
 
     import_tensorflow()
     from ekg.pipeline import prune

@@ -11,7 +11,7 @@ from ekg import memory_bank
 from ekg.contrastive import temperature
 from ekg.sub_networks import SubNetworks
 from engine.run import STREAM, stage
-from engine.run_folder import BANK, STAGES
+from engine.run_files import BANK, STAGES
 from files.bank_file import BankFile, open_bank
 from files.bank_rows import row_codec
 

@@ -17,7 +17,8 @@ from engine.broken import BrokenImages
 from engine.configuration import ADOPTED, check_agreement, described, versions
 from engine.console import Console
 from engine.run import Run
-from engine.run_folder import STAGES, UNFINISHED, RunFolder, own_files
+from engine.run_files import STAGES, UNFINISHED, own_files
+from engine.run_folder import RunFolder
 from engine.signals import deferred
 from files.guards import LARGEST
 from nets import build_network, variant_of
@@ -45,7 +46,7 @@ def opened(options):
     cannot be done.
     """
     with contextlib.closing(meet()) as machines:
-        console = Console(speaks=machines.chief)
+        console = Console(prints=machines.chief)
         prepared = prepare(options, machines, console)
         folder = _open_folder(options, prepared, machines)
         with contextlib.closing(folder), deferred():
@@ -80,7 +81,7 @@ def opened(options):
 def check(options):
     """Raises UserError where `opened` would, unless because of the run folder; writes nothing."""
     with contextlib.closing(meet()) as machines:
-        prepare(options, machines, Console(speaks=False))
+        prepare(options, machines, Console(prints=False))
 
 
 def prepare(options, machines, console):
@@ -135,7 +136,7 @@ def _open_folder(options, prepared, machines):
         )
     described_run = prepared.described
     if options.search_from:
-        described_run |= {ADOPTED: machines.exchange(adopted and adopted.told)[0]}
+        described_run |= {ADOPTED: machines.exchange(adopted and adopted.identity)[0]}
     made_with = versions() | {"hardware": hardware()}
     return RunFolder(
         options.train_path, described_run, made_with, machines, options.overwrite, adopted

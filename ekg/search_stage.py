@@ -8,7 +8,7 @@ from ekg.search import search_line
 from ekg.strategies import STRATEGIES
 from ekg.validation import Validation
 from engine.run import stage
-from engine.run_folder import STAGES
+from engine.run_files import STAGES
 
 
 @stage("search")

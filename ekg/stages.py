@@ -12,9 +12,9 @@ from ekg import extraction
 from ekg.contrastive import contrastive_loss, plain_loss, taught_loss
 from engine.evaluation import latencies_ms
 from engine.fitting import fit
-from engine.report import closing_table, write_figures
+from engine.report import closing_table, write_plots
 from engine.run import stage
-from engine.run_folder import SIDES
+from engine.run_files import SIDES
 from op_utils import statistics_step
 
 
@@ -133,7 +133,7 @@ def compare(run, start, pruned, chosen):
     if folder.writes:
         lines = folder.lines("search.jsonl"), folder.lines("training.jsonl")
         layers = start.layer_filters(), start.layer_filters(chosen.filters(start.gate_sizes))
-        figures = write_figures(
+        figures = write_plots(
             folder.file("figures"), *lines, *layers, run.options.finetune_teacher != "none"
         )
     folder.update_result(**entries)

@@ -1,52 +1,48 @@
-"""--search_from: takes over another run's files, up to its pruned network, into a new folder."""
+"""--search_from: copies another run's files, up to its pruned network, into a new folder."""
 
 import dataclasses
 import os
 import shutil
 
 from engine.configuration import ADOPTED, differences
-from engine.run_folder import BROKEN, CONFIG, RESULT, STAGES, read_lines, read_object, write_lines
+from engine.run_files import BROKEN, CONFIG, RESULT, STAGES, read_lines, read_object, write_lines
 from files.npz import load_npz
 from nets.parameters import read_parameters
 from utils import UserError, digest, whole_file, write_json
 
-TAKEN = (
-    "baseline",
-    "warm_up",
-    "search",
-    "extraction",
-)  # the last one's file says that all of it has been taken over
+# The stages to copy. The file of the last one is copied last: it shows that the copy is complete.
+TAKEN = ("baseline", "warm_up", "search", "extraction")
 NEEDED = (*(STAGES[stage] for stage in TAKEN[1:]), "search.jsonl", "config.json")
-# Options that do not affect the stages taken over. --precision affects the baseline alone, which is
-# taken over with its search.
+# Options that do not affect the stages taken over. --precision affects only the baseline, which is
+# copied with its search.
 LATER = {"fine_tuning", "finetune_teacher", "num_teacher", "bank_top", "temperature", ADOPTED}
 FLAG = "--search_from"
 
 
 @dataclasses.dataclass(frozen=True)
 class Adopted:
-    """A search that is over, and where it is copied from.
+    """A finished search, and the folder it is copied from.
 
-    told: what tells it from any other; path: the other run's folder, None where nothing is left to
-    copy; training, result: its records of trainings and its result.json.
+    identity: digest that identifies the search; path: the other run's folder, None if nothing is
+    left to copy; training, result: the other run's training records and its result.json.
     """
 
-    told: str
+    identity: str
     path: str = None
     training: tuple = ()
     result: dict = None
 
     def copy_to(self, folder):
-        """Copies what is taken over into the run folder `folder`. If it is interrupted, another
-        call completes it.
+        """Copies the search into the run folder `folder`. If interrupted, a second call completes
+        it.
 
-        Raises OSError where the folder cannot be written, UserError where the other one can no
-        longer be read.
+        Raises OSError if the folder cannot be written, UserError if the other folder can no longer
+        be read.
         """
         if self.path is None:
             return
-        # A second start asks for files of stages. So the records come before them, and the last
-        # stage's file comes last.
+        # Order matters: a second start looks for the files of the stages. So the records are
+        # written before these files, and the file of the last stage is written last.
         own = read_object(folder, "result.json", RESULT) or {"seconds": {}, "peak_rss_mib": {}}
         for entry in RESULT:
             own[entry] = {
@@ -63,11 +59,11 @@ class Adopted:
 
 
 def find_search(options, described_run):
-    """The Adopted that options.search_from names. described_run: what the new run computes, from
-    configuration.described.
+    """Returns the Adopted for options.search_from.
 
-    Raises UserError unless that folder holds a search that is over, and is the one this run would
-    do. Once all of it has been taken over, the folder may be gone.
+    described_run: description of the new run, from configuration.described. Raises UserError unless
+    that folder holds a finished search, done with the options of this run. After everything has
+    been copied, the folder may be deleted.
     """
     path, own = options.search_from, options.train_path
     if os.path.realpath(path) == os.path.realpath(own):
@@ -82,8 +78,8 @@ def find_search(options, described_run):
         if former:
             return Adopted(former)
         raise UserError(
-            f"{FLAG} {path} holds no run whose search is over ({missing[0]} is missing); run it to"
-            " its end first"
+            f"{FLAG} {path} holds no run with a finished search ({missing[0]} is missing); finish"
+            " that search first"
         )
     earlier = lambda run: {key: value for key, value in run.items() if key not in LATER}
     differ = differences(
@@ -91,33 +87,32 @@ def find_search(options, described_run):
     )
     if differ:
         raise UserError(
-            f"{FLAG} {path} holds a search with other options ({differ}); search anew, or choose"
+            f"{FLAG} {path} holds a search with other options ({differ}); search again, or choose"
             " another folder"
         )
-    told = _told(os.path.join(path, STAGES["search"]))
+    identity = _identity(os.path.join(path, STAGES["search"]))
     if former:
-        return Adopted(told)
+        return Adopted(identity)
     for stage in TAKEN:
         if stage != "search" and os.path.exists(os.path.join(path, STAGES[stage])):
-            read_parameters(
-                os.path.join(path, STAGES[stage])
-            )  # what is damaged is told now, of the folder where it is
+            # Report a damaged file now, while the message can name the folder it is in.
+            read_parameters(os.path.join(path, STAGES[stage]))
     read_lines(path, "search.jsonl")
     training = tuple(line for line in read_lines(path, "training.jsonl") if line["stage"] in TAKEN)
     result = read_object(path, "result.json", RESULT, FLAG) or {entry: {} for entry in RESULT}
-    return Adopted(told, path, training, result)
+    return Adopted(identity, path, training, result)
 
 
 def _taken_over(folder):
-    """What tells the search that a former start has taken over whole into the run folder; None if
-    there is none.
+    """Identity of the search that an earlier start has copied completely into the run folder; None
+    if there is none.
     """
     config = read_object(folder, "config.json", CONFIG)
     whole = os.path.exists(os.path.join(folder, STAGES["extraction"]))
     return config["options"].get(ADOPTED) if config and whole else None
 
 
-def _told(path):
+def _identity(path):
     try:
         return f"search {digest(load_npz(path, ('rates', 'order', 'loss', 'score', 'knowledge')))}"
     except (OSError, ValueError) as error:
@@ -129,7 +124,7 @@ def _copy(source, path):
         file = open(source, "rb")
     except OSError as error:
         raise UserError(
-            f"{FLAG}: cannot read {source}: {error.strerror}; see that nothing else works there"
+            f"{FLAG}: cannot read {source}: {error.strerror}; check that no other process uses it"
         ) from error
     with file, whole_file(path) as copy:
         shutil.copyfileobj(file, copy)

@@ -1,33 +1,33 @@
-"""Broken images: skipped, counted, and written down, so that a run that goes on skips them too."""
+"""Broken images: skipped, counted and recorded, so that a resumed run skips the same images."""
 
 import json
 import os
 
-from engine.run_folder import BROKEN
+from engine.run_files import BROKEN
 from files.guards import refusals
 from utils import UserError, write_json
 
 
 class BrokenImages:
-    """The broken training images of one run. All machines call each method together.
+    """The broken training images of one run. All machines must call each method together.
 
-    The bank has no row of a broken image, and one that is cut short may still give a crop: so a run
-    skips what it has skipped before, even if the file has been replaced since.
+    A run always skips an image that it skipped before, even if the file has been replaced since:
+    the memory bank has no row for that image.
     """
 
     def __init__(self, data, folder, machines):
         self.data, self.folder, self.machines = data, folder, machines
-        self.written = 0  # how many images broken.json names
+        self.written = 0  # number of images in broken.json
 
     def count(self):
-        """How many training images and records of shards were skipped so far, on all machines, each
-        counted once.
+        """Number of training images and shard records skipped so far on all machines, each counted
+        once.
         """
         by_machine = self.machines.exchange(sorted(self.data.x_train.broken))
         return len({i for broken in by_machine for i in broken}) + self.data.broken_records
 
     def save(self):
-        """Writes down which images were skipped."""
+        """Writes the skipped images to broken.json."""
         if not self.data.encoded:
             return
         by_machine = self.machines.exchange(
@@ -39,7 +39,7 @@ class BrokenImages:
             write_json(self.folder.file(BROKEN), {"data": self.data.digest(), "images": broken})
 
     def load(self):
-        """Reads what an earlier start has written down. Raises UserError for a damaged file."""
+        """Reads broken.json of an earlier start. Raises UserError for a damaged file."""
         if not self.data.encoded:
             return
         with self.machines.together():
@@ -49,8 +49,8 @@ class BrokenImages:
         self.written = len(self.data.x_train.broken)
 
     def _read(self):
-        """dict index -> reason of broken.json; None without one, or where it is about other data
-        (an earlier run's).
+        """dict index -> reason, from broken.json; None if there is no file, or if it is about other
+        data (of an earlier run).
         """
         path = self.folder.file(BROKEN)
         if not os.path.exists(path):
@@ -62,7 +62,7 @@ class BrokenImages:
                 if content.get("data") != self.data.digest():
                     return None
                 if not all(0 <= i < len(self.data.x_train) for i in images):
-                    raise ValueError("it names an image that is not there")
+                    raise ValueError("it names an image that does not exist")
                 return images
         except (OSError, ValueError) as error:
             raise UserError(f"{path} is damaged ({error}); delete it") from error

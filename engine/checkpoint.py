@@ -1,5 +1,5 @@
-"""What an unfinished training has got, so that it goes on to the bit: variables, momentum, loss
-scale, and how far it is.
+"""The state of an unfinished training: variables, momentum, loss scale and progress. A resumed
+training gives the same bits as an uninterrupted one.
 """
 
 import dataclasses
@@ -15,15 +15,15 @@ from utils import UserError, whole_file
 
 
 class Checkpoint:
-    """The state of a training in the file `path`: of `network`, of its `optimizer`
-    (op_utils.Optimizer), and a Progress.
+    """The state of a training in the file `path`: `network`, its `optimizer` (op_utils.Optimizer)
+    and a Progress.
     """
 
     def __init__(self, path, network, optimizer):
         self.path, self.network, self.optimizer = path, network, optimizer
 
     def _variables(self):
-        """dict name -> variable; all that a step changes."""
+        """dict name -> variable, for every variable that a step changes."""
         velocities = {
             f"velocity/{i}": variable for i, variable in enumerate(self.optimizer.velocities)
         }
@@ -34,8 +34,9 @@ class Checkpoint:
         return self.network.variables_by_name() | velocities | scaling
 
     def save(self, progress, seconds):
-        """Writes the state; seconds: of the stage so far. Raises FloatingPointError, and writes
-        nothing, if it is not finite.
+        """Writes the state. seconds: duration of the stage so far.
+
+        Raises FloatingPointError, and writes nothing, if a variable is not finite.
         """
         arrays = {name: variable.numpy() for name, variable in self._variables().items()}
         check_parameters(arrays)
@@ -44,10 +45,10 @@ class Checkpoint:
             np.savez(file, **arrays, **{META: np.array(meta)})
 
     def restore(self, epochs, steps):
-        """(Progress, seconds) of the file, and the variables set to what it holds.
+        """Sets the variables from the file; returns its (Progress, seconds).
 
-        Raises UserError for a file that does not fit the network, or a training of `epochs` epochs
-        of `steps` steps.
+        Raises UserError for a file that does not fit the network, or that does not fit a training
+        of `epochs` epochs with `steps` steps per epoch.
         """
         variables = self._variables()
         try:
@@ -57,21 +58,21 @@ class Checkpoint:
                 progress, seconds = Progress(**meta["progress"]), float(meta["seconds"])
                 kinds = {field.name: field.type for field in dataclasses.fields(Progress)}
                 if {name: type(value) for name, value in meta["progress"].items()} != kinds:
-                    raise ValueError("its progress is none")
+                    raise ValueError("its progress is malformed")
                 if not (0 <= progress.epoch <= epochs and 0 <= progress.step <= steps):
-                    raise ValueError("its progress is that of another training")
+                    raise ValueError("its progress belongs to another training")
                 if not all(
                     array.dtype == np.float32 and np.isfinite(array).all()
                     for array in arrays.values()
                 ):
-                    raise ValueError("it holds something else than finite numbers")
+                    raise ValueError("it holds values that are not finite float32 numbers")
                 if {n: a.shape for n, a in arrays.items()} != {
                     n: tuple(v.shape) for n, v in variables.items()
                 }:
-                    raise ValueError("it is of another network")
+                    raise ValueError("it belongs to another network")
         except (OSError, ValueError) as error:
             raise UserError(
-                f"{self.path} is damaged ({error}); delete it to begin this training again"
+                f"{self.path} is damaged ({error}); delete it to restart this training"
             ) from error
         for name, variable in variables.items():
             variable.assign(arrays[name])
@@ -79,8 +80,9 @@ class Checkpoint:
 
 
 def check_parameters(arrays):
-    """Raises FloatingPointError naming the first of `arrays`, a dict by name in network order, that
-    is not finite.
+    """Raises FloatingPointError if an array is not finite; names the first one.
+
+    arrays: dict name -> array, in the order of the network.
     """
     for name, array in arrays.items():
         if not np.isfinite(array).all():
@@ -90,11 +92,11 @@ def check_parameters(arrays):
 
 
 def first_not_finite(network):
-    """The first layer whose batch statistics were not finite in the last training step, in words;
-    "" if all were finite.
+    """Path of the first layer whose batch statistics were not finite in the last training step; ""
+    if all were finite.
 
-    The moving averages tell: they were moved by statistics that came before the update which spoilt
-    all weights.
+    It looks at the moving averages, not at the weights: the update makes all weights NaN at once,
+    but the statistics that moved the averages are from before that update.
     """
     for bn in network.batch_norms:
         if not all(

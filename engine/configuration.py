@@ -1,16 +1,18 @@
-"""What a run computes: how that is written down, compared with what a folder holds, and agreed on
+"""Description of what a run computes: how it is stored, compared with a folder's, and checked
 between machines.
 """
 
 import dataclasses
 import json
+import pathlib
 import platform
+import re
 
 from utils import UserError
 
-# What may differ when a run goes on, and between machines: it changes where and how fast, not what
-# is computed. In how many parts a batch is taken does, replicas or not, since each has its own
-# batch statistics. Which width a run has the start tells.
+# Options that may differ when a run is resumed, and between machines: they change where and how
+# fast a run computes, not its results. The number of parts (replicas x accum) does change results,
+# because each part has its own batch statistics; it is compared as PARTS.
 FREE = {
     "train_path",
     "overwrite",
@@ -22,24 +24,18 @@ FREE = {
     "steps_per_call",
     "resident_mib",
 }
-FREE |= {
-    "trained_param",
-    "search_from",
-    "width_multiplier",
-}  # what start and ADOPTED tell, wherever files lie
+# These are compared by content, wherever the files are: see `start` below and ADOPTED.
+FREE |= {"trained_param", "search_from", "width_multiplier"}
 PARTS = "replicas x accum"
-ADOPTED = "adopted"  # the search that --search_from took over
-PATHS = (
-    "data_path",
-    "trained_param",
-    "files.val_labels",
-)  # may differ between machines: what they hold is compared
-VERSION = "0.1.0"
+ADOPTED = "adopted"  # identity of the search that --search_from took over
+# Paths may differ between machines: the content of the files is compared.
+PATHS = ("data_path", "trained_param", "files.val_labels")
 
 
 def described(options, start, parts):
-    """What a run computes, as config.json keeps it (JSON). `start` tells the starting network from
-    any other.
+    """Description (JSON) of what a run computes, as config.json stores it.
+
+    start: text that identifies the starting network, including its width; parts: replicas x accum.
     """
     return json.loads(json.dumps(dataclasses.asdict(options) | {"start": start, PARTS: parts}))
 
@@ -53,9 +49,12 @@ def _flat(options, prefix=""):
 
 
 def differences(former, new, ignored=(), words=("there", "asked for")):
-    """In what two descriptions of runs differ, in words; "" if in nothing that counts."""
+    """Text that lists the differences between two descriptions of runs; "" if none matters.
+
+    ignored: names of options to leave out; words: what to write after the former and the new value.
+    """
     former, new = dict(_flat(former)), dict(_flat(new))
-    for options in (former, new):  # before --search_precision there was one for all
+    for options in (former, new):  # older runs have one precision for all stages
         options.setdefault("device.search_precision", options.get("device.precision"))
     keys = sorted(
         k for k in former.keys() | new.keys() if former.get(k) != new.get(k) and k not in ignored
@@ -64,30 +63,39 @@ def differences(former, new, ignored=(), words=("there", "asked for")):
 
 
 def check_agreement(machines, facts, data):
-    """Raises UserError on all machines if they would not compute the same: other options, images or
-    versions.
+    """Raises UserError on all machines if their options, images or versions differ.
 
-    facts: what this machine was asked for, a dict (JSON); data: its Dataset.
+    facts: dict (JSON) of this machine's options; data: its Dataset.
     """
     if len(machines.addresses) == 1:
         return
-    said = machines.exchange({**facts, "data": data.digest(), "versions": versions()})
-    for index, (address, theirs) in enumerate(zip(machines.addresses, said)):
-        differ = differences(said[0], theirs, ignored=PATHS, words=("at the chief", "there"))
+    all_facts = machines.exchange({**facts, "data": data.digest(), "versions": versions()})
+    chief = all_facts[0]
+    for index, (address, theirs) in enumerate(zip(machines.addresses, all_facts)):
+        differ = differences(chief, theirs, ignored=PATHS, words=("at the chief", "there"))
         if differ:
             raise UserError(
-                f"machine {index}, {address}, would compute something else than the chief"
-                f" ({differ})"
+                f"machine {index}, {address}, would not compute the same as the chief ({differ})"
             )
 
 
+def version():
+    """The version of this project. pyproject.toml is its only source.
+
+    Not importlib.metadata: the programs run from a clone, without an installed package. Not
+    tomllib: Python 3.10 has none.
+    """
+    text = (pathlib.Path(__file__).parents[1] / "pyproject.toml").read_text()
+    return re.search(r'^version = "(.+)"$', text, re.MULTILINE)[1]
+
+
 def versions():
-    """What a run was made with."""
+    """dict name -> version, of everything that affects the results of a run."""
     import numpy as np
     import tensorflow as tf
 
     return {
-        "ekg": VERSION,
+        "ekg": version(),
         "python": platform.python_version(),
         "tensorflow": tf.__version__,
         "numpy": np.__version__,

@@ -1,4 +1,4 @@
-"""What people see while a run goes on: bars on a terminal, lines elsewhere."""
+"""Progress output of a run: bars on a terminal, plain lines elsewhere."""
 
 import sys
 import time
@@ -6,26 +6,27 @@ import time
 from tqdm import tqdm
 
 FORMAT = "{desc} {percentage:3.0f}%|{bar}| {n:g}/{total:g}, {elapsed}, {remaining} to go{postfix}"
-QUIET_SECONDS = 30  # at most one line in this time where output is no terminal
+QUIET_SECONDS = 30  # without a terminal: at least this many seconds between two lines
 
 
 class Bar:
-    """Progress of one loop. Iterate over it, or call `to(n)`; `show(loss=...)` sets the figures
-    beside it.
+    """Progress of one loop. Iterate over it, or call `to(n)`; `show(loss=...)` sets the metrics
+    printed beside it.
 
-    after() is called behind every item, and may end the loop by an exception.
+    Args:
+        items: what to iterate over.
+        label: name of the loop.
+        total: number of items.
+        live: whether to draw a bar on the terminal.
+        prints: whether to print lines when there is no terminal.
+        after: called after every item; may end the loop by raising an exception.
     """
 
-    def __init__(self, items, label, total, live, speaks=True, after=lambda: None):
-        self.items, self.label, self.total, self.speaks, self.after = (
-            items,
-            label,
-            total,
-            speaks,
-            after,
-        )
+    def __init__(self, items, label, total, live, prints=True, after=lambda: None):
+        self.items, self.label, self.total = items, label, total
+        self.prints, self.after = prints, after
         self.begin = self.last = time.perf_counter()
-        self.figures, self.n = {}, 0
+        self.metrics, self.n = {}, 0
         settings = dict(file=sys.stderr, leave=False, dynamic_ncols=True, bar_format=FORMAT)
         self.tqdm = tqdm(total=total, desc=label, **settings) if live else None
 
@@ -43,32 +44,32 @@ class Bar:
                 self.to(self.n + 1)
                 self.after()
 
-    def show(self, **figures):
-        self.figures = {
+    def show(self, **metrics):
+        self.metrics = {
             name: f"{value:.4g}" if isinstance(value, float) else str(value)
-            for name, value in figures.items()
+            for name, value in metrics.items()
         }
         if self.tqdm is not None:
-            self.tqdm.set_postfix(self.figures, refresh=False)
+            self.tqdm.set_postfix(self.metrics, refresh=False)
 
     def to(self, n):
-        """n of `total` are done; n may be a fraction."""
+        """Sets the progress to n of `total`; n may be a fraction."""
         self.n = n
         if self.tqdm is not None:
             self.tqdm.update(n - self.tqdm.n)
             return
         now = time.perf_counter()
-        if self.speaks and now - self.last >= QUIET_SECONDS and 0 < n < self.total:
+        if self.prints and now - self.last >= QUIET_SECONDS and 0 < n < self.total:
             self.last = now
             to_go = (now - self.begin) * (self.total - n) / n
-            figures = "".join(f", {name} {value}" for name, value in self.figures.items())
+            metrics = "".join(f", {name} {value}" for name, value in self.metrics.items())
             print(
-                f"  {self.label} {n:g}/{self.total:g}{figures}, {duration(to_go)} to go", flush=True
+                f"  {self.label} {n:g}/{self.total:g}{metrics}, {duration(to_go)} to go", flush=True
             )
 
 
 class Silent(list):
-    """Items, or a Bar, whose progress nobody watches."""
+    """A list of items, or a Bar, that shows no progress."""
 
     def __enter__(self):
         return self
@@ -76,7 +77,7 @@ class Silent(list):
     def __exit__(self, *_):
         pass
 
-    def show(self, **figures):
+    def show(self, **metrics):
         pass
 
     def to(self, n):
@@ -84,20 +85,20 @@ class Silent(list):
 
 
 class Console:
-    """Where a run speaks to its user; speaks: False on a machine that works for another one's."""
+    """Prints to the user. prints: whether to print anything; only the chief machine does."""
 
-    def __init__(self, speaks=True):
-        self.speaks, self.live = speaks, speaks and sys.stderr.isatty()
+    def __init__(self, prints=True):
+        self.prints, self.live = prints, prints and sys.stderr.isatty()
 
     def say(self, text=""):
-        if not self.speaks:
+        if not self.prints:
             return
         tqdm.write(text, file=sys.stdout) if self.live else print(text)
         sys.stdout.flush()
 
     def bar(self, items, label, total=None, after=lambda: None):
         return Bar(
-            items, label, len(items) if total is None else total, self.live, self.speaks, after
+            items, label, len(items) if total is None else total, self.live, self.prints, after
         )
 
 

@@ -1,4 +1,4 @@
-"""How good a network is and how fast: top-1, top-5, loss, latency."""
+"""Quality and speed of a network: top-1, top-5, loss, latency."""
 
 import contextlib
 import time
@@ -15,12 +15,13 @@ from op_utils import context, predicting_step
 
 
 def measure(labels, logits):
-    """dict of sums over images: top1, top5 (hits), loss (cross-entropy). labels int [N]; logits
-    float32 [N, C].
+    """dict of sums over images: top1 and top5 (hits), loss (cross-entropy).
+
+    labels: int [N]; logits: float32 [N, C].
     """
     own = logits[np.arange(len(labels)), labels]
     better = (logits > own[:, None]).sum(-1)
-    # A tie goes to the lower class, as argmax has it.
+    # In a tie the lower class wins, as in argmax.
     ahead = better + (
         (logits == own[:, None]) & (np.arange(logits.shape[1]) < labels[:, None])
     ).sum(-1)
@@ -35,26 +36,30 @@ def measure(labels, logits):
 class Evaluator:
     """Evaluates one network on a test set; every image counts once, whatever the batch size.
 
-    statistics: "moving" as in deployment, or "batch", which makes an answer depend on the rest of
-    its batch.
+    Args:
+        network: Network.
+        runtime: where it runs.
+        augmentation: of the data set; it gives the mean and deviation to normalise with.
+        images: uint8 [N, S, S, 3], or EncodedImages; a broken image is an error.
+        labels: int64 [N].
+        batch_size: images per batch.
+        statistics: "moving" as in deployment, or "batch": then the logits of an image depend on the
+            other images of its batch.
     """
 
     def __init__(
         self, network, runtime, augmentation, images, labels, batch_size, statistics="moving"
     ):
-        """images: uint8 [N, S, S, 3] or EncodedImages, every one of which has to be whole; labels:
-        int64 [N].
-        """
         prepare = lambda batch: normalise(batch["images"], augmentation)
         self.step = predicting_step(network, runtime, prepare, statistics=statistics)
         self.images, self.labels = images, labels
         self.batches = padded_batches(len(labels), batch_size)
 
     def __call__(self, track=Silent):
-        """dict: top1 and top5 (fractions), loss (mean), images. track: wraps the list of batches to
-        show progress.
+        """dict: top1 and top5 (fractions), loss (mean), images (count).
 
-        Raises FloatingPointError for logits that are not finite.
+        track: wraps the list of batches to show progress. Raises FloatingPointError for logits that
+        are not finite.
         """
         totals, seen = {"top1": 0, "top5": 0, "loss": 0.0}, 0
         progress = track(self.batches)
@@ -73,8 +78,9 @@ class Evaluator:
 
 
 def latencies_ms(networks, runtime, repeats=100):
-    """Median milliseconds of one image through each of `networks`, taken in turn so that they meet
-    the same machine.
+    """Median milliseconds per image for each of `networks`, at batch size 1.
+
+    The networks take turns, so that other load on the machine affects all of them alike.
     """
     ctx = context(runtime, "moving")
     runs = []

@@ -1,5 +1,5 @@
-"""How images, labels and knowledge reach the devices: row by row from the host, or looked up where
-they already lie.
+"""Feeds images, labels and knowledge to the devices: rows copied from the host for every batch, or
+looked up in tables that stay on the devices.
 """
 
 import contextlib
@@ -12,29 +12,33 @@ from dataloader.images import EncodedImages
 from dataloader.sampling import columns, shuffled_batches, steps_of
 from distribution.step import on_devices
 
-RESIDENT_MIB = 1024  # on a GPU, unless --resident_mib says otherwise
+RESIDENT_MIB = 1024  # default of --resident_mib on a GPU
 
 
 class Feed:
-    """What lies row by row in a training set, rows of which make up batches.
+    """The arrays of a training set, one row per image. Batches are made of rows.
 
-    arrays: dict name -> array [N, ...], the bank's among them, `images` an array or EncodedImages;
-    indices: int [n], the images that take part (None: all). In this order each array that still
-    fits into `mib` MiB is copied to every replica's device, in `tables` for op_utils.training_step;
-    the rest stays where it is, in a file on disk. mib None: RESIDENT_MIB on GPUs with XLA; nothing
-    on CPUs, whose memory is the host's. draws: random numbers that a view of an image takes.
+    Arrays are copied to every replica's device, in their order, as long as they fit into `mib` MiB
+    (attribute `tables`, for op_utils.training_step). The others stay on the host or in their file.
+
+    Args:
+        arrays: dict name -> array [N, ...]: labels, images (an array or EncodedImages), and the
+            memory bank if there is one.
+        runtime: where the steps run.
+        mib: MiB per device, None for RESIDENT_MIB on GPUs with XLA and 0 otherwise: a CPU has no
+            memory of its own.
+        indices: int [n] of the images to use, None for all.
+
+    Attribute draws: number of random numbers per view of an image.
     """
 
     def __init__(self, arrays, runtime, mib=None, indices=None):
-        # Without XLA TensorFlow may look up rows of bytes on the host, and would fetch the whole
-        # table for it.
-        suits = runtime.gpu and runtime.compile and not runtime.synchronises
-        left = 2**20 * (mib if mib is not None else RESIDENT_MIB * suits)
-        self.machines = runtime.machines
-        self.indices, self.count = (
-            indices,
-            len(arrays["labels"]) if indices is None else len(indices),
-        )
+        # Without XLA, TensorFlow may look up uint8 rows on the host, and would copy the whole table
+        # back for it.
+        resident_by_default = runtime.gpu and runtime.compile and not runtime.synchronises
+        left = 2**20 * (mib if mib is not None else RESIDENT_MIB * resident_by_default)
+        self.machines, self.indices = runtime.machines, indices
+        self.count = len(arrays["labels"]) if indices is None else len(indices)
         self.host, self.images, resident = {}, arrays["images"], {}
         self.encoded = isinstance(self.images, EncodedImages)
         self.draws = self.images.draws if self.encoded else DRAWS
@@ -50,11 +54,11 @@ class Feed:
         self.tables = on_devices(resident, runtime)
 
     def steps(self, batch_size):
-        """Steps of an epoch."""
+        """Number of steps per epoch."""
         return self.images.steps(batch_size) if self._by_files else steps_of(self.count, batch_size)
 
     def order(self, batch_size, rng):
-        """int64 [steps, B]: the rows of one epoch, in the order in which they make up batches."""
+        """int64 [steps, B]: the rows of one epoch, shuffled, one batch per step."""
         return (
             self.images.shuffled_batches(batch_size, rng)
             if self._by_files
@@ -63,14 +67,14 @@ class Feed:
 
     @property
     def _by_files(self):
-        """Whether files decide the order of an epoch, and which machine sees what: those of a whole
-        set do.
+        """Whether the image files set the order of an epoch and the share of each machine. They do
+        if a training uses all images of a set of files.
         """
         return self.encoded and self.indices is None
 
     def __call__(self, rows):
-        """dict name -> array [*rows.shape, ...], what a step takes for the images `rows`, an array
-        of numbers below `count`.
+        """dict name -> array [*rows.shape, ...]: the arguments of a step for `rows`, an array of
+        ints below `count`.
         """
         images = rows if self.indices is None else self.indices[rows]
         return self._looked_up(rows, images)
@@ -80,25 +84,24 @@ class Feed:
         return {**batch, "rows": rows.astype(np.int32)} if self.tables else batch
 
     def _own(self, array, images):
-        """array[images]; of several machines' parts of a batch, its last axis, this one's alone is
-        filled in.
+        """array[images]. With several machines, only this machine's columns of the batch (the last
+        axis of `images`) are filled in.
         """
         machines = self.machines
         if len(machines.addresses) == 1:
             return array[images]
         own = columns(images.shape[-1], len(machines.addresses), machines.index)
-        whole = np.empty(
-            (*images.shape, *array.shape[1:]), array.dtype
-        )  # memory that nobody touches is none
+        # Pages that are never written take no memory.
+        whole = np.empty((*images.shape, *array.shape[1:]), array.dtype)
         whole[(*[slice(None)] * (images.ndim - 1), own)] = array[images[..., own]]
         return whole
 
     def batches(self, groups, draws, augmented=True):
-        """Yields what a step takes for each of `groups`, an iterable of int [..., B] of rows.
+        """Yields the arguments of a step for each of `groups`, an iterable of int [..., B] (rows).
 
-        draws: an iterable of float32 [..., B, V, draws] beside them. augmented: whether they are
-        meant to change anything; images in files are seen in their centre if not. Broken ones are
-        replaced, see EncodedImages.
+        draws: iterable of float32 [..., B, V, draws], one per group. augmented: whether the draws
+        are random; if not, images in files are cropped to their centre. Broken images are replaced,
+        see EncodedImages.
         """
         if not self.encoded:
             for rows, drawn in zip(groups, draws):
@@ -109,18 +112,18 @@ class Feed:
         of = lambda rows: rows if self.indices is None else self.indices[rows]
         found = self.images.batches(map(of, asked), there, pool=self.indices)
         with contextlib.closing(found):
-            for rows, drawn, (shown, images) in zip(waiting, here, found):
-                if (shown != of(rows)).any():
-                    rows = self._rows_of(shown)
+            for rows, drawn, (ids, images) in zip(waiting, here, found):
+                if (ids != of(rows)).any():
+                    rows = self._rows_of(ids)
                 yield {
-                    **self._looked_up(rows, shown),
+                    **self._looked_up(rows, ids),
                     "images": images,
                     "draws": drawn[..., :DRAWS],
                 }
 
-    def _rows_of(self, shown):
-        """The rows of the images `shown`."""
+    def _rows_of(self, ids):
+        """The rows of the images with indices `ids` in the training set."""
         if self.indices is None:
-            return shown
+            return ids
         order = np.argsort(self.indices)
-        return order[np.searchsorted(self.indices, shown, sorter=order)]
+        return order[np.searchsorted(self.indices, ids, sorter=order)]

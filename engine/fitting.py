@@ -1,5 +1,5 @@
-"""One training as a stage of a run: its data, its records, its checkpoint, and how it goes on and
-ends before the end.
+"""One training as a stage of a run: its data, records and checkpoint; how it resumes and how it
+stops early.
 """
 
 import dataclasses
@@ -30,22 +30,21 @@ def fit(
     teacher=None,
     evaluate=True,
 ):
-    """Trains a network as one stage of a run: the one loop of baseline, warm-up and fine-tuning.
+    """Trains a network as one stage of a run: baseline, warm-up or fine-tuning.
 
     Args:
         run: Run.
-        name: of the stage, which seeds its order and names its records and its checkpoint.
+        name: of the stage; it selects the random stream, the records and the checkpoint file.
         network: Network, trained in place.
         options: TrainOptions.
         loss: loss(batch, logits float32 [b, V, C]) -> float32 [b], see op_utils.training_step.
-        views: V, how many views of each image a step sees; colours are changed where there are
-            several.
-        runtime: where it runs, None for the run's.
+        views: V, views of each image per step; colours are changed only if V > 1.
+        runtime: where it runs, None for run.runtime.
         indices: int [n] of the images to train on, None for all.
         augmented: whether views are drawn at random.
-        bank: memory bank, whose rows of a batch are batch["bank"]; None without one.
-        teacher: Network, whose logits of the same views are batch["answers"]; None without one.
-        evaluate: whether every epoch ends with an evaluation on the test set.
+        bank: memory bank, its rows are batch["bank"]; None without one.
+        teacher: Network, its logits of the same views are batch["answers"]; None without one.
+        evaluate: whether to evaluate on the test set after every epoch.
     """
     data, runtime = run.data, runtime or run.runtime
     prepare = lambda batch: augment(
@@ -78,35 +77,38 @@ def fit(
         why=hooks.why,
         precision_flag=runtime.precision_flag,
     )
-    # the step, which refers to itself, would keep them on the device until it is collected
+    # The step refers to itself: without this its tables stay on the device until the garbage
+    # collector runs.
     feed.tables.clear()
 
 
 class _Hooks:
-    """What happens between the calls of a training: its records, its checkpoint, its end before the
-    end.
+    """What happens between the calls of a training: records, checkpoints, stopping on a signal.
+
+    Args:
+        run: Run.
+        name: of the stage.
+        epochs: number of epochs.
+        steps: steps per epoch.
+        checkpoint: Checkpoint of the training.
+        evaluate: whether to evaluate on the test set after every epoch.
+        bank: memory bank, None without one.
     """
 
     def __init__(self, run, name, epochs, steps, checkpoint, evaluate, bank):
-        self.run, self.name, self.epochs, self.steps, self.checkpoint, self.bank = (
-            run,
-            name,
-            epochs,
-            steps,
-            checkpoint,
-            bank,
-        )
+        self.run, self.name, self.epochs, self.steps = run, name, epochs, steps
+        self.checkpoint, self.bank = checkpoint, bank
         self.evaluator = run.evaluator(checkpoint.network) if evaluate else None
         self.progress = Progress()
 
     def begin(self):
-        """The Progress to begin with: that of the checkpoint, if a former start has left one."""
+        """The Progress to start from: that of the checkpoint, if an earlier start has left one."""
         run = self.run
         if run.folder.begun(self.name):
             self.progress, seconds = self.checkpoint.restore(self.epochs, self.steps)
             run.folder.goes_on(seconds)
             step = f", step {self.progress.step} of the next" if self.progress.step else ""
-            run.console.say(f"  {self.name} goes on after epoch {self.progress.epoch}{step}")
+            run.console.say(f"  {self.name} resumes after epoch {self.progress.epoch}{step}")
         run.check_same(dataclasses.asdict(self.progress), self.checkpoint.path)
         known = lambda line: line["stage"] != self.name or line["epoch"] <= self.progress.epoch
         with run.runtime.machines.together():
@@ -118,9 +120,9 @@ class _Hooks:
         if self.run.folder.writes:
             self.checkpoint.save(progress, self.run.folder.seconds)
 
-    def on_step(self, number, figures):
+    def on_step(self, number, metrics):
         if self.run.options.log_every and number % self.run.options.log_every == 0:
-            self.run.board.scalars(f"{self.name}/step", figures, number)
+            self.run.board.scalars(f"{self.name}/step", metrics, number)
 
     def after_call(self, progress):
         self.progress = progress
@@ -141,8 +143,8 @@ class _Hooks:
             test = f", test loss {record['test_loss']:.4f} top-1 {record['test_top1']:.2%}"
         if run.data.encoded:
             record["broken"] = run.broken.count()
-        # The record comes first: one too many is dropped when the run goes on, one that is missing
-        # would stay so.
+        # Order matters: the record is written before the checkpoint. A resumed run drops a record
+        # too many, but cannot make up a missing one.
         run.folder.add_line("training.jsonl", {"stage": name, **record})
         try:
             run.board.scalars(name, record, record["epoch"])
@@ -155,15 +157,13 @@ class _Hooks:
         run.stop_if_asked()
 
     def why(self, images):
-        """What is known of a loss that is not finite, and what to do: the first layer, or what was
-        wrong with the data.
-        """
+        """(reason, advice) for a loss that is not finite: its first layer, or faulty data."""
         if self.bank is not None and not np.isfinite(self.bank[images]).all():
             return (
                 ": its rows of the memory bank are not finite",
                 "delete memory_bank.npy to build it again",
             )
-        # After more steps in the same call the weights are lost, and every layer with them.
+        # With several steps per call, later steps of the call have spoilt every layer by now.
         layer = (
             first_not_finite(self.checkpoint.network)
             if self.run.options.feed.steps_per_call == 1

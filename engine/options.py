@@ -1,20 +1,26 @@
-"""What a run is told, in small frozen pieces: each holds what its one reader needs."""
+"""The options of a run, in small frozen dataclasses. Each holds only what its reader needs."""
 
 import dataclasses
 
-# Of the search: what candidates should agree with besides the labels. Of fine-tuning: what answers
-# to the views of an image.
+# In the search: what candidates should agree with, besides the labels. In fine-tuning: what teaches
+# the views of an image.
 TEACHERS = ("none", "single", "ensemble")  # nothing, the unpruned network, the interim sub-networks
 
 
 @dataclasses.dataclass(frozen=True)
 class TrainOptions:
-    """One training: lr * decay_rate at each of decay_points (fractions of all epochs); weight_decay
-    is an L2 gradient.
+    """One training. See utils.learning_rate_at for the learning rate.
 
-    schedule: "steps", as above, or "cosine"; warm_up: epochs in which the learning rate rises; see
-    utils.learning_rate_at. label_smoothing: share of a label that is spread evenly over the
-    classes.
+    Args:
+        epochs: number of epochs.
+        learning_rate: at the start.
+        decay_points: fractions of all epochs, after which the rate is multiplied by decay_rate.
+        decay_rate: factor.
+        weight_decay: factor of an L2 gradient on every trainable variable.
+        batch_size: images per batch, over all replicas.
+        schedule: "steps" as above, or "cosine".
+        warm_up: epochs in which the learning rate rises from 0.
+        label_smoothing: share of each label that is spread evenly over the classes.
     """
 
     epochs: int
@@ -30,8 +36,13 @@ class TrainOptions:
 
 @dataclasses.dataclass(frozen=True)
 class SubsetOptions:
-    """D_val and D_subset: images per class, the seed they are shuffled by, and the batch size of
-    the search on D_val.
+    """D_val and D_subset.
+
+    Args:
+        val_per_class: images per class in D_val.
+        subset_per_class: images per class in D_subset.
+        seed: shuffles both.
+        batch_size: images of D_val per batch of the search.
     """
 
     val_per_class: int
@@ -42,9 +53,16 @@ class SubsetOptions:
 
 @dataclasses.dataclass(frozen=True)
 class SearchOptions:
-    """target_rate: share of the FLOPs that may remain; step: largest share of a gate that goes at
-    once; candidate_filter: of ekg.candidates.FILTERS; score: of ekg.scores.SCORES; teacher: of
-    TEACHERS; strategy: of ekg.strategies.STRATEGIES; samples: width vectors of the random one.
+    """The search.
+
+    Args:
+        target_rate: share of the FLOPs that may remain.
+        step: largest share of a gate's filters that one step removes.
+        candidate_filter: one of ekg.candidates.FILTERS.
+        score: one of ekg.scores.SCORES.
+        teacher: one of TEACHERS.
+        strategy: one of ekg.strategies.STRATEGIES.
+        samples: width vectors that the random strategy draws.
     """
 
     target_rate: float
@@ -58,15 +76,21 @@ class SearchOptions:
 
 @dataclasses.dataclass(frozen=True)
 class DeviceOptions:
-    """gpu_id: list of ids or None; cpu_replicas: int or None; compile: True, False or None for on
-    with GPUs only; accum: parts a replica's batch; precision: what layers compute in, when networks
-    are trained and evaluated; sync_bn: batch norm's statistics span all replicas; search_precision:
-    what layers compute in from the warm-up to the extraction.
+    """Where and in which precision steps run.
+
+    Args:
+        gpu_id: ids of GPUs, None for the default.
+        cpu_replicas: replicas on the CPU, None for the default.
+        compile: whether to use XLA, None for on GPUs only.
+        accum: parts per replica's batch (gradient accumulation).
+        precision: in which layers compute in trainings and evaluations.
+        sync_bn: whether batch statistics span all replicas.
+        search_precision: in which layers compute from the warm-up to the memory bank.
     """
 
-    gpu_id: list
-    cpu_replicas: int
-    compile: bool
+    gpu_id: list[int] | None
+    cpu_replicas: int | None
+    compile: bool | None
     accum: int
     precision: str
     sync_bn: bool
@@ -75,36 +99,52 @@ class DeviceOptions:
 
 @dataclasses.dataclass(frozen=True)
 class FeedOptions:
-    """steps_per_call: training steps in one call of the device; resident_mib: how much of the data
-    lies on the devices, or None for what suits them.
+    """steps_per_call: training steps per call of the device; resident_mib: MiB of data to keep on
+    each device, None for a default that depends on the devices.
     """
 
     steps_per_call: int
-    resident_mib: int
+    resident_mib: int | None
 
 
 @dataclasses.dataclass(frozen=True)
 class Options:
-    """A whole run. width_multiplier: None for that of the network it starts from; log_every: steps
-    between TensorBoard scalars of a training, 0 for none; search_from: folder of the run whose
-    search is taken over, or None; files: dataloader.FileOptions, None where images are no files;
-    finetune_teacher: of TEACHERS; bank_top: logits that each row of the memory bank keeps, 0 for
-    all; temperature: of the distillation, None for what the number of classes suggests.
+    """All options of a run.
+
+    Args:
+        train_path: the run folder.
+        overwrite: whether to delete an earlier run in it first.
+        data_path: None for the default of the data set.
+        arch: name of the network.
+        width_multiplier: None for that of the network the run starts from.
+        dataset: name of the data set.
+        trained_param: parameter file to start from, None for the default.
+        search_from: folder of the run whose search is taken over, None without one.
+        files: dataloader.FileOptions, None if images are not in files.
+        finetune_teacher: one of TEACHERS.
+        num_teacher: interim sub-networks in the memory bank.
+        bank_top: logits per teacher that a row of the memory bank keeps, 0 for all.
+        temperature: of the distillation, None for a default by the number of classes.
+        val_batch_size: images per batch in evaluation and for the memory bank.
+        seed: of initial values, shuffling and augmentation.
+        log_every: steps between two TensorBoard scalars of a training, 0 for none.
+        device, feed, subsets, search: see their classes.
+        baseline, warm_up, fine_tuning: the three trainings.
     """
 
     train_path: str
     overwrite: bool
-    data_path: str
+    data_path: str | None
     arch: str
-    width_multiplier: float
+    width_multiplier: float | None
     dataset: str
-    trained_param: str
-    search_from: str
+    trained_param: str | None
+    search_from: str | None
     files: object
     finetune_teacher: str
     num_teacher: int
     bank_top: int
-    temperature: float
+    temperature: float | None
     val_batch_size: int
     seed: int
     log_every: int

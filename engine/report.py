@@ -1,4 +1,4 @@
-"""What a run says in words and pictures: the closing table, the figures."""
+"""The report of a run: the closing table and the plots."""
 
 import collections
 import os
@@ -12,7 +12,7 @@ INK, BLUE, ORANGE, GREEN, LIGHT = "#222222", "#2b6cb0", "#c05621", "#2f855a", "#
 
 
 def closing_table(result, test_images):
-    """The baseline beside the pruned network, then the seconds of the stages."""
+    """Text that compares baseline and pruned network, with the duration of each stage."""
     old, new = result["baseline"], result["pruned"]
     rows = [("", "baseline", "pruned", "")]
     rows.append(
@@ -47,17 +47,23 @@ def closing_table(result, test_images):
     )
 
 
-def write_figures(folder, search, training, filters, kept, taught=True):
-    """Draws trajectory.png, filters.png and, where a stage has more than one epoch, training.png;
-    says what was done.
+def write_plots(folder, search, training, filters, kept, has_teacher=True):
+    """Writes trajectory.png, filters.png and, if a stage has several epochs, training.png.
 
-    search, training: the records of search.jsonl and training.jsonl; filters, kept: dict layer name
-    -> number; taught: whether fine-tuning had a teacher.
+    Args:
+        folder: for the plots; made if it does not exist.
+        search: records of search.jsonl.
+        training: records of training.jsonl.
+        filters: dict layer name -> number of filters before pruning.
+        kept: dict layer name -> number of filters kept.
+        has_teacher: whether fine-tuning had a teacher.
+
+    Returns a text for the user that says what was done.
     """
     try:
         import matplotlib
     except ImportError:
-        return "no figures: they need matplotlib (pip install matplotlib)"
+        return "no plots: they need matplotlib (pip install matplotlib)"
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
@@ -74,23 +80,26 @@ def write_figures(folder, search, training, filters, kept, taught=True):
         epochs = collections.Counter(record["stage"] for record in training)
         stages = [stage for stage, count in epochs.items() if count > 1]
         if stages:
-            drawn["training"] = _training(plt, training, stages, taught)
+            drawn["training"] = _training(plt, training, stages, has_teacher)
         for name, figure in drawn.items():
             with whole_file(os.path.join(folder, f"{name}.png")) as file:
                 figure.savefig(file, dpi=120, bbox_inches="tight", format="png")
             plt.close(figure)
-    return f"figures in {folder}"
+    return f"plots in {folder}"
 
 
 def _trajectory(plt, search):
-    """FLOPs left against loss and accuracy on D_val; a line where a step goes on from the last."""
+    """Loss and accuracy on D_val over the FLOPs left. Points are joined if each step follows the
+    last.
+    """
     figure, axes = plt.subplots(1, 2, figsize=(10, 3.8))
     left = [100 * record["flops_rate"] for record in search]
     for ax, values, label, colour in (
         (axes[0], [record["loss"] for record in search], "loss on D_val", BLUE),
         (axes[1], [100 * record["accuracy"] for record in search], "accuracy on D_val, %", ORANGE),
     ):
-        draws = any("best" in record for record in search)  # of a random search
+        # Only a random search has "best" in its records. Its draws do not follow each other.
+        draws = any("best" in record for record in search)
         ax.plot(left, values, "o" if draws else "o-", color=colour, markersize=3, linewidth=1.2)
         ax.set(xlabel="FLOPs left, %", ylabel=label)
         ax.invert_xaxis()
@@ -113,14 +122,15 @@ def _filters(plt, filters, kept):
     ax.set_yticks(y, list(filters), fontsize=7)
     ax.invert_yaxis()
     ax.margins(y=0.01)
-    ax.set(xlabel="filters", title="Filters kept a layer")
+    ax.set(xlabel="filters", title="Filters kept per layer")
     ax.legend(loc="upper right")
     return figure
 
 
-def _training(plt, training, stages, taught):
-    """Loss and accuracy by epoch, a row a stage of more than one epoch. taught: whether
-    fine-tuning's loss has knowledge.
+def _training(plt, training, stages, has_teacher):
+    """Loss and accuracy over epochs, one row of plots per stage in `stages`.
+
+    has_teacher: whether the loss of fine-tuning includes knowledge.
     """
     figure, axes = plt.subplots(len(stages), 2, figsize=(10, 3.2 * len(stages)), squeeze=False)
     for row, stage in zip(axes, stages):
@@ -132,7 +142,7 @@ def _training(plt, training, stages, taught):
         ):
             both = (
                 " (two views, labels and knowledge)"
-                if taught and stage == "fine_tuning" and key == "loss"
+                if has_teacher and stage == "fine_tuning" and key == "loss"
                 else ""
             )
             ax.plot(epochs, [factor * r[key] for r in records], color=BLUE, label=f"training{both}")

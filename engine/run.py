@@ -1,6 +1,4 @@
-"""What the stages of one run share: options, data, devices, the folder, and networks read from it
-and written to it.
-"""
+"""What the stages of a run share: options, data, devices, folder; reading and writing networks."""
 
 import contextlib
 import dataclasses
@@ -20,18 +18,19 @@ from engine.configuration import versions
 from engine.console import Console
 from engine.evaluation import Evaluator
 from engine.options import Options
-from engine.run_folder import STAGES, RunFolder
+from engine.run_files import STAGES
+from engine.run_folder import RunFolder
 from nets import build_network, unpruned_cost
 from nets.parameters import read_parameters, write_parameters
 from utils import UserError
 
-# Streams of random numbers, so that stages do not share their shuffles.
+# Streams of random numbers, so that each stage shuffles differently.
 STREAM = {"baseline": 1, "warm_up": 2, "fine_tuning": 3, "memory_bank": 4}
 
 
 def stage(name):
-    """Decorator of function(run, ...), which carries out the stage `name`
-    (engine.run_folder.STAGES): it is timed as that.
+    """Decorator of function(run, ...) that runs the stage `name`, a key of engine.run_files.STAGES.
+    It measures the time and memory of the stage.
     """
 
     def decorate(function):
@@ -47,7 +46,7 @@ def stage(name):
 
 @dataclasses.dataclass
 class Run:
-    """What the stages of one run share."""
+    """What the stages of a run share."""
 
     options: Options
     data: Dataset
@@ -58,23 +57,19 @@ class Run:
     console: Console
     broken: BrokenImages
     board: Board
-    given: (
-        dict | None
-    )  # arrays of the network to start from, by name; None: a baseline is trained here
+    given: dict | None  # name -> array of the network to start from; None: train a baseline
     variant: dict  # of the starting network, see nets.variant_of
 
     @functools.cached_property
     def search_runtime(self):
-        """Where the stages from the warm-up to the memory bank run: the same devices, in
-        --search_precision.
-        """
+        """The runtime from the warm-up to the memory bank: same devices, --search_precision."""
         precision = self.options.device.search_precision
         return dataclasses.replace(
             self.runtime, precision=precision, precision_flag="--search_precision"
         )
 
     def network(self, parameters=None):
-        """A network on the run's devices, from an array dict or from the seed."""
+        """A network on the run's devices: from a dict name -> array, or from the seed."""
         with self.runtime.strategy.scope():
             options, kept = self.options, dict(seed=self.options.seed, **self.variant)
             return build_network(
@@ -90,26 +85,26 @@ class Run:
         return Evaluator(*parts, options.val_batch_size)
 
     def in_memory(self, indices):
-        """(images uint8 [n, S, S, 3], labels int64 [n]) of some training images, broken ones
+        """(images uint8 [n, S, S, 3], labels int64 [n]) of training images. Broken ones are
         replaced.
 
-        Of several machines each has the images that its own part of batches of --search_batch_size
-        needs.
+        With several machines, each one fills in only the images that it needs for its part of the
+        batches of --search_batch_size.
         """
         data = self.data
         if not data.encoded:
             return data.x_train[indices], data.y_train[indices]
         images, replaced = np.empty((len(indices), *data.x_train.shape[1:]), np.uint8), {}
-        # The last batch first: what fills it up are images of others, which come after it and are
-        # right.
+        # Order matters: last batch first. It is padded with images of other batches; where one of
+        # these is replaced, its own batch, decoded later, has the final word.
         slots = padded_batches(len(indices), self.options.subsets.batch_size)[::-1]
         own = data.x_train.columns(len(slots[0][0]))
         batches = data.x_train.batches(indices[slot] for slot, _ in slots)
         with contextlib.closing(batches):
-            for (slot, real), (shown, decoded) in zip(self.bar(slots, "images of D_val"), batches):
+            for (slot, real), (ids, decoded) in zip(self.bar(slots, "images of D_val"), batches):
                 images[slot[own]] = decoded[own]
-                changed = [k for k in range(real)[own] if shown[k] != indices[slot[k]]]
-                replaced |= {int(slot[k]): int(shown[k]) for k in changed}
+                changed = [k for k in range(real)[own] if ids[k] != indices[slot[k]]]
+                replaced |= {int(slot[k]): int(ids[k]) for k in changed}
         labels = data.y_train[indices]
         for by_machine in self.runtime.machines.exchange([*replaced.items()]):
             for i, n in by_machine:
@@ -117,7 +112,7 @@ class Run:
         return images, labels
 
     def load(self, stage):
-        """The network in the parameter file that `stage` wrote in a former start."""
+        """The network in the parameter file of `stage`, written by an earlier start."""
         path = self.folder.file(STAGES[stage])
         try:
             return self.network(read_parameters(path)[0])
@@ -125,8 +120,9 @@ class Run:
             raise UserError(f"{error}; delete {path} to compute it again") from error
 
     def save(self, network):
-        """Completes the stage with a parameter file that says what it is of. Raises
-        FloatingPointError if it is not finite.
+        """Completes the stage: writes the network to the stage's parameter file, with metadata.
+
+        Raises FloatingPointError if a parameter is not finite.
         """
         flops, params = network.cost()
         whole = unpruned_cost(
@@ -156,23 +152,20 @@ class Run:
         """Raises UserError on all machines unless all have read the same `value` (JSON) from
         `path`.
         """
-        said = self.runtime.machines.exchange(value)
-        if any(other != said[0] for other in said):
+        values = self.runtime.machines.exchange(value)
+        if any(other != values[0] for other in values):
             raise UserError(
                 f"the machines do not see the same {path}; they must share the storage it is on"
             )
 
     def bar(self, items, label, total=None):
-        """Progress of a loop that has nothing to save, and may be stopped behind every item."""
+        """Progress of a loop that has nothing to save and may be stopped after every item."""
         return self.console.bar(items, label, total, after=self.stop_if_asked)
 
     def stop_if_asked(self, save=lambda: None):
-        """If any machine was told to stop: calls save(), and raises Stopped on all of them."""
-        asked = [
-            number
-            for number in self.runtime.machines.exchange(signals.asked())
-            if number is not None
-        ]
-        if asked:
+        """If any machine has a pending signal: calls save() and raises Stopped, on all machines."""
+        pending = self.runtime.machines.exchange(signals.pending())
+        numbers = [number for number in pending if number is not None]
+        if numbers:
             save()
-            raise signals.Stopped(asked[0], saved=True)
+            raise signals.Stopped(numbers[0], saved=True)

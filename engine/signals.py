@@ -1,7 +1,6 @@
-"""SIGTERM and Ctrl-C: heard at once where nothing would be lost, at the next step where there is
-something to save.
+"""SIGTERM and Ctrl-C stop a program at once, or at the next step if there is progress to save.
 
-Imports no TensorFlow, so that a program can listen before it is up.
+Imports no TensorFlow, so that a program can handle signals while TensorFlow is being loaded.
 """
 
 import contextlib
@@ -13,77 +12,71 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 class Stopped(KeyboardInterrupt):
-    """The program was asked to stop. signal: by which; saved: whether everything done so far was
-    saved before.
-    """
+    """A signal stopped the program. saved: whether all progress was saved before."""
 
     def __init__(self, number, saved=False):
         super().__init__(number)
         self.signal, self.saved = signal.Signals(number), saved
 
 
-class _Heard:
-    """What the handler, of which a process has one, has to know."""
+class _State:
+    """State of the signal handler. There is one per process."""
 
     deferred = False  # whether a first signal waits for the next step
-    asked = None  # the signal that waits
-    begun = False  # whether the program has begun what can go on another time
+    pending = None  # number of the signal that waits
+    begun = False  # whether the program has started work that can be resumed
 
 
 @contextlib.contextmanager
 def listening():
-    """In this block SIGINT and SIGTERM raise Stopped. A signal that the program was started to
-    ignore stays ignored.
+    """Inside the block SIGINT and SIGTERM raise Stopped.
+
+    A signal that was ignored when the program started stays ignored.
     """
-    if (
-        threading.current_thread() is not threading.main_thread()
-    ):  # Python hears signals in the main thread only
+    # Python handles signals in the main thread only.
+    if threading.current_thread() is not threading.main_thread():
         yield
         return
     former = {number: signal.getsignal(number) for number in SIGNALS}
     for number, handler in former.items():
         if handler is not signal.SIG_IGN:
             signal.signal(number, _handle)
-    _Heard.begun = False
+    _State.begun = False
     try:
         yield
     finally:
         for number, handler in former.items():
             signal.signal(number, handler)
-        _Heard.asked = None
+        _State.pending = None
 
 
 @contextlib.contextmanager
 def deferred():
-    """In this block a first signal waits until `asked` is asked; a second one raises Stopped at
-    once.
-    """
-    _Heard.deferred = _Heard.begun = True
+    """Inside the block a first signal becomes `pending`; a second one raises Stopped at once."""
+    _State.deferred = _State.begun = True
     try:
         yield
     finally:
-        _Heard.deferred = False
+        _State.deferred = False
 
 
 def begun():
-    """Whether the program has begun what can go on another time."""
-    return _Heard.begun
+    """Whether the program has started work that can be resumed."""
+    return _State.begun
 
 
-def asked():
+def pending():
     """The number of the signal that waits, None if there is none."""
-    return _Heard.asked
+    return _State.pending
 
 
 def _handle(number, frame):
-    if _Heard.deferred and _Heard.asked is None:
-        _Heard.asked = number
-        line = (
-            f"\n{signal.Signals(number).name}: stopping at the next step; once more stops at once\n"
-        )
-        with contextlib.suppress(OSError):  # the terminal may be gone
-            os.write(
-                2, line.encode()
-            )  # not by print: the signal may have come in the middle of one
+    if _State.deferred and _State.pending is None:
+        _State.pending = number
+        name = signal.Signals(number).name
+        line = f"\n{name}: stopping at the next step; a second signal stops at once\n"
+        with contextlib.suppress(OSError):  # the terminal may be closed
+            # Not print: the signal may have interrupted another print, which is not reentrant.
+            os.write(2, line.encode())
         return
     raise Stopped(number)

@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import itertools
 import math
 import time
 
@@ -11,13 +12,13 @@ from dataloader.augment import draw
 from engine.console import Silent
 from utils import learning_rate_at
 
-NEUTRAL = 0.5  # this draw flips nothing, crops the middle and leaves colours alone
+NEUTRAL = 0.5  # the draw that flips nothing, crops the centre and leaves colours unchanged
 
 
 @dataclasses.dataclass
 class Progress:
-    """How far a training is: whole epochs; steps of the epoch under way, with the sums of their
-    figures and their seconds.
+    """How far a training is: finished epochs, and the steps done in the current epoch, with the
+    sums of their metrics and their seconds.
     """
 
     epoch: int = 0
@@ -26,10 +27,10 @@ class Progress:
     accuracy: float = 0.0
     seconds: float = 0.0
 
-    def add(self, figures):
+    def add(self, metrics):
         self.step += 1
-        self.loss += figures["loss"]
-        self.accuracy += figures["accuracy"]
+        self.loss += metrics["loss"]
+        self.accuracy += metrics["accuracy"]
 
     def means(self):
         return {"loss": self.loss / self.step, "accuracy": self.accuracy / self.step}
@@ -56,61 +57,86 @@ def train(
     why=lambda images: ("", ""),
     precision_flag="--precision",
 ):
-    """Trains with `step` (op_utils.training_step) on `feed` (engine.feed.Feed) for options.epochs
-    epochs.
+    """Trains for options.epochs epochs.
 
-    Order and draws of an epoch depend on (seed, epoch) alone, seed a sequence of integers.
-    steps_per_call: steps that run in one call of the device, to the same result. bar(label, total)
-    shows the steps of an epoch. on_step(number, figures) is called for every step, on_epoch(record,
-    next) after every epoch, record with epoch (from 1), learning_rate, loss, accuracy, seconds.
-    after_call(progress) is called where the training may end, to go on another time: started with
-    that Progress, or with `next`, it ends as if it had never been interrupted. Raises
-    FloatingPointError when the loss or an activation is not finite; why(images) -> (reason, advice)
-    says in words what is known of it, from the indices of that step's images. precision_flag: the
-    option that says what the step computes in, for advice.
+    The order and the random draws of an epoch depend only on (seed, epoch).
+
+    Args:
+        step: op_utils.training_step.
+        feed: engine.feed.Feed.
+        options: TrainOptions.
+        seed: sequence of integers.
+        views: V, views of each image per step.
+        augmented: whether views are drawn at random; if not, images are only cropped to their
+            centre.
+        steps_per_call: steps per call of the device; it does not change the result.
+        progress: Progress to start from, None for the beginning.
+        bar: bar(label, total) shows the steps of an epoch.
+        on_step: on_step(number, metrics), called after every step.
+        after_call: after_call(progress), called after every call of the device, where the training
+            may be interrupted. Started again with that Progress, it gives the same result as
+            without the interruption.
+        on_epoch: on_epoch(record, next), called after every epoch. record: epoch (from 1),
+            learning_rate, loss, accuracy, seconds; next: the Progress to resume from.
+        why: why(images) -> (reason, advice): texts for the error about a loss that is not finite;
+            images: indices of that step's images.
+        precision_flag: option that sets the precision of the step, for the advice.
+
+    Raises FloatingPointError when the loss or an activation is not finite.
     """
     progress = progress or Progress()
     while progress.epoch < options.epochs:
         began = time.perf_counter() - progress.seconds
         rng = np.random.default_rng([*seed, progress.epoch])
         order = feed.order(options.batch_size, rng)
-        rates = [
-            learning_rate_at(progress.epoch + (k + 0.5) / len(order), options)
-            for k in range(len(order))
-        ]
-        together = math.ceil(
-            len(order) / math.ceil(len(order) / steps_per_call)
-        )  # evenly: the last call is filled up with few
+        rates = _learning_rates(progress.epoch, len(order), options)
+        # Skip the draws of the steps done before, so that the other steps get their own draws.
         draws = _draws(rng, order, views, augmented, feed.draws)
-        for _ in range(progress.step):
-            next(draws)  # the steps done before have taken theirs
-        calls = [
-            range(k, min(k + together, len(order)))
-            for k in range(progress.step, len(order), together)
-        ]
-        drawn = (_filled([next(draws) for _ in steps], together) for steps in calls)
-        groups = (_filled([order[k] for k in steps], together) for steps in calls)
-        batches = feed.batches(groups, drawn, augmented)
-        shown = bar(f"epoch {progress.epoch + 1}/{options.epochs}", len(order))
-        with shown, contextlib.closing(batches):
+        draws = itertools.islice(draws, progress.step, None)
+        calls, per_call = _calls(progress.step, len(order), steps_per_call)
+        batches = _batches(feed, order, draws, calls, per_call, augmented)
+        progress_bar = bar(f"epoch {progress.epoch + 1}/{options.epochs}", len(order))
+        with progress_bar, contextlib.closing(batches):
             for steps, batch in zip(calls, batches):
-                learning_rate = _filled([np.float32(rates[k]) for k in steps], together)
+                learning_rate = _filled([np.float32(rates[k]) for k in steps], per_call)
                 results = _call(
-                    step, batch, len(steps), together, learning_rate, options.weight_decay
+                    step, batch, len(steps), per_call, learning_rate, options.weight_decay
                 )
-                for k, figures in zip(steps, results):
+                for k, metrics in zip(steps, results):
                     where = f"epoch {progress.epoch + 1}, step {progress.step + 1}"
-                    _check(figures, where, why, order[k], f"try {precision_flag} bfloat16")
-                    progress.add(figures)
-                    on_step(progress.epoch * len(order) + progress.step, figures)
+                    _check(metrics, where, why, order[k], f"try {precision_flag} bfloat16")
+                    progress.add(metrics)
+                    on_step(progress.epoch * len(order) + progress.step, metrics)
                 progress.seconds = time.perf_counter() - began
-                shown.show(**progress.means())
-                shown.to(progress.step)
+                progress_bar.show(**progress.means())
+                progress_bar.to(progress.step)
                 after_call(progress)
         record = {"epoch": progress.epoch + 1, "learning_rate": rates[0], **progress.means()}
         record["seconds"] = round(progress.seconds, 3)
         progress = Progress(progress.epoch + 1)
         on_epoch(record, progress)
+
+
+def _learning_rates(epoch, steps, options):
+    """The learning rate of each step of an epoch, taken at the middle of the step."""
+    return [learning_rate_at(epoch + (k + 0.5) / steps, options) for k in range(steps)]
+
+
+def _calls(first, steps, steps_per_call):
+    """(list of ranges of steps, one per call; steps per call), for the steps from `first` on.
+
+    The steps are spread evenly over the calls, so that the last call needs little padding.
+    """
+    per_call = math.ceil(steps / math.ceil(steps / steps_per_call))
+    calls = [range(k, min(k + per_call, steps)) for k in range(first, steps, per_call)]
+    return calls, per_call
+
+
+def _batches(feed, order, draws, calls, per_call, augmented):
+    """Yields the batch of each call, see Feed.batches. order: int64 [steps, B]."""
+    drawn = (_filled([next(draws) for _ in steps], per_call) for steps in calls)
+    groups = (_filled([order[k] for k in steps], per_call) for steps in calls)
+    return feed.batches(groups, drawn, augmented)
 
 
 def _draws(rng, order, views, augmented, draws):
@@ -120,21 +146,30 @@ def _draws(rng, order, views, augmented, draws):
         yield draw(rng, *shape) if augmented else np.full(shape, NEUTRAL, np.float32)
 
 
-def _filled(values, together):
-    """The value of a call of one step; of several [together, ...], the last repeated as long as
-    steps are missing: one trace.
+def _filled(values, per_call):
+    """The argument of a call: one value for a call of one step, else an array [per_call, ...].
+
+    If steps are missing, the last value is repeated, so that every call has the same shape and
+    there is one trace.
     """
-    return (
-        values[0] if together == 1 else np.stack([*values, *values[-1:] * (together - len(values))])
-    )
+    if per_call == 1:
+        return values[0]
+    return np.stack([*values, *values[-1:] * (per_call - len(values))])
 
 
-def _call(step, batch, count, together, learning_rate, weight_decay):
-    """A dict of floats for each of the `count` steps whose data `batch` holds, run in one call of
-    the device.
+def _call(step, batch, count, per_call, learning_rate, weight_decay):
+    """Runs `count` steps in one call of the device; returns a dict of floats for each of them.
+
+    Args:
+        step: op_utils.training_step.
+        batch: dict of the arrays of one step, or of per_call steps, [per_call, ...].
+        count: number of steps to run, at most per_call; the rest is padding.
+        per_call: steps per call.
+        learning_rate: float32, or float32 [per_call].
+        weight_decay: float.
     """
     shared = {"weight_decay": np.float32(weight_decay)}
-    if together == 1:
+    if per_call == 1:
         results = step(batch, learning_rate=learning_rate, **shared)[0]
         return [{name: float(value) for name, value in results.items()}]
     results = step.several(batch, count, {"learning_rate": learning_rate}, **shared)
@@ -142,18 +177,26 @@ def _call(step, batch, count, together, learning_rate, weight_decay):
     return [dict(zip(series, values)) for values in zip(*series.values())]
 
 
-def _check(figures, where, why, images, half):
-    """Raises FloatingPointError for a step that went wrong; half: advice for float16."""
-    wrong = f"the loss is {figures['loss']}" if not math.isfinite(figures["loss"]) else None
-    if not math.isfinite(figures.pop("sum_of_statistics", 0)):
+def _check(metrics, where, why, images, float16_advice):
+    """Raises FloatingPointError if the loss, activations or gradients of a step are not finite.
+
+    Args:
+        metrics: dict of floats, from _call.
+        where: epoch and step, for the message.
+        why: see train.
+        images: int [B], indices of the images of the step.
+        float16_advice: what to do in float16.
+    """
+    wrong = f"the loss is {metrics['loss']}" if not math.isfinite(metrics["loss"]) else None
+    if not math.isfinite(metrics.pop("sum_of_statistics", 0)):
         wrong = wrong or "activations are not finite"
     if wrong:
         reason, advice = why(images)
-        hint = f", or {half}" if "loss_scale" in figures else ""
+        hint = f", or {float16_advice}" if "loss_scale" in metrics else ""
         raise FloatingPointError(
             f"{wrong} in {where}{reason}; {advice or f'try a lower learning rate{hint}'}"
         )
-    if figures.get("loss_scale", 1) < 1:
+    if metrics.get("loss_scale", 1) < 1:
         raise FloatingPointError(
-            f"the gradients overflow float16 at any loss scale, {where}; {half}"
+            f"the gradients overflow float16 at any loss scale, {where}; {float16_advice}"
         )

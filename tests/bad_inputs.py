@@ -1,8 +1,7 @@
-"""Every bad input that is tried, by section: docs/errors.md is the table of these and of their
-answers.
+"""All bad inputs of the tests, by section. docs/errors.md is the table of these and their answers.
 
-A case is prepared in an empty folder, which is the working folder of the command. The answer is one
-line on stderr.
+Each case is prepared in an empty folder, the working folder of the command. The answer is one line
+on stderr.
 """
 
 import dataclasses
@@ -23,18 +22,23 @@ from torch_networks import state_dict
 from distribution.machines import Alone
 from ekg.history import SearchState, SubNetwork
 from engine.configuration import described, versions
-from engine.run_folder import BANK, STAGES, UNFINISHED, RunFolder
+from engine.run_files import BANK, STAGES, UNFINISHED
+from engine.run_folder import RunFolder
 from nets import build_network
 from nets.parameters import write_parameters
 
 
 @dataclasses.dataclass(frozen=True)
 class Bad:
-    """what: in words; flags: of the program, or of a run on DIGITS; prepare(folder, monkeypatch) ->
-    None lays things out.
+    """One bad input.
 
-    code: the exit code wanted; runs: whether the run begins, and may write into its folder, before
-    it ends.
+    Args:
+        what: description, for the table.
+        flags: of the program, or of a run on DIGITS.
+        prepare: prepare(folder, monkeypatch) makes the files.
+        programs: names of the programs that get this input.
+        code: expected exit code.
+        runs: whether the run starts, so that it may write into its folder.
     """
 
     what: str
@@ -55,7 +59,7 @@ class Bad:
 
 
 def of(flags, what=None):
-    """A case of flags alone."""
+    """A case with only flags."""
     return Bad(what or f"`{flags}`", tuple(flags.split()))
 
 
@@ -143,7 +147,7 @@ ABLATIONS = [
         lambda f, m: m.setenv("TF_CONFIG", TWO_MACHINES),
     ),
     ablations(
-        "other options than those of the runs there",
+        "options that differ from those of the runs in the folder",
         "--table filters --baseline_epoch 3",
         lambda folder, monkeypatch: run_of(at="run/baseline")(folder, monkeypatch),
     ),
@@ -181,7 +185,7 @@ def file(name, content):
 
 
 def cifar(change=None, form=write_python):
-    """Writes a small CIFAR-10; change(folder of the files) spoils it."""
+    """Writes a small CIFAR-10. change(folder of the files) damages it."""
 
     def prepare(folder, monkeypatch):
         path = form(folder, "CIFAR10", generate("CIFAR10"))
@@ -196,7 +200,7 @@ def cifar_npz(**other):
 
 
 class Runs:
-    """A call of os.system, as a pickle asks for it."""
+    """Pickled as a call of os.system."""
 
     def __reduce__(self):
         return os.system, ("touch made",)
@@ -215,9 +219,9 @@ def on_cifar(what, data_path, prepare=lambda folder, monkeypatch: None):
 
 
 DATA = [
-    on_cifar("a `--data_path` that is not there", "missing"),
-    on_cifar("an `.npz` that is not there", "missing.npz"),
-    on_cifar("a folder with nothing of CIFAR in it", "."),
+    on_cifar("a missing `--data_path`", "missing"),
+    on_cifar("a missing `.npz`", "missing.npz"),
+    on_cifar("a folder without files of CIFAR", "."),
     on_cifar(
         "an `.npz` cut short", "cifar.npz", lambda f, m: half(write_npz(f, generate("CIFAR10")))
     ),
@@ -266,14 +270,14 @@ _parameters = {}
 
 
 def parameters(arch="ResNet-20", classes=10):
-    """The arrays of a new network, made once."""
+    """The arrays of a new network, cached."""
     if (arch, classes) not in _parameters:
         _parameters[arch, classes] = build_network(arch, classes, 32).parameters()
     return dict(_parameters[arch, classes])
 
 
 def saved(change=lambda arrays: arrays, meta=None, name="param.pkl", **network):
-    """Writes param.pkl of a network whose arrays `change` spoils; they may be replaced or removed."""
+    """Writes param.pkl of a network. change(arrays) replaces or removes some of them."""
 
     def prepare(folder, monkeypatch):
         write_parameters(str(folder / name), change(parameters(**network)), meta or {})
@@ -341,9 +345,8 @@ MOBILENET_110D = {
     for stage, count in enumerate((1, 3, 4, 5, 4, 4, 1))
     for block in range(count)
 }
-WIDE = Tensor(
-    np.zeros(4, np.float32), size=(10**6, 10**6), stride=(0, 0)
-)  # 10^12 times the same number
+# The same number 10^12 times.
+WIDE = Tensor(np.zeros(4, np.float32), size=(10**6, 10**6), stride=(0, 0))
 
 
 def zip_bomb(folder, monkeypatch):
@@ -365,7 +368,7 @@ def safetensors_of(folder, **changes):
 
 
 def claiming(**claims):
-    """An array of which the header says something else than its bytes are."""
+    """An array whose header does not match its bytes."""
     entry = {"dtype": "F32", "shape": [16, 3, 3, 3], "data_offsets": [0, 1728]} | claims
     return lambda folder, monkeypatch: safetensors_of(folder, **{"conv1.weight": entry})
 
@@ -390,9 +393,9 @@ def squeezed(folder, monkeypatch):
 
 NAN = with_array("fc/biases:0", np.full((1, 10), np.nan, np.float32))
 FILES = [
-    both("a file that is not there", name="missing.pkl"),
+    both("a missing file", name="missing.pkl"),
     both("an empty file", file("param.pkl", b"")),
-    both("a text", file("param.pkl", b"garbage\n\nof\nlines")),
+    both("a text file", file("param.pkl", b"garbage\n\nof\nlines")),
     both("zeros", file("param.pkl", bytes(5000))),
     both("a ZIP archive cut short", file("param.pkl", b"PK\x03\x04 an archive cut short")),
     both("a pickle cut short", lambda f, m: (saved()(f, m), half(f / "param.pkl"))),
@@ -426,7 +429,7 @@ FILES = [
     ),
     both("a `.pth` of a ResNet-18 for a ResNet-20", resnet_18, "param.pth"),
     both(
-        "a `.safetensors` of something else than numbers",
+        "a `.safetensors` of a type that is not read",
         claiming(dtype="C64", shape=[216]),
         "param.safetensors",
     ),
@@ -440,9 +443,9 @@ FILES = [
     both("NaN in an array", saved(NAN)),
     both("another network's arrays", saved(arch="ResNet-56")),
     both("another number of classes", saved(classes=100)),
-    both("an array too few", saved(without("BasicBlock2.1/bn2/gamma:0"))),
+    both("a missing array", saved(without("BasicBlock2.1/bn2/gamma:0"))),
     both(
-        "an array too many",
+        "an additional array",
         saved(with_array("BasicBlock2.3/conv1/kernel:0", np.zeros((3, 3, 64, 64), np.float32))),
     ),
     both(
@@ -475,8 +478,8 @@ FILES = [
 
 
 def run_of(*flags, parts=1, at="run", **files):
-    """Lays out the folder `at` of a run that was begun with `flags`, and `files` in it: a stage ->
-    writes(path).
+    """Makes the folder `at` of a run started with `flags`. files: stage -> function that writes its
+    file, given the path.
     """
 
     def prepare(folder, monkeypatch):
@@ -519,7 +522,7 @@ def garbage(path):
 
 
 def searched(path):
-    """A search that was over before it began: the unpruned network alone."""
+    """A finished search of no steps: only the unpruned network."""
     sizes = build_network("ResNet-20", 10, 32).gate_sizes
     whole = SubNetwork(
         (1.0,) * len(sizes), np.concatenate([np.arange(n, dtype=np.int32) for n in sizes]), 0.5, 0.5
@@ -538,7 +541,7 @@ def strange(name, text):
 def in_use(folder, monkeypatch):
     run_of()(folder, monkeypatch)
     held = open(folder / "run" / ".lock", "r+")
-    monkeypatch.setattr("bad_inputs.HELD", held, raising=False)  # as long as the case lasts
+    monkeypatch.setattr("bad_inputs.HELD", held, raising=False)  # keeps the lock during the case
 
     import fcntl
 
@@ -550,33 +553,33 @@ WHOLE = ("--search_target_rate", "1")
 FOLDER = [
     Bad("the folder of a run with another target", ("--search_target_rate", "0.6"), run_of()),
     Bad("the folder of a run with another seed", ("--seed", "5"), run_of()),
-    Bad("the folder of a run that took its batches whole", ("--accum", "2"), run_of()),
-    Bad("the same, in two replicas", ("--cpu_replicas", "2"), run_of()),
+    Bad("the folder of a run without `--accum`", ("--accum", "2"), run_of()),
+    Bad("the same, with two replicas", ("--cpu_replicas", "2"), run_of()),
     Bad("the folder of a run in another precision", ("--precision", "bfloat16"), run_of()),
     Bad("the folder of a run whose search had another precision", ("--search_precision", "bfloat16"), run_of()),
     Bad("the folder of a run with 5 teachers", ("--num_teacher", "3"), run_of()),
     Bad("the folder of a run with another schedule", ("--decay_points", "0.5"), run_of()),
     Bad("the folder of a run of another network", ("--arch", "ResNet-56"), run_of()),
-    Bad("a folder that another process works in", (), in_use),
+    Bad("a folder in use by another process", (), in_use),
     Bad("the same, with `--overwrite`", ("--overwrite",), in_use),
-    Bad("a folder with somebody's `trained_param.pkl`", (), strange("trained_param.pkl", "mine")),
-    *(Bad(f"a `config.json` of {what}", (), strange("config.json", text)) for what, text in (
-        ("nothing", ""), ("a list", "[]"), ("half an object", "{"), ("something else", '{"options": 3}')
+    Bad("a folder with a `trained_param.pkl` of unknown origin", (), strange("trained_param.pkl", "mine")),
+    *(Bad(f"{what} `config.json`", (), strange("config.json", text)) for what, text in (
+        ("an empty", ""), ("a list as", "[]"), ("half an object as", "{"), ("another object as", '{"options": 3}')
     )),
-    Bad("a strange `config.json`, with `--overwrite`", ("--overwrite",), strange("config.json", "{}")),
-    Bad("a `result.json` of something else", (), strange("result.json", '{"seconds": 1}')),
-    Bad("a file for a folder", (), file("run", b"mine")),
-    Bad("a folder within a file", ("--train_path", "file/run"), file("file", b"mine")),
+    Bad("another object as `config.json`, with `--overwrite`", ("--overwrite",), strange("config.json", "{}")),
+    Bad("another object as `result.json`", (), strange("result.json", '{"seconds": 1}')),
+    Bad("a file in place of a folder", (), file("run", b"mine")),
+    Bad("a folder inside a file", ("--train_path", "file/run"), file("file", b"mine")),
     Bad(
         "`--overwrite` of the file that the run starts from",
         ("--overwrite", "--trained_param", "run/trained_param.pkl"),
         lambda f, m: ((f / "run").mkdir(), saved(name="run/trained_param.pkl")(f, m)),
     ),
-    Bad("`--search_from` a folder that is not there", ("--search_from", "other")),
+    Bad("`--search_from` a missing folder", ("--search_from", "other")),
     Bad("`--search_from` the run's own folder", ("--search_from", "run"), run_of(**DONE)),
-    Bad("`--search_from` a run whose search is not over", ("--train_path", "new", "--search_from", "run"), run_of()),
+    Bad("`--search_from` a run with an unfinished search", ("--train_path", "new", "--search_from", "run"), run_of()),
     Bad(
-        "`--search_from` a run of another seed",
+        "`--search_from` a run with another seed",
         ("--train_path", "new", "--search_from", "run", "--seed", "5"),
         run_of(**DONE, extraction=network, records=lambda path: path.write_text("")),
     ),
@@ -592,18 +595,18 @@ FOLDER = [
     ),
     Bad("a damaged `memory_bank.npy`", WHOLE, run_of(*WHOLE, **DONE, memory_bank=garbage), runs=True),
     Bad(
-        "a damaged memory bank that is unfinished",
+        "a damaged, unfinished memory bank",
         WHOLE,
         run_of(*WHOLE, **DONE, bank=garbage, **{UNFINISHED["memory_bank"]: lambda path: path.write_text('{"batches": 1}')}),
         runs=True,
     ),
 ]  # fmt: skip
 
-# -------------------------------------------------------------------------------- while a run is on
+# ------------------------------------------------------------------------------------ during a run
 
 
 def in_the_search(error):
-    """The search raises `error`, or sends itself a signal."""
+    """The search raises `error`, sends itself a signal, or gets scores of this value."""
 
     def prepare(folder, monkeypatch):
         run_of(baseline=network, warm_up=network)(folder, monkeypatch)
@@ -629,11 +632,11 @@ def out_of_memory():
 
 
 class InternalError(Exception):
-    """As TensorFlow names what XLA and the libraries of CUDA raise."""
+    """Named like TensorFlow's error for failures in XLA and in CUDA's libraries."""
 
 
 def no_room(size):
-    """No file may become larger than `size`."""
+    """No file may become larger than `size` bytes."""
 
     def prepare(folder, monkeypatch):
         run_of(baseline=network, warm_up=network)(folder, monkeypatch)
@@ -696,23 +699,23 @@ RUNNING = [
         *WHOLE,
     ),
     running(
-        "a GPU that is out of memory (raised by the test)",
+        "a GPU without free memory (raised by the test)",
         lambda f, m: in_the_search(out_of_memory())(f, m),
     ),
     running(
-        "the same, as XLA says it (raised by the test)",
+        "the same, as reported by XLA (raised by the test)",
         in_the_search(
             InternalError(
                 "RESOURCE_EXHAUSTED: Out of memory while trying to allocate 68719476736 bytes."
             )
         ),
     ),
-    running("a host that is out of memory (raised by the test)", in_the_search(MemoryError())),
+    running("a host without free memory (raised by the test)", in_the_search(MemoryError())),
     running("a full disk (raised by the test)", full_disk),
     running("a limit on the size of a file", no_room(3000)),
-    running("a full disk under TensorBoard (raised by the test)", full_board),
+    running("a full disk, met by TensorBoard (raised by the test)", full_board),
     running(
-        "NaN in the closing evaluation (raised by the test)",
+        "NaN in the last evaluation (raised by the test)",
         evaluated_to_nan,
         *WHOLE,
         "--train_epoch",
@@ -729,5 +732,5 @@ SECTIONS = {
     "Data": DATA,
     "Parameter files": FILES,
     "The run folder": FOLDER,
-    "While a run is on": RUNNING,
+    "During a run": RUNNING,
 }

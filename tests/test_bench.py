@@ -1,4 +1,4 @@
-"""The benchmarks run; what they measure is nobody's assertion."""
+"""The benchmarks run. Their measurements are not asserted."""
 
 import pathlib
 import subprocess

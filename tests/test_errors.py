@@ -36,17 +36,20 @@ MADE_WITH = (
     f"Python {sys.version_info.major}.{sys.version_info.minor} and NumPy"
     f" {np.__version__.rpartition('.')[0]}"
 )
-HEAD = f"""# What is answered to bad inputs
+HEAD = f"""# Answers to bad inputs
 
-Made by `make errors` with {MADE_WITH}; the test suite tries every one of them and compares. An answer is one line on stderr
-behind the name of the program. Exit code 2 says that the command is at fault, or a file that it names: nothing was written; or
-that a file of the run is damaged: the stage that needs it wrote nothing. 1 says that the run stopped, with all that was done
-before whole on the disk; 128 + n that signal n stopped it.
+Made by `make errors` with {MADE_WITH}. The test suite tries every bad input and compares the answers. An
+answer is one line on stderr, after the name of the program.
+
+- Exit code 2: the command is wrong, or a file that it names; nothing was written. Or a file of the run is damaged; the stage that needs it
+  wrote nothing.
+- Exit code 1: the run stopped. Everything done before is complete on the disk.
+- Exit code 128 + n: signal n stopped the program.
 """
 
 
 class Patches(pytest.MonkeyPatch):
-    """pytest's, with what else is to be put back."""
+    """pytest's MonkeyPatch, with callbacks that undo other changes."""
 
     def __init__(self):
         super().__init__()
@@ -145,7 +148,7 @@ def test_the_answer_is_the_one_on_the_page(section, bad, tmp_path, patches, capf
     for program in bad.programs:
         code, lines = answered(bad, program, tmp_path / program, patches, capfd)
         if code > 128:
-            assert lines.pop(0).endswith("stopping at the next step; once more stops at once")
+            assert lines.pop(0).endswith("stopping at the next step; a second signal stops at once")
         assert len(lines) == 1 and "Traceback" not in lines[0], lines
         name, kind, answer = re.fullmatch(
             r"(\S+): (error: |stopped: |)(stopped by .*|.*)", lines[0]

@@ -123,9 +123,9 @@ def interrupted(folder, flags, images, moment, number):
     assert code == 128 + number and "Traceback" not in err, err
     assert lines[-1].startswith(f"train_cifar.py: stopped by {name}")
     then = (
-        "; the same command without --overwrite goes on from there"
+        "; the same command without --overwrite resumes from there"
         if "--overwrite" in flags
-        else "; the same command goes on"
+        else "; the same command resumes"
     )
     assert then in lines[-1]
 
@@ -230,8 +230,8 @@ def out_of_room(folder, flags, images, size):
     code, _, err = start(folder, flags, images, preexec_fn=limit)
     assert code == 1, err
     said = (
-        "/checkpoints/baseline.npz: File too large; what was written before is whole: make room;"
-        " the same command goes on"
+        "/checkpoints/baseline.npz: File too large; files written before are complete; free some space;"
+        " the same command resumes"
     )
     assert (
         len(err.splitlines()) == 1 and err.startswith("train_cifar.py: stopped: ") and said in err

@@ -1,4 +1,4 @@
-"""What the programs refuse and what they serve; the table of bad inputs is in test_errors.py."""
+"""What the programs accept and refuse. test_errors.py has the table of bad inputs."""
 
 import json
 import sys

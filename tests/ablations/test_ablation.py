@@ -1,6 +1,4 @@
-"""Ablations: what runs their rows share, that they go on, what is refused, and the tables, with
-runs that only pretend.
-"""
+"""Ablations, with fake runs: shared runs, resuming, refusals, tables."""
 
 import csv
 import json
@@ -11,13 +9,14 @@ import pytest
 
 from ablation import main, parse
 from ablations.plan import FLAGS, TABLES, baseline_seed, carry_out, clear, is_done, plan
-from ablations.published import FIGURES as PAPER
-from ablations.report import FIGURES, markdown, summary, write_tables
+from ablations.published import PAPER_FIGURES
+from ablations.report import METRICS, markdown, summary, write_tables
 from cli.program import run_program
 from distribution.machines import Alone
 from engine.adoption import LATER
 from engine.configuration import described
-from engine.run_folder import MEASURED, SIDES, STAGES, RunFolder, is_finished
+from engine.run_files import MEASURED, SIDES, STAGES, is_finished
+from engine.run_folder import RunFolder
 from utils import UserError
 
 START = "parameters 0123456789abcdef"
@@ -258,9 +257,8 @@ def test_a_run_that_diverges_does_not_stop_the_others(study):
 def test_a_baseline_serves_tables_that_vary_other_flags(study):
     carried_out(study("--table", "filters", "--score", "l1"))
     labels, _ = carried_out(study("--table", "scores"))
-    assert (
-        "baseline, seed 0" not in labels and len(labels) == 2 * len(TABLES["scores"]) - 1
-    )  # l1's search is there
+    # Each row needs a search and a run, except that the search of l1 is done already.
+    assert "baseline, seed 0" not in labels and len(labels) == 2 * len(TABLES["scores"]) - 1
 
 
 def test_other_flags_than_those_of_the_runs_there_are_refused(study):
@@ -412,7 +410,7 @@ def test_what_a_folder_no_longer_tells_is_left_out(study):
 
 
 def test_published_figures_are_of_rows_that_there_are(study):
-    for tables in PAPER.values():
+    for tables in PAPER_FIGURES.values():
         for table, rows in tables.items():
             assert rows.keys() <= TABLES[table].keys()
     for width, flags in (
@@ -424,7 +422,7 @@ def test_published_figures_are_of_rows_that_there_are(study):
             {("teachers", "baseline"): []}, study("--table", "teachers", *flags).options({}), width
         )
         assert line["published_top1"] is None, "it is of something else"
-    assert all(line[name] is None for name in FIGURES)
+    assert all(line[name] is None for name in METRICS)
     assert "| baseline | 0 |" in markdown([line], ["# head"])
 
 

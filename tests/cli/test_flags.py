@@ -1,6 +1,4 @@
-"""The command line: exit codes, what --help says and how soon, defaults, and where every flag
-arrives.
-"""
+"""The command line: exit codes, --help, defaults, and the option that each flag sets."""
 
 import dataclasses
 import os
@@ -270,3 +268,18 @@ def test_every_flag_arrives_where_it_belongs():
     )
     assert options.baseline == TrainOptions(31, 0.32, (0.33,), 0.34, 0.35, 36, "cosine", 4.2, 0.43)
     assert options.warm_up.epochs == 27
+
+
+@pytest.mark.parametrize("value", ["-1e-4", "-1E4", "-.5e-3", "-1", "-0.5", "-inf", "-nan"])
+def test_a_negative_number_gets_the_error_about_its_range(capsys, value):
+    """Not that the flag lacks an argument, nor that there is no such flag."""
+    with pytest.raises(SystemExit) as stop:
+        train_cifar.parse(["--weight_decay", value])
+    assert stop.value.code == 2
+    assert f"--weight_decay: '{value}' is not a number of at least 0" in capsys.readouterr().err
+
+
+def test_a_flag_is_no_negative_number(capsys):
+    with pytest.raises(SystemExit):
+        train_cifar.parse(["--weight_decay", "--seed", "1"])
+    assert "--weight_decay: expected one argument" in capsys.readouterr().err

@@ -125,7 +125,7 @@ def test_a_machine_that_dies_ends_the_other_with_one_line(tmp_path, victim):
     assert codes[1 - victim] == 1
     (line,) = said[1 - victim]
     assert "has stopped or is out of reach" in line and line.endswith(
-        "; the same command goes on from there"
+        "; the same command resumes from there"
     )
 
 
@@ -144,8 +144,8 @@ def test_a_machine_that_is_stopped_stops_the_other_and_both_go_on_later(tmp_path
         for lines in said:
             assert (
                 lines[-1]
-                == f"train_cifar.py: stopped by {number.name}, all is saved; the same command goes"
-                " on from there"
+                == f"train_cifar.py: stopped by {number.name}, everything is saved; the same"
+                " command resumes from there"
             )
         assert (unfinished / begun).exists()
     steps = len(records(folder, "search.jsonl"))

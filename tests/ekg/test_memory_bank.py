@@ -387,7 +387,7 @@ import sys
 import numpy as np
 from files.bank_file import BankFile, open_bank
 from distribution.machines import Alone
-from engine.run_folder import peak_rss_mib, reset_peak
+from engine.memory import peak_rss_mib, reset_peak
 
 count, folder = int(sys.argv[1]), sys.argv[2]
 path, shape, rng = f"{folder}/{count}.npy", (count, 1000, 1), np.random.default_rng(0)

@@ -436,11 +436,11 @@ def test_a_loss_that_is_not_finite_names_its_layer_and_keeps_the_last_epoch(
     with pytest.raises(FloatingPointError) as stop:
         start(data_path, tmp_path, "--baseline_epoch", "3")
     # Step 1 of epoch 2 takes the mad step; the first layer's weights are lost in step 2.
-    said = (
+    message = (
         r"baseline: the loss is (nan|inf) in epoch 2, step 2, first in bn; try a lower learning"
-        r" rate; .*/baseline.npz keeps"
+        r" rate; .*/baseline.npz holds"
     )
-    assert re.match(said, str(stop.value)), stop.value
+    assert re.match(message, str(stop.value)), stop.value
     kept = load_npz(tmp_path / "checkpoints" / "baseline.npz")
     assert all(np.isfinite(array).all() for array in kept.values() if array.dtype.kind == "f")
     assert [line["epoch"] for line in records(tmp_path, "training.jsonl")] == [1]

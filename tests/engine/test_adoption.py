@@ -1,6 +1,4 @@
-"""--search_from: whose search may be taken over, and that taking it over can be interrupted
-anywhere.
-"""
+"""--search_from: which searches are taken over, and that copying can be interrupted anywhere."""
 
 import json
 import shutil
@@ -13,7 +11,8 @@ from ekg.history import SearchState, SubNetwork
 from engine import adoption
 from engine.adoption import NEEDED, TAKEN, find_search
 from engine.configuration import ADOPTED, described
-from engine.run_folder import STAGES, RunFolder
+from engine.run_files import STAGES
+from engine.run_folder import RunFolder
 from nets.parameters import write_parameters
 from train_cifar import parse
 from utils import UserError
@@ -65,7 +64,7 @@ def opened(path, searched, *flags):
     adopted = find_search(chosen, describe(chosen))
     return RunFolder(
         str(path),
-        describe(chosen) | {ADOPTED: adopted.told},
+        describe(chosen) | {ADOPTED: adopted.identity},
         {},
         Alone(),
         chosen.overwrite,
@@ -120,7 +119,7 @@ def test_taking_over_may_be_interrupted_anywhere(tmp_path, searched, monkeypatch
         shutil.move(searched, tmp_path / "moved")
         with pytest.raises(
             UserError,
-            match=r"--search_from .*searched holds no run whose search is over \(.* is missing\)",
+            match=r"--search_from .*searched holds no run with a finished search \(.* is missing\)",
         ):
             opened(run, searched)
         shutil.move(tmp_path / "moved", searched)
@@ -181,7 +180,7 @@ def test_another_search_than_the_runs_own_is_refused(tmp_path, searched, flags, 
 def test_a_search_that_is_not_over_is_refused(tmp_path, searched, name):
     (searched / name).unlink()
     with pytest.raises(
-        UserError, match=f"holds no run whose search is over \\({name} is missing\\)"
+        UserError, match=f"holds no run with a finished search \\({name} is missing\\)"
     ):
         opened(tmp_path / "run", searched)
     assert not (tmp_path / "run").exists()

@@ -1,4 +1,4 @@
-"""What a run remembers of broken images, for a start that goes on."""
+"""The record of broken images, which a resumed run reads."""
 
 import types
 
@@ -57,5 +57,5 @@ def test_a_list_of_images_that_are_not_there_is_damaged(data_path, tmp_path):
     broken = broken_in(data_path, tmp_path)
     broken.data.x_train.broken = {99: "text"}
     broken.save()
-    with pytest.raises(UserError, match=r"it names an image that is not there"):
+    with pytest.raises(UserError, match=r"it names an image that does not exist"):
         broken_in(data_path, tmp_path).load()

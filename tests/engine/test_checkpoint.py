@@ -1,4 +1,4 @@
-"""A training goes on from its checkpoint to the bit, and only from a whole one."""
+"""A training resumed from a checkpoint gives the same bits. A damaged checkpoint is refused."""
 
 import dataclasses
 import json
@@ -164,7 +164,7 @@ def test_a_checkpoint_that_does_not_fit_is_refused(runtime, tmp_path, damage):
             arrays["__meta__"] = np.array(json.dumps({"progress": damage, "seconds": 0}))
         np.savez(path, **arrays)
     with pytest.raises(
-        UserError, match=r"checkpoint.npz is damaged \(.*\); delete it to begin this training again"
+        UserError, match=r"checkpoint.npz is damaged \(.*\); delete it to restart this training"
     ):
         training.checkpoint.restore(2, 4)
 

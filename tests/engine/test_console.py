@@ -1,4 +1,4 @@
-"""Bars on a terminal, lines elsewhere, and nothing that comes too often."""
+"""Bars on a terminal, lines elsewhere, and not too many lines."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""Top-1, top-5 and loss: every image once, whatever the batch size."""
+"""Top-1, top-5 and loss: every image counts once, whatever the batch size."""
 
 import numpy as np
 import pytest

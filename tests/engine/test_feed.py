@@ -1,6 +1,4 @@
-"""What a step takes of images in files: labels and knowledge of the images it is shown, the same
-wherever a run goes on.
-"""
+"""Feeding images in files: each image has its own labels and knowledge, also after a resume."""
 
 import dataclasses
 
@@ -33,9 +31,8 @@ def found(tmp_path_factory):
 def feed_of(found, runtime, mib=0, indices=None):
     images = EncodedImages(found.files, 32)
     images.report = lambda line: None
-    bank = np.arange(24, dtype=np.float16)[:, None, None] + np.zeros(
-        (24, 4, 2), np.float16
-    )  # a row says whose it is
+    # Every value of a row is the index of its image.
+    bank = np.arange(24, dtype=np.float16)[:, None, None] + np.zeros((24, 4, 2), np.float16)
     return Feed({"images": images, "labels": found.labels, "bank": bank}, runtime, mib, indices)
 
 
@@ -136,9 +133,8 @@ def test_an_epoch_shows_every_image_once_and_the_next_in_another_order(found, ru
     steps, _ = seen(found, runtime)
     ids = [bank[:, 0, 0].astype(int) for _, _, bank, *_ in steps]
     first, second = (np.concatenate(ids[k : k + 4]) for k in (0, 4))
-    assert (
-        len(set(first)) >= 19 and (first != second).any()
-    )  # one may stand for the broken one besides
+    # One image may be there twice, in place of the broken one.
+    assert len(set(first)) >= 19 and (first != second).any()
     rates = [rate for *_, rate in steps]
     assert rates[:4] == pytest.approx([0.0125, 0.0375, 0.0625, 0.0875]) and rates[4] > rates[7] > 0
 

@@ -1,4 +1,4 @@
-"""A run folder belongs to one run and one process, and nothing of a killed process stays in it."""
+"""A run folder belongs to one run and one process; temporary files of killed processes go."""
 
 import json
 import os
@@ -10,18 +10,19 @@ import sys
 import pytest
 
 from distribution.machines import Alone
-from engine.run_folder import (
+from engine.configuration import version
+from engine.run_files import (
     BANK,
     BROKEN,
-    FIGURES,
     MEASURED,
+    PLOTS,
     RECORDS,
     SIDES,
     STAGES,
     UNFINISHED,
-    RunFolder,
     own_files,
 )
+from engine.run_folder import RunFolder
 from utils import UserError
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent.parent
@@ -74,7 +75,7 @@ def test_a_folder_is_free_again_when_it_is_closed_or_could_not_be_opened(tmp_pat
 
 
 def test_a_folder_from_before_a_search_had_a_precision_of_its_own(tmp_path):
-    """There was one precision for all: a run in float32 goes on, one in bfloat16 is told to say so."""
+    """Old runs have one precision for all stages: --search_precision must be the same to resume."""
     former = OPTIONS | {"device": {"precision": "bfloat16"}}
     opened(tmp_path, former).close()
     opened(
@@ -128,7 +129,7 @@ def test_a_finished_folder_that_another_process_has_just_overwritten_is_in_use(
         return contents(self)
 
     monkeypatch.setattr(RunFolder, "_contents", late)
-    with pytest.raises(UserError, match="in use by another process, which has just begun it anew"):
+    with pytest.raises(UserError, match="in use by another process, which has just restarted it"):
         opened(tmp_path)
 
 
@@ -139,7 +140,7 @@ def test_a_finished_folder_that_another_process_has_just_overwritten_is_in_use(
 def test_json_of_any_kind_is_answered_in_one_line(tmp_path, name, content):
     (tmp_path / name).write_bytes(content)
     with pytest.raises(
-        UserError, match=f"{name} (cannot be read|is none of this program's)"
+        UserError, match=f"{name} (cannot be read|was not written by this program)"
     ) as refusal:
         opened(tmp_path)
     assert len(str(refusal.value)) < 600
@@ -177,7 +178,7 @@ def test_overwrite_takes_over_files_of_an_unknown_run_but_no_strange_config(tmp_
     opened(tmp_path, overwrite=True).close()
     assert not (tmp_path / "trained_param.pkl").exists()
     (tmp_path / "config.json").write_text('{"theirs": 1}')
-    with pytest.raises(UserError, match="none of this program's"):
+    with pytest.raises(UserError, match="was not written by this program"):
         opened(tmp_path, overwrite=True)
     assert (tmp_path / "config.json").read_text() == '{"theirs": 1}'
 
@@ -261,10 +262,17 @@ def test_every_file_of_a_run_is_known(tmp_path):
     assert names == {
         *STAGES.values(),
         *UNFINISHED.values(),
-        *FIGURES,
+        *PLOTS,
         *RECORDS,
         BANK,
         BROKEN,
         "config.json",
         "result.json",
     }
+
+
+def test_the_version_is_that_of_pyproject():
+    text = (ROOT / "pyproject.toml").read_text()
+    assert f'\nversion = "{version()}"\n' in text
+    others = [path for path in ROOT.glob("*/*.py") if f'"{version()}"' in path.read_text()]
+    assert not others, "one source"

@@ -1,6 +1,4 @@
-"""Signals: heard at once where nothing would be lost, at the next step where there is something to
-save.
-"""
+"""Signals stop a program at once, or at the next step if there is progress to save."""
 
 import os
 import signal
@@ -8,7 +6,7 @@ import signal
 import pytest
 
 from engine import signals
-from engine.signals import Stopped, asked, deferred, listening
+from engine.signals import Stopped, deferred, listening, pending
 
 BOTH = pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 
@@ -31,12 +29,12 @@ def test_a_signal_stops_at_once_outside_of_a_run(number):
 @BOTH
 def test_a_signal_waits_within_a_run_and_says_so(number, capfd):
     with listening(), deferred():
-        assert asked() is None
+        assert pending() is None
         send(number)
-        assert asked() == number
+        assert pending() == number
     assert (
         capfd.readouterr().err
-        == f"\n{number.name}: stopping at the next step; once more stops at once\n"
+        == f"\n{number.name}: stopping at the next step; a second signal stops at once\n"
     )
 
 
@@ -63,4 +61,4 @@ def test_nothing_waits_when_a_program_begins():
     with listening(), deferred():
         send(signal.SIGTERM)
     with listening():
-        assert asked() is None
+        assert pending() is None

@@ -1,4 +1,4 @@
-"""The loop: the same run whatever the number of steps a call and wherever the data lie."""
+"""The training loop: same results for any number of steps per call and any place of the data."""
 
 import dataclasses
 
