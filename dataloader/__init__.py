@@ -1,6 +1,7 @@
 """Data sets by name: images uint8 [N, S, S, 3], in an array or in files, and labels int64 [N]."""
 
 import dataclasses
+import typing
 
 import numpy as np
 
@@ -18,6 +19,33 @@ class Augmentation:
     pad: int  # pixels per side, before a random crop to the original size
 
 
+class ImageSource(typing.Protocol):
+    """Images that are not in memory: what a data set needs of them. EncodedImages is one.
+
+    An image that cannot be read is skipped, and another one takes its place in its batch.
+    """
+
+    shape: tuple  # (N, S, S, 3)
+    draws: int  # random numbers per view
+    broken: dict  # image -> reason, of the images skipped so far
+    owner: np.ndarray | None  # int [N], which machine reads an image; None: any of them
+    fewest: int  # images of the machine that has fewest
+
+    def __len__(self) -> int: ...
+
+    def columns(self, batch_size: int) -> slice:
+        """The slice of a batch that this machine reads."""
+
+    def steps(self, batch_size: int) -> int:
+        """Number of steps per epoch."""
+
+    def batches(self, groups, draws=None, strict=False, pool=None):
+        """Yields (ids, images uint8 [B, ...]) for each of `groups`, arrays of image indices."""
+
+    def check(self) -> None:
+        """Raises UserError if an image cannot be read."""
+
+
 @dataclasses.dataclass(frozen=True)
 class Dataset:
     """A training set and a test set. The training set is None if it was not asked for.
@@ -25,7 +53,7 @@ class Dataset:
     Args:
         name: of the data set.
         classes: number of classes.
-        x_train: uint8 [N, S, S, 3], or dataloader.images.EncodedImages.
+        x_train: uint8 [N, S, S, 3], or an ImageSource.
         y_train: int64 [N], 0 to classes - 1.
         x_test, y_test: likewise.
         augmentation: Augmentation.
@@ -36,12 +64,12 @@ class Dataset:
 
     name: str
     classes: int
-    x_train: object
+    x_train: typing.Any
     y_train: np.ndarray
-    x_test: object
+    x_test: typing.Any
     y_test: np.ndarray
     augmentation: Augmentation
-    class_names: list = None
+    class_names: list | None = None
     notes: tuple = ()
     broken_records: int = 0
 
@@ -74,7 +102,9 @@ class FileOptions:
     """How images in files are read."""
 
     input_size: int = 224  # pixels per side
-    val_labels: str = None  # path of the list of labels of a flat folder, see dataloader.val_labels
+    val_labels: str | None = (
+        None  # path of the list of labels of a flat folder, see dataloader.val_labels
+    )
     shuffle_buffer: int = 16384  # images of shards are shuffled within this many images
 
 

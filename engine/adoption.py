@@ -28,9 +28,9 @@ class Adopted:
     """
 
     identity: str
-    path: str = None
+    path: str | None = None
     training: tuple = ()
-    result: dict = None
+    result: dict | None = None
 
     def copy_to(self, folder):
         """Copies the search into the run folder `folder`. If interrupted, a second call completes
@@ -39,7 +39,7 @@ class Adopted:
         Raises OSError if the folder cannot be written, UserError if the other folder can no longer
         be read.
         """
-        if self.path is None:
+        if self.path is None or self.result is None:
             return
         # Order matters: a second start looks for the files of the stages. So the records are
         # written before these files, and the file of the last stage is written last.

@@ -42,7 +42,7 @@ class Checkpoint:
         check_parameters(arrays)
         meta = json.dumps({"progress": dataclasses.asdict(progress), "seconds": seconds})
         with whole_file(self.path) as file:
-            np.savez(file, **arrays, **{META: np.array(meta)})
+            np.savez(file, **(arrays | {META: np.array(meta)}))
 
     def restore(self, epochs, steps):
         """Sets the variables from the file; returns its (Progress, seconds).

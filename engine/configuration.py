@@ -86,7 +86,8 @@ def version():
     tomllib: Python 3.10 has none.
     """
     text = (pathlib.Path(__file__).parents[1] / "pyproject.toml").read_text()
-    return re.search(r'^version = "(.+)"$', text, re.MULTILINE)[1]
+    (found,) = re.findall(r'^version = "(.+)"$', text, re.MULTILINE)
+    return found
 
 
 def versions():

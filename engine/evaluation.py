@@ -83,7 +83,7 @@ def latencies_ms(networks, runtime, repeats=100):
     The networks take turns, so that other load on the machine affects all of them alike.
     """
     ctx = context(runtime, "moving")
-    runs = []
+    runs: list[tuple] = []  # (function, image, milliseconds so far)
     for network in networks:
         image = tf.zeros([1, network.input_size, network.input_size, 3])
         predict = tf.function(

@@ -93,7 +93,7 @@ class Feed:
         own = columns(images.shape[-1], len(machines.addresses), machines.index)
         # Pages that are never written take no memory.
         whole = np.empty((*images.shape, *array.shape[1:]), array.dtype)
-        whole[(*[slice(None)] * (images.ndim - 1), own)] = array[images[..., own]]
+        whole[(slice(None),) * (images.ndim - 1) + (own,)] = array[images[..., own]]
         return whole
 
     def batches(self, groups, draws, augmented=True):

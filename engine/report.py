@@ -68,7 +68,7 @@ def write_plots(folder, search, training, filters, kept, has_teacher=True):
     import matplotlib.pyplot as plt
 
     os.makedirs(folder, exist_ok=True)
-    style = {
+    style: dict = {
         "axes.spines.top": False,
         "axes.spines.right": False,
         "axes.edgecolor": INK,

@@ -94,7 +94,8 @@ class Run:
         data = self.data
         if not data.encoded:
             return data.x_train[indices], data.y_train[indices]
-        images, replaced = np.empty((len(indices), *data.x_train.shape[1:]), np.uint8), {}
+        images = np.empty((len(indices), *data.x_train.shape[1:]), np.uint8)
+        replaced: dict[int, int] = {}  # position in `indices` -> image shown instead
         # Order matters: last batch first. It is padded with images of other batches; where one of
         # these is replaced, its own batch, decoded later, has the final word.
         slots = padded_batches(len(indices), self.options.subsets.batch_size)[::-1]

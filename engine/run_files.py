@@ -25,7 +25,7 @@ UNFINISHED["memory_bank"] = os.path.join("checkpoints", "memory_bank.json")
 BROKEN = "broken.json"  # skipped images
 BANK = "memory_bank.npy.part"  # the unfinished bank, next to the file it will be renamed to
 # The records of a run, with the entries that each line must have.
-RECORDS = {
+RECORDS: dict[str, dict[str, type | tuple]] = {
     "search.jsonl": {
         "step": int,
         "flops_rate": (int, float),

@@ -48,7 +48,8 @@ class RunFolder:
         Raises UserError if the folder holds another run, or files that belong to no run; if it is
         in use or cannot be written; or if this machine sees another folder than the chief.
         """
-        self.path, self.writes, self.result, self._lock = path, machines.chief, None, None
+        self.path, self.writes, self._lock = path, machines.chief, None
+        self.result: dict = {}
         # Stays False if the file system has no locks, or if the run is finished.
         self.locked = False
         try:
