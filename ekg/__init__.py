@@ -1,1 +1,1 @@
-"""The method, one file an idea; ekg.pipeline runs them in order."""
+"""The method, one file per idea; ekg.pipeline runs it in order."""

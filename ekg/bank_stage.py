@@ -1,4 +1,4 @@
-"""The memory bank as a stage of a run (Eq. 10): it goes on after the batches that are on disk."""
+"""The memory bank as a stage of a run (Eq. 10). It resumes after the last batch on disk."""
 
 import contextlib
 import functools
@@ -18,9 +18,10 @@ from files.bank_rows import row_codec
 
 @stage("memory_bank")
 def build_bank(run, supernet, history):
-    """M, float16 [N, classes, K]: the logits of K sub-networks on all training images.
+    """Builds M, float16 [N, classes, K]: the logits of K sub-networks on all training images.
 
-    Not augmented, with batch statistics (METHOD 5). Returns the Bank in memory_bank.npy.
+    Images are not augmented; batch norm uses batch statistics (METHOD 5). Returns the Bank in
+    memory_bank.npy.
     """
     data, options, folder = run.data, run.options, run.folder
     path = folder.file(STAGES["memory_bank"])
@@ -34,7 +35,7 @@ def build_bank(run, supernet, history):
     run.console.say(
         f"memory bank: {len(teachers)} teachers with losses {losses}; {shape[0]:,} images"
     )
-    # Teachers have little in common, so each is a call of its own.
+    # Teachers share few activations, so each one is a call of its own (most=1).
     predict = SubNetworks(supernet, run.search_runtime, run.normalised, 1)
     masks = np.stack([teacher.masks(supernet.gate_sizes) for teacher in teachers])
     slots, here = _slots(run)
@@ -58,8 +59,9 @@ def build_bank(run, supernet, history):
 
 
 def _slots(run):
-    """(slots, here): the batches in order, each (indices [B], bool [B] whether a slot is an image's
-    own); and bool [B], which slots this machine computes.
+    """(slots, here): the batches in order, and bool [B], the slots that this machine computes.
+
+    Each batch is (image indices int64 [B], own bool [B]), see memory_bank.bank_batches.
     """
     data, machines = run.data, run.runtime.machines
     count = len(machines.addresses)
@@ -72,7 +74,15 @@ def _slots(run):
 
 
 def _fill(run, bank, slots, here, predict):
-    """Adds the batches of `slots` to the bank. predict: function of a batch to the rows of it."""
+    """Adds the batches of `slots` to the bank.
+
+    Args:
+        run: Run.
+        bank: BankFile.
+        slots: the batches that are still missing, see _slots.
+        here: bool [B], the slots that this machine computes.
+        predict: function of a batch to its logits, float32 [B, K, classes].
+    """
 
     def save():
         run.broken.save()
@@ -85,7 +95,7 @@ def _fill(run, bank, slots, here, predict):
         run.stop_if_asked(save)
 
     found = in_batches(run.data.x_train, (ids for ids, _ in slots))
-    # An image that had to be replaced by another one is broken: nothing will read its row.
+    # A broken image was replaced by another one. Its row is not written, and nothing reads it.
     batches = (
         (ids, own & here & (decoded == ids), {"images": images})
         for (ids, own), (decoded, images) in zip(slots, found)

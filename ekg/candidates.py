@@ -1,21 +1,24 @@
-"""Candidates of a search step (METHOD 3): which gates may give up a slice, which of those slices
-are worth evaluating, and how far the last one goes.
+"""Candidates of a search step (METHOD 3): the slices to evaluate, and how large each one is.
 
 A candidate filter is a function of `Gates` to float64 [G], one number per gate: the importance at
-stake there. Gates at or under the trimmed Otsu threshold of these numbers are evaluated. A new
-filter is a function in this file under `@candidate_filter`: the flag --candidate_filter, the table
-of filters in an ablation and the tests of all filters then know its name.
+stake there. Gates at or under the trimmed Otsu threshold of these numbers are evaluated.
+
+To add a filter, write a function in this file under `@candidate_filter`. The flag
+--candidate_filter, the ablation table of filters and the tests of all filters then include it.
 """
 
-import collections.abc
 import dataclasses
 import math
+from collections.abc import Callable
 
 import numpy as np
 
 from ekg.importance import filters_kept, split
 
-FILTERS = {}
+# A candidate filter: function of Gates to float64 [G], the importance at stake at each gate.
+CandidateFilter = Callable[["Gates"], np.ndarray]
+
+FILTERS: dict[str, CandidateFilter] = {}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -25,17 +28,17 @@ class Gates:
     sizes: int [G], filters of each gate in the unpruned network.
     uses: int [G], convolutions that write through each gate.
     rates: G floats, the share of filters that each gate keeps.
-    steps: float [G], by how much a rate falls (slice_steps).
-    importance: float32 [F], of all filters (Eq. 9), flat over the gates.
+    steps: float [G], how much each rate falls per step (slice_steps).
+    importance: float32 [F], importance of all filters (Eq. 9), flat over the gates.
     flops_of: function of filters kept, int [G], to MACs.
     """
 
     sizes: np.ndarray
     uses: np.ndarray
-    rates: tuple
+    rates: tuple[float, ...]
     steps: np.ndarray
     importance: np.ndarray
-    flops_of: collections.abc.Callable
+    flops_of: Callable[[np.ndarray], int]
 
     @property
     def by_gate(self):
@@ -44,7 +47,7 @@ class Gates:
 
     @property
     def saved(self):
-        """float64 [G]: MACs that go with the next slice of each gate."""
+        """float64 [G]: MACs that the next slice of each gate removes."""
         flops = lambda rates: self.flops_of(filters_kept(self.sizes, rates))
         now = flops(self.rates)
         less = [reduced(self.rates, gate, step) for gate, step in enumerate(self.steps)]
@@ -52,7 +55,7 @@ class Gates:
 
 
 def candidate_filter(function):
-    """Makes `function` a choice of --candidate_filter, under its own name."""
+    """Adds `function` to the choices of --candidate_filter, under its own name."""
     FILTERS[function.__name__] = function
     return function
 
@@ -62,7 +65,7 @@ def candidate_filter(function):
 
 @candidate_filter
 def published(gates):
-    """The sum over the whole gate if no filter is gone yet, else 0: what the published runs did.
+    """The sum over a whole gate, 0 for a reduced one: what the published runs did (METHOD 3).
 
     A gate that has been reduced is therefore always evaluated.
     """
@@ -73,14 +76,14 @@ def published(gates):
 
 @candidate_filter
 def slice(gates):
-    """The sum over the filters that would go, which is what the published code means to compute.
+    """The sum over the filters in the slice, as the published code intended (METHOD 3).
 
-    Sorted ascending, these are positions round((1 - rate) C) to round((1 - rate + step) C), halves
-    to even.
+    Sorted ascending, the slice is positions round((1 - rate) C) to round((1 - rate + step) C),
+    halves to even.
     """
 
     def at_stake(gate, rate, step):
-        # Rounded to six decimals first, so that a half that came out as 0.4999999 stays a half.
+        # Round to six decimals first, so that a half computed as 0.4999999 still counts as a half.
         position = lambda gone: round(round(gone * len(gate), 6))
         return np.sort(gate)[position(1 - rate) : position(1 - rate + step)].sum()
 
@@ -89,14 +92,14 @@ def slice(gates):
 
 @candidate_filter
 def per_mac(gates):
-    """That of `slice`, divided by the MACs that go with the slice; 0 if none would."""
+    """`slice` divided by the MACs that the slice removes; 0 if it removes none."""
     numbers, macs = slice(gates), gates.saved
     return np.divide(numbers, macs, out=np.zeros_like(macs), where=macs > 0)
 
 
 @candidate_filter
 def per_use(gates):
-    """That of `slice`, divided by the uses of the gate: importance is a sum over uses (Eq. 9)."""
+    """`slice` divided by the uses of the gate, because importance is a sum over uses (Eq. 9)."""
     return slice(gates) / gates.uses
 
 
@@ -112,16 +115,16 @@ def none(gates):
 def open_gates(sizes, rates):
     """Indices of the gates that can give up a slice: those with more than one filter left.
 
-    The slice of another gate would change no mask, and the same network would enter the history
-    and the knowledge twice.
+    METHOD 3: a slice of any other gate would change no mask, so the same network would enter the
+    history and the knowledge twice.
     """
     return np.flatnonzero(filters_kept(sizes, rates) > 1)
 
 
 def worth_evaluating(rule, gates):
-    """Indices (ascending) of the gates whose slices are evaluated: at or under the threshold.
+    """Indices (ascending) of the gates to evaluate: those at or under the threshold (METHOD 3).
 
-    rule: a key of FILTERS. A gate that cannot give up a slice takes no part in the threshold.
+    rule: a key of FILTERS. Gates that cannot give up a slice do not count for the threshold.
     """
     still_open = open_gates(gates.sizes, gates.rates)
     numbers = FILTERS[rule](gates)[still_open]
@@ -130,11 +133,11 @@ def worth_evaluating(rule, gates):
 
 
 def trimmed_otsu(numbers):
-    """Otsu's threshold of `numbers` without the lowest and the highest fifth (rounded up).
+    """Otsu's threshold of `numbers`, trimmed by a fifth (rounded up) at both ends (METHOD 3).
 
-    None if fewer than three are left. The sorted rest is split into t low numbers and the others,
-    at least two, where w0 * w1 * (m0 - m1)^2 is largest (w: counts, m: means). The threshold is
-    midway between the two numbers at the split.
+    None if fewer than three numbers are left. The sorted numbers are split after the first t, at
+    least two on the upper side, where w0 * w1 * (m0 - m1)^2 is largest (w: counts, m: means). The
+    threshold is midway between the two numbers at the split.
     """
     trim = math.ceil(len(numbers) / 5)
     rest = np.sort(np.asarray(numbers, np.float64))[trim : len(numbers) - trim]
@@ -143,8 +146,9 @@ def trimmed_otsu(numbers):
     low = np.arange(1, len(rest) - 1)
     sums = np.cumsum(rest)[low - 1]
     high = len(rest) - low
+    # METHOD 3: w0 * w1 * (m0 - m1)^2 for every split t
     variance = low * high * (sums / low - (rest.sum() - sums) / high) ** 2
-    # Splits that are equal but for rounding count as equal, on any processor: the lowest t wins.
+    # Splits that differ only by rounding count as equal, so that all processors pick the lowest t.
     t = low[np.argmax(variance >= variance.max() * (1 - 1e-12))]
     return (rest[t - 1] + rest[t]) / 2
 
@@ -153,20 +157,20 @@ def trimmed_otsu(numbers):
 
 
 def slice_steps(sizes, uses, search_step):
-    """float64 [G]: by how much a rate falls, max(1 / C, search_step / uses)."""
+    """float64 [G]: how much each rate falls per step. METHOD 3: max(1 / C, search_step / uses)."""
     return np.maximum(1 / np.asarray(sizes), search_step / np.asarray(uses))
 
 
 def reduced(rates, gate, step):
-    """The rates with one slice less at `gate`: five decimals, never below 0."""
+    """The rates after a slice of `gate` (METHOD 1a): round(rate - step, 5), never below 0."""
     return [max(0.0, round(rate - step, 5)) if i == gate else rate for i, rate in enumerate(rates)]
 
 
 def fine_search(flops_of, sizes, rates, gate, step, target_flops):
-    """The rates of the candidate at `gate`. If its slice goes below the target, it is refilled.
+    """The rates of the candidate at `gate`, refilled if its slice goes below the target (METHOD 3).
 
-    Refilled: one filter after another comes back, from the reduced rate on, while the network
-    stays at or under `target_flops`, so that the search ends just under its target.
+    Refilling gives back filters one by one, from the reduced rate up, while the network stays at or
+    under `target_flops`. So the search ends just under its target.
 
     Args:
         flops_of: function of filters kept, int [G], to MACs.
@@ -181,7 +185,7 @@ def fine_search(flops_of, sizes, rates, gate, step, target_flops):
         return candidate
     best = low = candidate[gate]
     for m in range(math.floor(step * sizes[gate] + 1e-6) + 1):
-        rate = round(low + m / sizes[gate], 5)
+        rate = round(low + m / sizes[gate], 5)  # METHOD 3: round(W + m / C, 5)
         wider = [rate if i == gate else r for i, r in enumerate(candidate)]
         if rate <= rates[gate] and flops_of(filters_kept(sizes, wider)) <= target_flops:
             best = rate

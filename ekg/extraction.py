@@ -1,4 +1,4 @@
-"""From a masked supernet to a physically smaller network of the same function."""
+"""From a masked supernet to a physically smaller network with the same function (METHOD 6)."""
 
 import numpy as np
 
@@ -6,12 +6,13 @@ from ekg.importance import split
 
 
 def extract(network, flat_masks):
-    """dict name -> float32 array of the sub-network that `flat_masks` (float32 [F]) leaves of
-    `network`.
+    """The arrays of a sub-network of `network`: dict name -> float32 array.
 
-    Every array is sliced along the axes its gates own; sliced kernels are rescaled to the norm of
-    the whole one, as masked ones are. Moving averages are sliced too, but belong to the unpruned
-    network: re-estimate them before inference.
+    Slices every array along the axes that its gates own, and rescales each sliced kernel to the
+    norm of the whole one, as in the masked network. The moving averages are sliced too, but they
+    are those of the unpruned network: re-estimate them before inference.
+
+    flat_masks: float32 [F], 1 for the filters kept.
     """
     keep = [mask > 0 for mask in split(flat_masks, network.gate_sizes)]
     arrays = {}
@@ -22,6 +23,7 @@ def extract(network, flat_masks):
                 if gate is not None:
                     array = np.compress(keep[gate.index], array, axis)
             if name == "kernel":
+                # METHOD 1a and 6: k * ||kernel|| / ||k||; a kernel of zeros stays zeros
                 norm = np.linalg.norm(array)
                 array = array * (np.linalg.norm(whole) / norm if norm else 0)
             arrays[f"{layer.path}/{name}:0"] = np.asarray(array, np.float32)
@@ -29,20 +31,19 @@ def extract(network, flat_masks):
 
 
 def reestimate(network, step, batches):
-    """Sets the moving averages to the mean of the batch statistics over `batches` (step:
-    op_utils.statistics_step).
+    """Sets the moving averages to the mean of the batch statistics over `batches` (METHOD 6).
+
+    step: from op_utils.statistics_step.
     """
-    totals, count = None, 0
+    totals: list[list[np.ndarray]] = []  # (mean, variance) summed over batches, per batch norm
+    count = 0
     for batch in batches:
         count += 1
-        statistics = [
-            [np.asarray(value, np.float64) for value in pair]
-            for pair in step(batch)[0]["statistics"]
-        ]
-        totals = (
-            statistics
-            if totals is None
-            else [[a + b for a, b in zip(*pairs)] for pairs in zip(totals, statistics)]
-        )
+        found = step(batch)[0]["statistics"]
+        statistics = [[np.asarray(value, np.float64) for value in pair] for pair in found]
+        if totals:
+            totals = [[a + b for a, b in zip(*pairs)] for pairs in zip(totals, statistics)]
+        else:
+            totals = statistics
     for bn, (mean, variance) in zip(network.batch_norms, totals):
         bn.move(np.float32(mean / count), np.float32(variance / count), decay=0.0)

@@ -1,4 +1,4 @@
-"""What a search has found so far: sub-networks and ensemble knowledge, and the file of both."""
+"""The state of a search, and its file: the sub-networks found so far and the knowledge T."""
 
 import dataclasses
 
@@ -11,25 +11,25 @@ from utils import UserError, whole_file
 
 @dataclasses.dataclass(frozen=True)
 class SubNetwork:
-    """A sub-network of the supernet, and what it reached on D_val.
+    """A sub-network of the supernet, and its results on D_val.
 
     rates: G floats, the share of filters that each gate keeps.
     order: int32 [F], the rank of each filter in its gate, 0 = most important.
-    loss: cross-entropy.
+    loss: mean cross-entropy on D_val.
     objective: -R of Eq. 7 against the knowledge T of its step; lower is better.
     """
 
-    rates: tuple
+    rates: tuple[float, ...]
     order: np.ndarray
     loss: float
     objective: float
 
     def filters(self, sizes):
-        """int [G]: filters kept per gate. sizes: int [G], those of the unpruned network."""
+        """Filters kept per gate, int [G]. sizes: int [G], filters of the unpruned network."""
         return filters_kept(sizes, self.rates)
 
     def masks(self, sizes):
-        """float32 [F]: 1 for the filters kept."""
+        """float32 [F]: 1 for the filters kept, else 0. sizes: int [G]."""
         return masks(sizes, self.rates, self.order)
 
 
@@ -39,15 +39,15 @@ class SearchState:
 
     history: list of SubNetwork, the unpruned network Theta_0 first, the current one last.
     knowledge: T, float32 [N, classes].
-    seconds: how long the search has taken so far.
+    seconds: duration of the search so far.
     """
 
-    history: list
+    history: list[SubNetwork]
     knowledge: np.ndarray
     seconds: float = 0.0
 
     def save(self, path):
-        """Writes the state as .npz; the objective is called `score` there."""
+        """Writes the state as .npz; the file calls the objective `score`."""
         with whole_file(path) as file:
             np.savez(
                 file,
@@ -61,13 +61,13 @@ class SearchState:
 
     @classmethod
     def load(cls, path, gates, filters, images, classes):
-        """Reads a state. Raises UserError if the file is damaged or holds another search.
+        """Reads a state. Raises UserError if the file is damaged or belongs to another search.
 
         Args:
-            path: of the file.
-            gates: G.
-            filters: F, over all gates.
-            images: N, in D_val.
+            path: path of the file.
+            gates: G, the number of gates.
+            filters: F, the number of filters over all gates.
+            images: N, the number of images in D_val.
             classes: number of classes.
         """
         try:

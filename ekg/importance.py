@@ -1,28 +1,28 @@
-"""Importance of filters (Eq. 9) and what follows from it: orders, filters kept, masks. NumPy, flat
-over all gates.
+"""Importance of filters (Eq. 9), and the orders, filter counts and masks that follow from it.
 
-Flat arrays put the filters of all gates behind one another in gate order: F = sum of gate sizes.
+Flat NumPy arrays hold the filters of all gates one after another, in gate order. F is the sum of
+the gate sizes.
 """
 
 import math
 
 import numpy as np
 
-SLACK = 0.02  # absorbs the rounding of rates to five decimals
+SLACK = 0.02  # METHOD 1a: absorbs the rounding of rates to five decimals
 
 
 def split(flat, sizes):
-    """The list of arrays [C], one a gate, of a flat array [F]."""
+    """The parts of a flat array [F]: a list of arrays [C], one per gate."""
     return np.split(flat, np.cumsum(sizes)[:-1])
 
 
 def importance(signed):
-    """float32 [F]: for every filter the sum, over batches and over every use of its gate, of |sum
-    over B, H, W of dy * y|.
+    """The importance of every filter, float32 [F] (Eq. 9).
 
-    signed: a list of batches, each for every gate a list of float32 [C], one a use (see
-    op_utils.scoring_step).
+    signed: the inner sums of Eq. 9 (op_utils.scoring_step): a list over batches of lists over gates
+    of lists over uses of float32 [C].
     """
+    # Eq. 9: sum over batches and uses of | sum over B, H, W of dy * y |
     scores = [
         np.sum([np.abs(use) for batch in gates for use in batch], 0) for gates in zip(*signed)
     ]
@@ -30,20 +30,21 @@ def importance(signed):
 
 
 def ranks(scores, sizes):
-    """int32 [F]: rank of each filter within its gate, 0 = highest score, equal scores by lower
-    index.
+    """`order` of METHOD 2, int32 [F]: rank of each filter in its gate, 0 = highest score.
+
+    Filters with equal scores are ranked by index.
     """
-    order = [
-        np.argsort(np.argsort(-gate, kind="stable"), kind="stable") for gate in split(scores, sizes)
-    ]
+    ranked = lambda gate: np.argsort(np.argsort(-gate, kind="stable"), kind="stable")
+    order = [ranked(gate) for gate in split(scores, sizes)]
     return np.concatenate(order).astype(np.int32)
 
 
 def filters_kept(sizes, rates):
-    """int64 [G]: max(1, ceil(C * rate - 0.02))."""
+    """Filters kept per gate, int64 [G]."""
+    # METHOD 1a: filters kept = max(1, ceil(C * rate - 0.02))
     return np.array([max(1, math.ceil(size * rate - SLACK)) for size, rate in zip(sizes, rates)])
 
 
 def masks(sizes, rates, order):
-    """float32 [F]: 1 for the filters kept, those whose rank is below the number kept."""
+    """float32 [F]: 1 for the filters kept, else 0. METHOD 1a: mask_c = order_c < filters kept."""
     return (order < np.repeat(filters_kept(sizes, rates), sizes)).astype(np.float32)

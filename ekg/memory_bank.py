@@ -1,26 +1,27 @@
-"""The memory bank: what K interim sub-networks say of every training image (Eq. 10)."""
+"""The memory bank: the logits of K interim sub-networks on every training image (Eq. 10)."""
 
-import functools
 import zlib
 
 import numpy as np
 
 from dataloader.sampling import columns, padded_batches
 
-SHARD = 16  # batches after which the bank is saved: what a killed run computes again at most
+SHARD = 16  # batches between two saves: the most that a killed run computes again
 
 
 def choose_teachers(losses, num_teacher):
-    """Indices into the history of K = min(num_teacher, len(losses)) distinct sub-networks, teacher
-    0 (lowest loss) first.
+    """Indices of the K = min(num_teacher, len(losses)) teachers in the history (METHOD 5).
 
-    losses: of the history without Theta*. Teacher j is the one not yet taken whose loss is nearest
-    to L_min + j (L_max - L_min) / K.
+    Teacher 0 has the lowest loss. Teacher j is the sub-network not yet taken with the loss nearest
+    to target j.
+
+    losses: float [n], of the history without Theta*.
     """
     losses = np.asarray(losses, np.float64)
     count = min(num_teacher, len(losses))
     free, chosen = list(range(len(losses))), []
     for j in range(count):
+        # METHOD 5: targets L_min + j (L_max - L_min) / K
         target = losses.min() + j * (losses.max() - losses.min()) / count
         nearest = min(free, key=lambda i: abs(losses[i] - target))
         free.remove(nearest)
@@ -29,43 +30,47 @@ def choose_teachers(losses, num_teacher):
 
 
 def teachers_of(history, num_teacher):
-    """The sub-networks of a search's history that teach; Theta* teaches only where it is the
-    unpruned network itself.
-    """
+    """The teachers of a search: K of the sub-networks in its history (METHOD 5)."""
+    # Theta* teaches only if it is the unpruned network itself.
     members = history[:-1] or history
     return [members[i] for i in choose_teachers([m.loss for m in members], num_teacher)]
 
 
 def build_order(labels, seed):
-    """int64 [N]: the order in which images pass through the teachers.
+    """The order in which images pass through the teachers: int64 [N] (METHOD 5).
 
-    Batch statistics need mixed batches: where labels lie sorted, in any order of classes, a
-    permutation by `seed`, a sequence of integers; else as they lie. Rows are stored by image either
+    Batch statistics need mixed batches. If the labels are sorted, in any order of classes, the
+    images are permuted by `seed`; otherwise they keep their order. Rows are stored by image either
     way.
+
+    labels: int [N]. seed: a sequence of integers.
     """
-    if (
-        np.count_nonzero(np.diff(labels)) < len(labels) / 4
-    ):  # of two classes in no order every second label changes
+    # Even with only two classes, every second label changes in a random order.
+    changes = np.count_nonzero(np.diff(labels))
+    if changes < len(labels) / 4:
         return np.random.default_rng([*seed, len(labels)]).permutation(len(labels))
     return np.arange(len(labels))
 
 
 def bank_batches(order, batch_size, machines=1, owner=None):
-    """A list of (ids int64 [B], own bool [B]): the images `order`, int [N], in batches of one size,
-    as they pass the teachers.
+    """The batches that pass through the teachers: a list of (ids int64 [B], own bool [B]).
 
-    Every image is an entry's own once; what fills a last batch up is not. Machine w of W computes
-    the `columns` w of each batch. owner: int [N] by image, which machine can read it; its images
-    fill its columns in the order they have, those of a machine that has fewer followed by its first
-    again. None: every machine can read all, and images lie in order. A batch size larger than the
-    set is the set. Raises ValueError for a machine without columns or images.
+    All batches have the same size. `own` is true once per image; it is false for the filler images
+    of a last batch. Machine w computes the `columns` w of each batch. With an owner, the images of
+    a machine fill its columns in their order; a machine with fewer images repeats its first ones.
+
+    order: int [N], image indices.
+    batch_size: B; a batch size larger than the set is the set.
+    machines: the number of machines.
+    owner: int [N], the machine that can read each image; None if every machine can read all.
+
+    Raises ValueError for a machine without columns or images.
     """
     order = np.asarray(order, np.int64)
     size = min(batch_size, len(order))
     if owner is None:
-        return [
-            (order[slot], np.arange(size) < real) for slot, real in padded_batches(len(order), size)
-        ]
+        slots = padded_batches(len(order), size)
+        return [(order[slot], np.arange(size) < real) for slot, real in slots]
     parts = [columns(size, machines, w) for w in range(machines)]
     members = [order[owner[order] == w] for w in range(machines)]
     for w, (part, images) in enumerate(zip(parts, members)):
@@ -83,24 +88,27 @@ def bank_batches(order, batch_size, machines=1, owner=None):
 
 
 def plan_of(batches):
-    """A number that tells `bank_batches` from others: a bank goes on with the same, or images would
-    be left out.
+    """A checksum of `bank_batches`, int. A bank resumes only with the same batches.
+
+    With other batches some images would be left out.
     """
-    return functools.reduce(
-        lambda sum, batch: zlib.crc32(batch[1].tobytes(), zlib.crc32(batch[0].tobytes(), sum)),
-        batches,
-        0,
-    )
+    checksum = 0
+    for ids, own in batches:
+        checksum = zlib.crc32(own.tobytes(), zlib.crc32(ids.tobytes(), checksum))
+    return checksum
 
 
 def build(bank, batches, predict, after_batch=lambda: None):
-    """Fills M, `bank`, a BankFile, batch by batch and never in memory as a whole.
+    """Fills the memory bank M batch by batch, so that it is never in memory as a whole.
 
-    batches: an iterable of (rows, mine, batch), rows int [B] being the images that the batch's
-    entries show, and mine bool [B] those of them that this machine writes, each image once on one
-    machine. predict(batch) -> float32 [B, K, classes], the teachers' logits. M[n, :, k] are those
-    of teacher k for training image n. Raises FloatingPointError where a logit is not finite in
-    float16; of any entry, so that all machines do.
+    bank: BankFile of M. M[n, :, k] are the logits of teacher k for training image n (Eq. 10).
+    batches: iterable of (rows, mine, batch). rows: int [B], the images in the batch. mine: bool
+        [B], the rows that this machine writes; every image is written once, by one machine.
+    predict: function of a batch to the teachers' logits, float32 [B, K, classes].
+    after_batch: called after every batch.
+
+    Raises FloatingPointError if any logit is not finite in float16, including those that other
+    machines write, so that all machines raise it.
     """
     for rows, mine, batch in batches:
         with np.errstate(over="ignore"):
@@ -110,5 +118,5 @@ def build(bank, batches, predict, after_batch=lambda: None):
             raise FloatingPointError(
                 f"teacher {bad.argmax()} gives logits that are not finite in float16"
             )
-        bank.add(rows[mine], logits[mine])
+        bank.add(rows[mine], logits[mine])  # Eq. 10
         after_batch()

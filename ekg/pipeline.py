@@ -1,4 +1,4 @@
-"""The whole method in order (METHOD 0). `prune` reads top to bottom; ekg.stages has the stages."""
+"""The whole method in order (METHOD 0): `prune` calls the stages, which are in ekg.stages."""
 
 from ekg import stages
 from ekg.bank_stage import build_bank
@@ -7,17 +7,17 @@ from ekg.search_stage import search
 
 
 def prune(options):
-    """Runs the method as `options` (Options) describe. Raises UserError before anything is written
-    if it cannot be done.
+    """Runs the method with `options` (Options).
 
-    A stage that an earlier start of the same run has finished is not done again: its file is read.
+    A stage that an earlier start of the same run finished is not repeated: its file is read. Raises
+    UserError before it writes anything if the run is not possible.
     """
     with opened(options) as run:
         if run.folder.finished:
             stages.say_finished(run)
             return
 
-        # -------------------------------------------------- baseline: the network to prune, trained
+        # -------------------------------------------------- baseline: the trained network to prune
         start = stages.baseline(run)
 
         # ----------------------------------------------- warm-up: the supernet, trained on D_subset
@@ -26,7 +26,7 @@ def prune(options):
         # ------------------------------------------ search: interim sub-networks down to the target
         history = search(run, supernet)
 
-        # --------------------------------------------------- memory bank: what the best of them say
+        # --------------------------------------------------- memory bank: the logits of K of them
         knows = options.fine_tuning.epochs and options.finetune_teacher == "ensemble"
         bank = build_bank(run, supernet, history) if knows else None
 
@@ -42,8 +42,9 @@ def prune(options):
 
 
 def train_baseline(options):
-    """Trains the baseline that `prune` would train, and leaves it in the run folder as
-    baseline_param.pkl. Raises as `prune`.
+    """Trains the baseline that `prune` would train, as baseline_param.pkl in the run folder.
+
+    Raises the same errors as `prune`.
     """
     with opened(options) as run:
         stages.baseline(run)

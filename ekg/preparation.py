@@ -1,4 +1,4 @@
-"""What comes before the stages: every check that can fail, then the folder of the run."""
+"""Prepares a run: first every check that can fail, then the folder of the run."""
 
 import contextlib
 import dataclasses
@@ -28,22 +28,23 @@ from utils import UserError, digest
 
 @dataclasses.dataclass
 class Prepared:
-    """What the checks have found out; nothing is written yet."""
+    """The result of the checks; nothing is written yet."""
 
     data: Dataset
     val: np.ndarray  # D_val, indices into the training set
     subset: np.ndarray  # D_subset
     runtime: Runtime
-    source: str | None  # the file the run starts from; None: a baseline is trained here
-    given: dict | None  # its arrays by name
+    source: str | None  # the file that the run starts from; None: it trains a baseline
+    given: dict[str, np.ndarray] | None  # the arrays of `source`, by name
     variant: dict  # see nets.variant_of
-    described: dict  # what the run computes, for config.json
+    described: dict  # the settings that decide the results, for config.json
 
 
 @contextlib.contextmanager
 def opened(options):
-    """Gives the Run that `options` describe. Raises UserError, before anything is written, if it
-    cannot be done.
+    """Yields the Run for `options`.
+
+    Raises UserError before it writes anything if the run is not possible.
     """
     with contextlib.closing(meet()) as machines:
         console = Console(prints=machines.chief)
@@ -59,35 +60,35 @@ def opened(options):
                 console.say(f"starts from {prepared.source}")
             if options.search_from:
                 console.say(f"the search is that of {options.search_from}")
-            p, broken = prepared, BrokenImages(prepared.data, folder, machines)
+            broken = BrokenImages(prepared.data, folder, machines)
             if not folder.finished:
                 broken.load()
             yield Run(
-                options,
-                p.data,
-                p.val,
-                p.subset,
-                p.runtime,
-                folder,
-                console,
-                broken,
-                Board(folder),
-                p.given,
-                p.variant,
+                options=options,
+                data=prepared.data,
+                val=prepared.val,
+                subset=prepared.subset,
+                runtime=prepared.runtime,
+                folder=folder,
+                console=console,
+                broken=broken,
+                board=Board(folder),
+                given=prepared.given,
+                variant=prepared.variant,
             )
-        machines.exchange(None)  # no machine leaves while another one still computes with it
+        machines.exchange(None)  # wait: other machines may still compute with this one
 
 
 def check(options):
-    """Raises UserError where `opened` would, unless because of the run folder; writes nothing."""
+    """Raises the UserErrors of `opened`, except those about the run folder; writes nothing."""
     with contextlib.closing(meet()) as machines:
         prepare(options, machines, Console(prints=False))
 
 
 def prepare(options, machines, console):
-    """The Prepared of a run: all checks that do not need its folder. Raises UserError."""
-    # The chief alone looks into the folder before it is made: elsewhere shared storage might
-    # remember that it was not there.
+    """Runs all checks that do not need the run folder; returns Prepared. Raises UserError."""
+    # Only the chief looks into the folder before it exists: on the other machines, shared storage
+    # may cache that it is missing.
     begun = machines.exchange(machines.chief and _has_baseline(options))[0]
     share = machines.index, len(machines.addresses)
     with machines.together():
@@ -101,8 +102,8 @@ def prepare(options, machines, console):
         if data.encoded:
             data.x_test.check()
         source, given, variant, start = _start(options, begun)
-    # What a run may go on with otherwise, machines have to do alike: it decides which exchanges of
-    # theirs meet.
+    # A resumed run may change these settings, but all machines need the same ones: they decide when
+    # machines exchange values.
     alike = {
         "--steps_per_call": options.feed.steps_per_call,
         "--resident_mib": options.feed.resident_mib,
@@ -119,21 +120,19 @@ def prepare(options, machines, console):
     _check_batches(options, runtime, data, len(val), len(subset), baseline=not source)
 
     described_run = described(options, start, runtime.parts)
-    if (
-        data.encoded
-    ):  # each machine trains on its own files, so their number decides which images meet in a batch
+    if data.encoded:
+        # Each machine trains on its own files, so the number of machines decides which images are
+        # in a batch together.
         described_run |= {"machines": len(machines.addresses), "data": data.digest()}
     return Prepared(data, val, subset, runtime, source, given, variant, described_run)
 
 
 def _open_folder(options, prepared, machines):
-    """The RunFolder, with the search that is taken over already in it."""
+    """The RunFolder. It already holds the search of --search_from."""
+    adopted = None
     with machines.together():
-        adopted = (
-            find_search(options, prepared.described)
-            if options.search_from and machines.chief
-            else None
-        )
+        if options.search_from and machines.chief:
+            adopted = find_search(options, prepared.described)
     described_run = prepared.described
     if options.search_from:
         described_run |= {ADOPTED: machines.exchange(adopted and adopted.identity)[0]}
@@ -144,29 +143,28 @@ def _open_folder(options, prepared, machines):
 
 
 def _has_baseline(options):
-    """Whether this run has begun a baseline of its own before, or adopts one."""
-    own = (
-        []
-        if options.overwrite
-        else [os.path.join(options.train_path, files["baseline"]) for files in (STAGES, UNFINISHED)]
-    )
-    theirs = [os.path.join(options.search_from, STAGES["baseline"])] if options.search_from else []
-    return any(map(os.path.exists, own + theirs))
+    """Whether this run has started to train a baseline before, or takes one from --search_from."""
+    paths = []
+    if not options.overwrite:
+        names = STAGES["baseline"], UNFINISHED["baseline"]
+        paths += [os.path.join(options.train_path, name) for name in names]
+    if options.search_from:
+        paths.append(os.path.join(options.search_from, STAGES["baseline"]))
+    return any(map(os.path.exists, paths))
 
 
 def _start(options, begun):
-    """(file or None, its arrays or None, variant, what tells this start from any other) of the
-    network a run begins with.
+    """The network that a run starts from: (file or None, its arrays or None, variant, start).
 
-    begun: as _has_baseline says; variant: see nets.variant_of.
+    variant: see nets.variant_of. start: text that identifies the network, for config.json.
+    begun: the result of _has_baseline.
     """
     source = options.trained_param or (None if begun else pretrained(options))
     if not source:
         variant = variant_of({}, None, options.width_multiplier)
         return None, None, variant, f"a baseline trained here{_unusual(variant)}"
-    if options.overwrite and os.path.realpath(source) in map(
-        os.path.realpath, own_files(options.train_path)
-    ):
+    deleted = map(os.path.realpath, own_files(options.train_path))
+    if options.overwrite and os.path.realpath(source) in deleted:
         raise UserError(
             f"--overwrite would delete {source}, which the run starts from; copy it to another"
             " place first"
@@ -179,7 +177,7 @@ def _start(options, begun):
 
 
 def _unusual(variant):
-    """What of a variant is out of the ordinary, in words."""
+    """The values of a variant that are not the defaults, as text."""
     usual = variant_of({}, None)
     return "".join(
         f", {key.replace('_', ' ')} {value}"
@@ -189,19 +187,28 @@ def _unusual(variant):
 
 
 def _check_knowledge(images, classes):
-    """Raises UserError where the search's state, which is mostly T, would not be read again."""
+    """Raises UserError if T would make the search's state file too large to be read."""
     size = 4 * images * classes
     if size > 0.9 * LARGEST:
         raise UserError(
             f"--val_per_class: the ensemble knowledge of {images:,} images and {classes:,} classes"
-            f" takes {size / 2**30:.1f} GiB, and {0.9 * LARGEST / 2**30:.1f} GiB are the most; ask"
-            " for fewer images a class"
+            f" takes {size / 2**30:.1f} GiB, more than the {0.9 * LARGEST / 2**30:.1f} GiB that are"
+            " allowed; ask for fewer images per class"
         )
 
 
 def _check_batches(options, runtime, data, val, subset, baseline):
-    """Raises UserError if a batch that the run will take does not divide; a batch larger than its
-    set is the set.
+    """Raises UserError if a batch does not divide into replicas and parts.
+
+    A batch size larger than its set is the set.
+
+    Args:
+        options: Options.
+        runtime: Runtime.
+        data: Dataset.
+        val: number of images in D_val.
+        subset: number of images in D_subset.
+        baseline: whether the run trains a baseline.
     """
     train, test, machines = len(data.y_train), len(data.y_test), len(runtime.machines.addresses)
     batches = [
@@ -219,18 +226,19 @@ def _check_batches(options, runtime, data, val, subset, baseline):
         trains = flag in ("--batch_size", "--baseline_batch_size")
         if trains and data.encoded and not data.x_train.steps(size):
             raise UserError(
-                f"{flag}: of a batch of {min(size, images)} each of {machines} machines takes its"
-                f" part from its own files, and one has {data.x_train.fewest} images only"
+                f"{flag}: each of {machines} machines takes its part of a batch of"
+                f" {min(size, images)} from its own files, but one has only"
+                f" {data.x_train.fewest} images"
             )
 
 
 def pretrained(options):
-    """pretrained/ARCH_DATASET.pkl or .npz beside the programs, of another width ARCH-WIDTH_DATASET,
-    if there is one.
+    """The path of pretrained/ARCH_DATASET.pkl or .npz beside the programs, or None.
+
+    For a width multiplier other than 1 the name is ARCH-WIDTH_DATASET.
     """
     here = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
     width = "" if options.width_multiplier in (None, 1) else f"-{options.width_multiplier:g}"
     stem = os.path.join(here, "pretrained", f"{options.arch}{width}_{options.dataset}")
-    return next(
-        (stem + ending for ending in (".pkl", ".npz") if os.path.exists(stem + ending)), None
-    )
+    paths = stem + ".pkl", stem + ".npz"
+    return next(filter(os.path.exists, paths), None)

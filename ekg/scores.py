@@ -1,25 +1,39 @@
-"""What filters are worth: the scores that a search ranks them by.
+"""The scores by which a search ranks filters.
 
-A score is a function of the sub-network under search, `At`, to float32 [F], flat over all gates,
-from 0 up and higher for what is worth more. A new one is a function in this file under `@score`:
-the flag --score, the table of scores in an ablation and the tests of all scores then know its name.
-What it gives dropped filters does not count: they score 0.
+To add a score, write a function in this file under `@score`. The flag --score, the ablation table
+of scores and the tests of all scores then include it.
 """
 
 import dataclasses
 import functools
+import typing
 import zlib
+from collections.abc import Callable
 
 import numpy as np
 
 from ekg.extraction import extract
 from ekg.importance import split
 
-SCORES = {}
+if typing.TYPE_CHECKING:  # the command line imports this module and must start without TensorFlow
+    from nets.network import Network
+
+
+class Score(typing.Protocol):
+    """A function of the sub-network under search to float32 [F], flat over all gates.
+
+    Scores are 0 or more; more important filters score higher. The values for dropped filters are
+    ignored: they score 0.
+    """
+
+    def __call__(self, at: "At", /) -> np.ndarray: ...
+
+
+SCORES: dict[str, Score] = {}
 
 
 def score(function):
-    """Makes `function` a choice of --score, under its own name."""
+    """Adds `function` to the choices of --score, under its own name."""
     SCORES[function.__name__] = function
     return function
 
@@ -29,17 +43,13 @@ def score(function):
 
 @score
 def ekg(at):
-    """Eq. 9: |sum of dy * y|, y the activation and dy the gradient of the reward loss there,
-    knowledge included.
-    """
+    """Eq. 9: |sum of dy * y|, y the activation, dy the gradient of the reward loss there."""
     return at.importance(at.knowledge)
 
 
 @score
 def gbn(at):
-    """Taylor expansion of the plain loss (You et al., Gate Decorator, 2019): |sum of dy * y|
-    without the knowledge.
-    """
+    """|sum of dy * y| of the loss without knowledge (Gate Decorator, You et al. 2019)."""
     return at.importance(None)
 
 
@@ -51,11 +61,13 @@ def l1(at):
 
 @score
 def fpgm(at):
-    """Distance of a filter to the geometric median of its layer, as the sum of its distances to all
-    (He et al., FPGM, 2019).
+    """Sum of a filter's distances to all filters of its layer (FPGM, He et al. 2019).
+
+    It is smallest for the filters near the geometric median of the layer.
     """
 
     def distances(weights):
+        # |a - b|^2 = |a|^2 + |b|^2 - 2 a b; rounding may take it below 0
         squares = (weights**2).sum(1)
         return np.sqrt(np.maximum(squares[:, None] + squares - 2 * weights @ weights.T, 0)).sum(1)
 
@@ -64,11 +76,11 @@ def fpgm(at):
 
 @score
 def random(at):
-    """A number from 0 to 1, another one for every filter and sub-network."""
+    """A random number from 0 to 1 for every filter, drawn anew for every sub-network."""
     return at.rng.random(len(at.masks), np.float32)
 
 
-# ---------------------------------------------------------------------------- what a score is given
+# ---------------------------------------------------------------------------- the input of a score
 
 
 @dataclasses.dataclass(frozen=True)
@@ -76,66 +88,70 @@ class At:
     """The sub-network whose filters are scored.
 
     network: the supernet.
-    masks: float32 [F].
+    masks: float32 [F], 1 for the filters kept.
     knowledge: T, float32 [N, classes]; None without a teacher.
     gradients: function of (masks, knowledge) to float32 [F], Validation.importance.
-    seed: of `rng`.
+    seed: seed of `rng`.
     """
 
-    network: object
+    network: "Network"
     masks: np.ndarray
-    knowledge: np.ndarray
-    gradients: object
+    knowledge: np.ndarray | None
+    gradients: Callable[[np.ndarray, np.ndarray | None], np.ndarray]
     seed: int
 
     def importance(self, knowledge):
-        """float32 [F]: Eq. 9 on D_val, by the loss that `knowledge` is part of, or by that of the
-        labels alone (None).
-        """
+        """Eq. 9 on D_val, float32 [F]. knowledge: T, or None for the loss of the labels alone."""
         return self.gradients(self.masks, knowledge)
 
     def of_filters(self, function):
-        """float32 [F]: function(weights float64 [filters kept, n]) -> [filters kept], summed over
-        all convolutions that write through a gate. The kernels are those of the sub-network:
-        without dropped inputs, and of the norm of the whole.
+        """A score of the weights alone, float32 [F], summed over the convolutions of each gate.
+
+        The kernels are those of the sub-network: without dropped inputs, and rescaled to the norm
+        of the whole kernel.
+
+        function: maps the weights of a layer, float64 [filters kept, n], to [filters kept].
         """
-        least = np.finfo(np.float32).tiny  # what is kept, be it zeros, stays ahead of what is gone
+        # Kept filters score above 0 even if their weights are zeros, so they rank before dropped
+        # ones.
+        least = np.finfo(np.float32).tiny
         total = [np.full(size, least) for size in self.network.gate_sizes]
         kept = split(self.masks > 0, self.network.gate_sizes)
         arrays = extract(self.network, self.masks)
         for layer in self.network.network_layers:
-            if layer.out_gate is not None:
-                i, kernel = (
-                    layer.out_gate.index,
-                    np.asarray(arrays[f"{layer.path}/kernel:0"], np.float64),
-                )
-                axis = max(
-                    axis for axis, gate in layer.gated["kernel"].items() if gate is layer.out_gate
-                )  # the last is out
-                total[i][kept[i]] += function(
-                    np.moveaxis(kernel, axis, 0).reshape(kernel.shape[axis], -1)
-                )
+            if layer.out_gate is None:
+                continue
+            i = layer.out_gate.index
+            kernel = np.asarray(arrays[f"{layer.path}/kernel:0"], np.float64)
+            # A gate may own both the inputs and the outputs: the last of its axes is the outputs.
+            gated = layer.gated["kernel"].items()
+            axis = max(axis for axis, gate in gated if gate is layer.out_gate)
+            weights = np.moveaxis(kernel, axis, 0).reshape(kernel.shape[axis], -1)
+            total[i][kept[i]] += function(weights)
         return np.concatenate(total).astype(np.float32)
 
     @functools.cached_property
     def rng(self):
-        """Random numbers of the seed and of this sub-network alone, so that a search goes on with
-        those it would have had.
+        """A generator that depends on the seed and on this sub-network alone.
+
+        So a resumed search draws the same numbers as an uninterrupted one.
         """
         return np.random.default_rng([self.seed, zlib.crc32(self.masks.tobytes())])
 
 
 def importance_by(name, network, gradients, seed):
-    """The function of (masks, knowledge) to float32 [F] that a Search takes, by the score `name`.
+    """The `importance` of a Search: function of (masks, knowledge) to a score, float32 [F].
 
-    gradients: Validation.importance. The function raises ValueError for a score below 0, which
-    would rank a kept filter behind the dropped ones.
+    The function raises ValueError for a score below 0, which would rank a kept filter behind the
+    dropped ones.
+
+    name: a key of SCORES.
+    network, gradients, seed: see At.
     """
 
     def scores(masks, knowledge):
-        values = np.where(
-            masks > 0, SCORES[name](At(network, masks, knowledge, gradients, seed)), 0
-        )
+        at = At(network, masks, knowledge, gradients, seed)
+        values = np.where(masks > 0, SCORES[name](at), 0)
         if values.min() < 0:
             raise ValueError(f"the score {name} gives {values.min():g}; scores are 0 or more")
         return values

@@ -1,13 +1,13 @@
-"""The search for a sub-network, guided by the ensemble of its own interim sub-networks
-(Algorithm 1, steps 3 and 4; METHOD 3 and 4).
+"""The search, guided by the ensemble of its own interim sub-networks (METHOD 3 and 4).
 
-A search sees the network through two functions, `importance` and `predict`. The rest is arithmetic
-on rates and orders, which can be read, tested and changed without a network. `Greedy` is the
-paper's search; ekg.strategies has the ones it is compared with.
+Algorithm 1, steps 3 and 4. A search sees the network through two functions, `importance` and
+`predict`. The rest is arithmetic on rates and orders, which can be read, tested and changed without
+a network. `Greedy` is the paper's search; ekg.strategies has the others.
 """
 
 import math
 import time
+from collections.abc import Callable, Iterable
 
 import numpy as np
 
@@ -19,43 +19,50 @@ from engine.console import Silent, duration
 from engine.logits import check_finite
 from utils import UserError
 
+# Function of masks, float32 [F], and T, float32 [N, classes] or None, to the importance of all
+# filters, float32 [F] (ekg.scores).
+Importance = Callable[[np.ndarray, np.ndarray | None], np.ndarray]
+# Function of masks, float32 [n, F], that yields the logits of each sub-network on D_val, with batch
+# statistics, float32 [N, classes] (ekg.validation).
+Predict = Callable[[np.ndarray], Iterable[np.ndarray]]
+
 
 class Search:
-    """What every search of a supernet shares. A strategy adds advance(state, bar) -> record, which
-    takes one step.
-    """
+    """The parts that all searches of a supernet share. A subclass is a strategy."""
 
     def __init__(self, network, labels, importance, predict, options, seed=0):
         """Raises UserError for a target that is out of reach.
 
         Args:
-            network: gives gates and costs.
-            labels: int [N], of D_val.
-            importance: function of masks, float32 [F], and T, float32 [N, classes] or None, to the
-                importance of all filters, float32 [F] (ekg.scores).
-            predict: function of masks, float32 [n, F], that yields for each the logits on D_val
-                with batch statistics, float32 [N, classes] (ekg.validation).
+            network: Network, for its gates and costs.
+            labels: int [N], the labels of D_val.
+            importance: see Importance.
+            predict: see Predict.
             options: SearchOptions.
-            seed: of what a strategy draws.
+            seed: seed of the random numbers that a strategy draws.
         """
-        self.network, self.labels, self.importance, self.predict = (
-            network, labels, importance, predict
-        )  # fmt: skip
+        self.network, self.labels = network, labels
+        self.importance, self.predict = importance, predict
         self.options, self.seed = options, seed
         self.sizes = network.gate_sizes
         self.all_flops = network.cost()[0]
         self.target_flops = options.target_rate * self.all_flops
         check_reachable(network, options.target_rate)
 
+    def advance(self, state, bar: Callable = Silent) -> dict:
+        """Takes one step of the search; returns its record. Each strategy has its own."""
+        raise NotImplementedError
+
     def flops_of(self, filters):
-        """MACs of the network with so many filters per gate, int [G]."""
+        """MACs of the network that keeps `filters`, int [G], per gate."""
         return self.network.cost(filters)[0]
 
     def current_flops(self, state):
+        """MACs of the current sub-network."""
         return self.flops_of(state.history[-1].filters(self.sizes))
 
     def left(self, state):
-        """The share of the MACs that is left in the current sub-network."""
+        """The share of the unpruned network's MACs that the current sub-network has."""
         return self.current_flops(state) / self.all_flops
 
     def done(self, state):
@@ -63,11 +70,11 @@ class Search:
         return self.current_flops(state) <= self.target_flops
 
     def progress(self, state):
-        """How far the search has come, 0 to 1, while it is not done."""
+        """Progress of a search that is not done, from 0 to 1."""
         return (1 - self.left(state)) / (1 - self.options.target_rate)
 
     def start(self):
-        """(state, record) of the unpruned network, whose logits are T_0."""
+        """(state, record) of the unpruned network. Its logits are T_0 (METHOD 4)."""
         begin = time.perf_counter()
         order = np.concatenate([np.arange(n, dtype=np.int32) for n in self.sizes])
         (logits,) = self.predict(np.ones((1, len(order)), np.float32))
@@ -81,9 +88,10 @@ class Search:
 
         Args:
             knowledge: T, float32 [N, classes].
-            rates, order: of the sub-network.
+            rates: G floats, of the sub-network.
+            order: int32 [F], of the sub-network.
             logits: O, float32 [N, classes].
-            whose: what an error message calls the logits.
+            whose: the name of the logits in an error message.
 
         Raises FloatingPointError if the logits are not finite.
         """
@@ -95,7 +103,7 @@ class Search:
         return SubNetwork(tuple(rates), order, loss, loss + knowledge_loss(knowledge, logits))
 
     def importance_of(self, state, sub):
-        """float32 [F]: importance of all filters in a sub-network, 0 for dropped ones (Eq. 9).
+        """Importance of all filters in a sub-network, 0 for dropped ones: float32 [F] (Eq. 9).
 
         Raises FloatingPointError if it is not finite.
         """
@@ -118,15 +126,15 @@ class Search:
         state.history.append(chosen)
 
     def record(self, state, sub, logits, gate, candidates, begin):
-        """A line of search.jsonl about the sub-network that has just joined the history.
+        """The line of search.jsonl about the sub-network that was just added to the history.
 
         Args:
             state: SearchState, with `sub` in its history.
             sub: SubNetwork.
             logits: its logits, float32 [N, classes].
-            gate: index of the gate that gave a slice, or None.
+            gate: index of the gate that gave up a slice, or None.
             candidates: indices of the gates whose slices were evaluated.
-            begin: time.perf_counter() at the beginning of the step.
+            begin: time.perf_counter() at the start of the step.
         """
         flops, params = self.network.cost(sub.filters(self.sizes))
         step = len(state.history) - 1
@@ -146,8 +154,9 @@ class Search:
 
 
 class Greedy(Search):
-    """The paper's search: the slice goes whose candidate has the lowest objective, until the target
-    is reached (Algorithm 1, step 4).
+    """The paper's search (Algorithm 1, step 4).
+
+    Each step takes the candidate with the lowest objective, until the target is reached.
     """
 
     def __init__(self, *parts, **settings):
@@ -164,34 +173,35 @@ class Greedy(Search):
         gates = self.gates_of(current, importance)
         candidates = worth_evaluating(self.options.candidate_filter, gates)
         rates_of = {gate: self.fine(current.rates, gate) for gate in candidates}
-        all_logits = self.predict(
-            np.stack([masks(self.sizes, rates, order) for rates in rates_of.values()])
-        )
-        best = None
+        sub_networks = [masks(self.sizes, rates, order) for rates in rates_of.values()]
+        all_logits = self.predict(np.stack(sub_networks))
+        best: tuple[SubNetwork, int, np.ndarray] | None = None
         progress = bar(candidates)
         for gate, logits in zip(progress, all_logits):
             name = self.network.gates[gate].name
             whose = f"step {len(state.history)}, candidate at gate {name}: its"
             sub = self.judge(state.knowledge, rates_of[gate], order, logits, whose)
+            # METHOD 4: the candidate with the lowest -R is taken; of equal ones, the first.
             if best is None or sub.objective < best[0].objective:
                 best = sub, gate, logits
             progress.show(loss=sub.loss, score=sub.objective, best=best[0].objective)
+        assert best is not None  # a search that is not done has candidates
         chosen, gate, logits = best
         self.take(state, chosen, logits)
         return self.record(state, chosen, logits, gate, candidates, begin)
 
     def gates_of(self, current, importance):
-        """The Gates of the current sub-network, for a candidate filter."""
+        """Gates of the current sub-network, the input of a candidate filter."""
         return Gates(self.sizes, self.uses, current.rates, self.steps, importance, self.flops_of)
 
     def fine(self, rates, gate):
-        """The rates of the candidate at `gate`."""
+        """The rates of the candidate at `gate`, G floats (METHOD 3)."""
         step = self.steps[gate]
         return fine_search(self.flops_of, self.sizes, list(rates), gate, step, self.target_flops)
 
 
 def check_reachable(network, target_rate):
-    """Raises UserError for a target rate below that of one filter per gate."""
+    """Raises UserError for a target below the FLOPs of one filter per gate (METHOD 3)."""
     least = network.cost([1] * len(network.gates))[0] / network.cost()[0]
     if target_rate < least:
         enough = math.ceil(least * 1e4) / 1e4
@@ -202,7 +212,7 @@ def check_reachable(network, target_rate):
 
 
 def search_line(record, gates):
-    """A line of text about one step: what was cut, what is left, how good it is."""
+    """The console line of one step: gate, FLOPs, loss and accuracy."""
     index = next((i for i, gate in enumerate(gates) if gate.name == record["gate"]), None)
     where = "all gates" if record["step"] else "unpruned"
     if index is not None:

@@ -1,4 +1,4 @@
-"""The search as a stage of a run: it is saved after every step and goes on where it was stopped."""
+"""The search as a stage of a run. It is saved after every step and resumes after the last one."""
 
 import dataclasses
 
@@ -13,8 +13,9 @@ from engine.run_files import STAGES
 
 @stage("search")
 def search(run, supernet):
-    """The history of interim sub-networks, a list of SubNetwork: Theta_0 first, the last one at or
-    under the target (Algorithm 1, steps 3 and 4).
+    """Searches down to the target (Algorithm 1, steps 3 and 4); returns the history.
+
+    The history is a list of SubNetwork: Theta_0 first, the last one at or under the target.
     """
     folder, console = run.folder, run.console
     shape = len(supernet.gates), int(supernet.gate_sizes.sum()), len(run.val), run.data.classes
@@ -47,14 +48,12 @@ def search(run, supernet):
 
 
 def _strategy(run, supernet):
-    """The Search that the options ask for, on D_val."""
+    """The Search that the options select, on D_val."""
     options = run.options
     images, labels = run.in_memory(run.val)
     run.broken.save()
-    on_val = Validation(
-        supernet, run.search_runtime, run.normalised, images, labels, options.subsets.batch_size
-    )
-    seed = options.subsets.seed
+    size, seed = options.subsets.batch_size, options.subsets.seed
+    on_val = Validation(supernet, run.search_runtime, run.normalised, images, labels, size)
     importance = importance_by(options.search.score, supernet, on_val.importance, seed)
     strategy = STRATEGIES[options.search.strategy]
     search = strategy(supernet, labels, importance, on_val.predict, options.search, seed)
@@ -66,9 +65,9 @@ def _strategy(run, supernet):
 
 
 def _keep_step(run, search, state, record):
-    """Saves a step of the search, so that a run that is killed goes on after it."""
-    # The record is written before the state: a start that goes on drops a record too many, but
-    # could not make up for a missing one.
+    """Saves a step of the search, so that a killed run resumes after it."""
+    # The record is written before the state: a resumed run can drop an extra record, but it cannot
+    # restore a missing one.
     run.folder.add_line("search.jsonl", record)
     try:
         scalars = {key: value for key, value in record.items() if key != "step"}
@@ -82,18 +81,20 @@ def _keep_step(run, search, state, record):
 
 
 def _agree(machines, state):
-    """Makes the last step of all machines that of the chief.
+    """Gives all machines the losses and objectives of the chief's last step.
 
-    All decide from the same logits, but CPUs of another kind may round a float64 loss another way.
-    Raises FloatingPointError if they have chosen different sub-networks.
+    All machines decide from the same logits, but CPUs of different kinds may round a float64 loss
+    differently. Raises FloatingPointError if they have chosen different sub-networks.
     """
-    last = state.history[-2:]  # a step adds one of these: the best so far stays last
+    # A step adds one of the last two: a strategy may insert it before the best so far.
+    last = state.history[-2:]
     reached = [[list(member.rates), member.loss, member.objective] for member in last]
     by_machine = machines.exchange(reached)
     rates_of = lambda members: [rates for rates, *_ in members]
     if any(rates_of(members) != rates_of(by_machine[0]) for members in by_machine):
         raise FloatingPointError(
-            "the machines' roundings have led the search different ways; use machines of one kind"
+            "the machines round differently and have chosen different sub-networks; use machines"
+            " of one kind"
         )
     state.history[-2:] = [
         dataclasses.replace(member, loss=loss, objective=objective)

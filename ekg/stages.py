@@ -1,7 +1,7 @@
 """The stages around the search: baseline, warm-up, extraction, fine-tuning, comparison.
 
-A stage reads what the stages before it wrote, and writes its own file whole or not at all. If that
-file is there already, an earlier start of the same command has done the stage: the file is read.
+A stage reads the files of the stages before it, and writes its own file whole or not at all. If
+that file already exists, an earlier start of the same run finished the stage: the file is read.
 """
 
 import contextlib
@@ -20,7 +20,7 @@ from op_utils import statistics_step
 
 @stage("baseline")
 def baseline(run):
-    """The network to start from: the one given, or one trained here."""
+    """The network to start from: the given one, or one trained here."""
     if run.given is not None:
         return run.network(run.given)
     if run.folder.done("baseline"):
@@ -41,16 +41,23 @@ def _cross_entropy(options):
 
 @stage("warm_up")
 def warm_up(run, start):
-    """The supernet: the starting network after the warm-up on D_subset, no augmentation."""
+    """The supernet: the starting network after the warm-up on D_subset (METHOD 0, step 2)."""
     if run.folder.done("warm_up"):
         return run.load("warm_up")
     supernet = run.network(start.parameters())
     if run.options.warm_up.epochs:
         options = run.options.warm_up
-        on_subset = dict(
-            runtime=run.search_runtime, indices=run.subset, augmented=False, evaluate=False
+        fit(
+            run,
+            "warm_up",
+            supernet,
+            options,
+            _cross_entropy(options),
+            runtime=run.search_runtime,
+            indices=run.subset,
+            augmented=False,
+            evaluate=False,
         )
-        fit(run, "warm_up", supernet, options, _cross_entropy(options), **on_subset)
     run.save(supernet)
     return supernet
 
@@ -62,14 +69,14 @@ def warm_up(run, start):
 def extract(run, supernet, chosen):
     """The sub-network `chosen` as a physically smaller network (METHOD 6).
 
-    Masked batch norm has left the moving averages alone: they are re-estimated on D_subset.
+    Masked batch norm does not change the moving averages, so they are re-estimated on D_subset.
     """
     if run.folder.done("extraction"):
         return run.load("extraction")
     pruned = run.network(extraction.extract(supernet, chosen.masks(supernet.gate_sizes)))
     step = statistics_step(pruned, run.search_runtime, run.normalised)
     size = min(run.options.val_batch_size, len(run.subset))
-    # Whole batches only: a smaller one would weigh as much as the others.
+    # Whole batches only: a smaller one would count as much as the others.
     whole = len(run.subset) // size
     found = in_batches(run.data.x_train, run.subset[: whole * size].reshape(whole, size))
     with contextlib.closing(found):
@@ -86,19 +93,20 @@ def extract(run, supernet, chosen):
 
 @stage("fine_tuning")
 def fine_tune(run, pruned, supernet, bank):
-    """The fine-tuned network (METHOD 7). Its teacher is the bank, the unpruned network or nothing.
+    """The fine-tuned network (METHOD 7).
 
-    --finetune_teacher ensemble, single, none.
+    --finetune_teacher: `ensemble` learns from the bank, `single` from the supernet, `none` from
+    the labels alone.
     """
     if run.folder.done("fine_tuning"):
         return run.load("fine_tuning")
     options = run.options.fine_tuning
-    knows = dict(t=run.options.temperature, label_smoothing=options.label_smoothing)
+    settings = dict(t=run.options.temperature, label_smoothing=options.label_smoothing)
     if bank is not None:
-        loss = functools.partial(contrastive_loss, **knows)
+        loss = functools.partial(contrastive_loss, **settings)
         fit(run, "fine_tuning", pruned, options, loss, views=2, bank=bank)
     elif run.options.finetune_teacher == "single":
-        loss = functools.partial(taught_loss, **knows)
+        loss = functools.partial(taught_loss, **settings)
         fit(run, "fine_tuning", pruned, options, loss, views=2, teacher=supernet)
     else:
         fit(run, "fine_tuning", pruned, options, _cross_entropy(options))
@@ -106,44 +114,41 @@ def fine_tune(run, pruned, supernet, bank):
     return pruned
 
 
-# ------------------------------------------------------------------------------------------ figures
+# --------------------------------------------------------------------------------------- comparison
 
 
 def compare(run, start, pruned, chosen):
-    """Evaluates the network before and after; writes result.json and the plots, and prints the
-    closing table.
+    """Evaluates both networks; writes result.json and the plots, and prints the closing table.
 
-    chosen: the SubNetwork that was extracted.
+    start: the network before pruning. pruned: the result. chosen: the extracted SubNetwork.
     """
     folder, entries = run.folder, {}
     times = latencies_ms([start, pruned], run.runtime)
     for name, network, latency in zip(SIDES, (start, pruned), times):
         with folder.stage(f"evaluation of {name}"):
-            figures = run.evaluator(network)(
-                lambda batches, name=name: run.bar(batches, f"evaluation of {name}")
-            )
+            with_bar = lambda batches, name=name: run.bar(batches, f"evaluation of {name}")
+            metrics = run.evaluator(network)(with_bar)
         flops, params = network.cost()
-        entries[name] = {key: figures[key] for key in ("top1", "top5", "loss")}
+        entries[name] = {key: metrics[key] for key in ("top1", "top5", "loss")}
         entries[name] |= {"params": params, "flops": flops, "latency_ms": round(latency, 3)}
     if run.data.encoded:
         entries["broken"] = run.broken.count()
     entries["flops_rate"] = entries["pruned"]["flops"] / entries["baseline"]["flops"]
-    run.stop_if_asked()  # for the last time: what follows is short, and then the run is finished
-    figures = ""
+    run.stop_if_asked()  # for the last time: the rest is short, and then the run is finished
+    plots = ""
     if folder.writes:
         lines = folder.lines("search.jsonl"), folder.lines("training.jsonl")
         layers = start.layer_filters(), start.layer_filters(chosen.filters(start.gate_sizes))
-        figures = write_plots(
-            folder.file("figures"), *lines, *layers, run.options.finetune_teacher != "none"
-        )
+        has_teacher = run.options.finetune_teacher != "none"
+        plots = write_plots(folder.file("figures"), *lines, *layers, has_teacher)
     folder.update_result(**entries)
     run.console.say(closing_table(folder.result, len(run.data.y_test)))
     result = "trained_param.pkl" if run.options.fine_tuning.epochs else "slimmed_param.pkl"
-    run.console.say(f"{folder.file(result)} is the result; {figures}")
+    run.console.say(f"{folder.file(result)} is the result; {plots}")
 
 
 def say_finished(run):
-    """What a start says of a run that has nothing left to do."""
+    """Prints that the run is already finished, and its closing table."""
     run.console.say(
         f"{run.folder.path} holds this run, finished; nothing is left to do (--overwrite starts"
         " afresh)"

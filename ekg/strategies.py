@@ -1,55 +1,69 @@
-"""The searches by name: the paper's, and two simple ones to compare it with at equal FLOPs."""
+"""The searches by name: the paper's, and two simple ones for comparison at equal FLOPs."""
 
 import time
+import typing
 
 import numpy as np
 
 from ekg.candidates import reduced
 from ekg.importance import filters_kept, masks, ranks
-from ekg.search import Greedy, Search
+from ekg.search import Greedy, Importance, Predict, Search
 from engine.console import Silent
 
 
+class Strategy(typing.Protocol):
+    """Makes a Search, with the arguments of Search.__init__."""
+
+    def __call__(
+        self,
+        network,
+        labels: np.ndarray,
+        importance: Importance,
+        predict: Predict,
+        options,
+        seed: int = 0,
+    ) -> Search: ...
+
+
 class Uniform(Search):
-    """Every gate the same rate: it falls by --search_step a step, in the last one to the widest at
-    or under the target.
+    """Gives every gate the same rate, which falls by --search_step per step.
+
+    The last step takes the widest network at or under the target.
     """
 
     def advance(self, state, bar=Silent):
-        """One step; gives its record. The filters are ranked anew, and the sub-network joins T."""
+        """One step; returns its record. Ranks the filters anew and adds the sub-network to T."""
         begin = time.perf_counter()
         current = state.history[-1]
         order = ranks(self.importance_of(state, current), self.sizes)
         (rate,) = reduced(current.rates[:1], 0, self.options.step)
         rates = (self.widest(rate, current.rates[0]),) * len(self.sizes)
         (logits,) = self.predict(masks(self.sizes, rates, order)[None])
-        chosen = self.judge(
-            state.knowledge, rates, order, logits, f"step {len(state.history)}: the sub-network's"
-        )
+        whose = f"step {len(state.history)}: the sub-network's"
+        chosen = self.judge(state.knowledge, rates, order, logits, whose)
         self.take(state, chosen, logits)
         return self.record(state, chosen, logits, None, [], begin)
 
     def widest(self, rate, most):
-        """`rate`; if that reaches the target, the largest rate up to `most` that does."""
+        """`rate`, or if it reaches the target, the largest rate up to `most` that reaches it."""
         flops_at = lambda rate: self.flops_of(filters_kept(self.sizes, [rate] * len(self.sizes)))
         if flops_at(rate) > self.target_flops:
             return rate
-        wider = sorted(
-            {round(n / size, 5) for size in set(self.sizes.tolist()) for n in range(1, size + 1)}
-        )
-        wider = [rate, *(other for other in wider if rate < other <= most)]
+        sizes = set(self.sizes.tolist())
+        steps = sorted({round(n / size, 5) for size in sizes for n in range(1, size + 1)})
+        wider = [rate, *(other for other in steps if rate < other <= most)]
         return wider[_last(len(wider), lambda i: flops_at(wider[i]) <= self.target_flops)]
 
 
 class RandomWidths(Search):
-    """The best of --search_samples random width vectors, each scaled to just under the target;
-    filters ranked in Theta_0.
+    """The best of --search_samples random width vectors, each scaled to just under the target.
 
-    A step draws one. The best so far is the current sub-network, the last of the history; T stays
-    T_0, since none is chosen on the way.
+    Filters are ranked in Theta_0. Each step draws one vector. The best sub-network so far is the
+    current one, the last of the history. T stays T_0, because no step chooses a sub-network.
     """
 
-    SCALES = 2**40  # of a width vector, between all filters gone and the narrowest gate whole
+    # Scales to choose from for a vector: from all filters dropped to its narrowest gate whole.
+    SCALES = 2**40
 
     def done(self, state):
         whole = len(state.history) == 1
@@ -59,42 +73,44 @@ class RandomWidths(Search):
         return (len(state.history) - 1) / self.options.samples
 
     def advance(self, state, bar=Silent):
-        """One more width vector; gives its record, with "best": whether it is the best so far."""
+        """Tries one more vector; returns its record, with "best": whether it is the best so far."""
         begin = time.perf_counter()
         count = len(state.history)
         first = count == 1
-        order = (
-            ranks(self.importance_of(state, state.history[0]), self.sizes)
-            if first
-            else state.history[-1].order
-        )
+        if first:
+            order = ranks(self.importance_of(state, state.history[0]), self.sizes)
+        else:
+            order = state.history[-1].order
         rates = self.drawn(count)
         (logits,) = self.predict(masks(self.sizes, rates, order)[None])
-        drawn = self.judge(
-            state.knowledge, rates, order, logits, f"step {count}: the sub-network's"
-        )
+        whose = f"step {count}: the sub-network's"
+        drawn = self.judge(state.knowledge, rates, order, logits, whose)
         better = first or drawn.objective < state.history[-1].objective
         state.history.insert(count if better else count - 1, drawn)
         return self.record(state, drawn, logits, None, [], begin) | {"best": better}
 
     def drawn(self, number):
-        """The rates of random width vector `number`, which depend on it and the seed alone."""
+        """The rates of random width vector `number`; they depend on it and on the seed alone."""
         shares = np.random.default_rng([self.seed, number]).random(len(self.sizes))
-        scaled = lambda k: tuple(
-            round(rate, 5)
-            for rate in np.minimum(shares * k / self.SCALES / shares.min(), 1).tolist()
-        )
+
+        def scaled(k):
+            rates = np.minimum(shares * k / self.SCALES / shares.min(), 1)
+            return tuple(round(rate, 5) for rate in rates.tolist())
+
         fits = lambda k: self.flops_of(filters_kept(self.sizes, scaled(k))) <= self.target_flops
         return scaled(_last(self.SCALES + 1, fits))
 
 
 def _last(count, holds):
-    """The last of 0 .. count - 1 for which `holds` is true; it is for 0, and up to some number."""
+    """The last of 0 .. count - 1 where `holds`, by bisection; it must hold for 0 and all before."""
     low, high = 0, count - 1
     while low < high:
         middle = (low + high + 1) // 2
-        low, high = (middle, high) if holds(middle) else (low, middle - 1)
+        if holds(middle):
+            low = middle
+        else:
+            high = middle - 1
     return low
 
 
-STRATEGIES = {"greedy": Greedy, "uniform": Uniform, "random": RandomWidths}
+STRATEGIES: dict[str, Strategy] = {"greedy": Greedy, "uniform": Uniform, "random": RandomWidths}
