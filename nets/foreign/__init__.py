@@ -1,1 +1,1 @@
-"""Weights of other people's networks under our names."""
+"""Translates the weights of other libraries' networks to our names."""

@@ -1,25 +1,37 @@
-"""MobileNet-v2 in the names of torchvision and in those of timm."""
+"""MobileNet-v2 under the names of torchvision and of timm."""
 
 import re
 
 from nets.widths import MOBILENET_LAST, MOBILENET_STAGES, MOBILENET_STEM, scaled
 
-PLACES = [
-    (stage, block) for stage, (_, _, count) in enumerate(MOBILENET_STAGES) for block in range(count)
-]
-MULTIPLIERS = [
-    n / 100 for n in (*range(5, 201, 5), *range(1, 201))
-]  # the rounder ones first, where several say the same widths
+# (stage, block in the stage) of every block
+PLACES = [(stage, n) for stage, (_, _, count) in enumerate(MOBILENET_STAGES) for n in range(count)]
+# Several multipliers may give the same widths: round ones are tried first.
+MULTIPLIERS = [n / 100 for n in (*range(5, 201, 5), *range(1, 201))]
 
 
 class MobileNetV2:
-    """The MobileNet-v2 whose state dict has the names in `state`. Raises ValueError if it has not
-    as many blocks.
+    """MobileNet-v2 from its state dict, `state`. Raises ValueError for a wrong number of blocks.
 
-    A subclass is one library's names: BLOCK, what every block has one of; PREFIX of a block by its
-    stage, place in the stage, and place among all from 1; of its layers FIRST in the block without
-    expansion and INNER in the others; ENDS around them.
+    A subclass has the names of one library:
+
+    LIBRARY: its name.
+    LANDMARK: a name that every MobileNet-v2 of the library has.
+    BLOCK: pattern of a name that every block has once.
+    PREFIX: of the names of a block, by its stage, its place in the stage and its place among all
+        blocks, from 1.
+    FIRST: the layers of the block without expansion.
+    INNER: the layers of the other blocks.
+    ENDS: the layers before and after the blocks.
     """
+
+    LIBRARY: str
+    LANDMARK: str
+    BLOCK: re.Pattern
+    PREFIX: str
+    FIRST: tuple[str, ...]
+    INNER: tuple[str, ...]
+    ENDS: tuple[str, ...]
 
     KIND = "MobileNet"
     OURS = (
@@ -41,7 +53,7 @@ class MobileNetV2:
             )
 
     def layers(self):
-        """(their name, our name, kind) of each."""
+        """Yields (their name, our name, kind) of every layer."""
         ends = (
             ("conv", "conv"),
             ("bn", "bn"),
@@ -53,17 +65,14 @@ class MobileNetV2:
         for number, (stage, block) in enumerate(PLACES, 1):
             prefix = self.PREFIX.format(stage=stage, block=block, number=number)
             named = zip(self.INNER, self.OURS) if stage else zip(self.FIRST, self.OURS[2:])
-            yield from (
-                (f"{prefix}.{theirs}", f"InvertedResidual{stage}.{block}/{ours}", kind)
-                for theirs, (ours, kind) in named
-            )
+            for theirs, (ours, kind) in named:
+                yield f"{prefix}.{theirs}", f"InvertedResidual{stage}.{block}/{ours}", kind
 
-    def told_by_widths(self, state):
-        """The width multiplier by which no filter is missing, for the meta; {} where there is none,
-        as of a pruned network.
+    def meta_of_widths(self, state):
+        """The meta that follows from the widths: the multiplier at which no filter is missing.
 
-        Raises ValueError for a depthwise convolution that is none. Whether widths meet is found out
-        by building.
+        {} if there is none, as for a pruned network. Raises ValueError if a depthwise convolution
+        is not depthwise. Building the network checks whether widths fit together.
         """
         weights = {
             ours: (f"{theirs}.weight", kind)
@@ -77,30 +86,32 @@ class MobileNetV2:
                     " each, not 1"
                 )
         filters = {ours: state[name].shape[0] for ours, (name, _) in weights.items()}
-        fitting = next(
-            (multiplier for multiplier in MULTIPLIERS if unpruned(multiplier) == filters), None
-        )
-        return {"width_multiplier": fitting} if fitting else {}
+        for multiplier in MULTIPLIERS:
+            if unpruned(multiplier) == filters:
+                return {"width_multiplier": multiplier}
+        return {}
 
 
 def unpruned(multiplier):
-    """dict our name -> filters of each convolution when nothing is pruned."""
+    """dict our name -> filters of every convolution of the unpruned network."""
     width = scaled(MOBILENET_STEM, multiplier)
     filters = {"conv": width, "conv_last": max(MOBILENET_LAST, scaled(MOBILENET_LAST, multiplier))}
     for stage, block in PLACES:
-        name, (expansion, channels, _) = f"InvertedResidual{stage}.{block}", MOBILENET_STAGES[stage]
+        name = f"InvertedResidual{stage}.{block}"
+        expansion, channels, _ = MOBILENET_STAGES[stage]
         inner, width = expansion * width, scaled(channels, multiplier)
-        filters |= {f"{name}/conv0": inner} if expansion > 1 else {}
+        if expansion > 1:
+            filters[f"{name}/conv0"] = inner
         filters |= {f"{name}/conv1": inner, f"{name}/conv2": width}
     return filters
 
 
 class TorchvisionMobileNetV2(MobileNetV2):
+    """The names of torchvision."""
+
     LIBRARY = "torchvision"
-    LANDMARK, BLOCK = (
-        "features.1.conv.0.0.weight",
-        re.compile(r"features\.\d{1,3}\.conv\.0\.0\.weight"),
-    )
+    LANDMARK = "features.1.conv.0.0.weight"
+    BLOCK = re.compile(r"features\.\d{1,3}\.conv\.0\.0\.weight")
     PREFIX = "features.{number}"
     FIRST = ("conv.0.0", "conv.0.1", "conv.1", "conv.2")
     INNER = ("conv.0.0", "conv.0.1", "conv.1.0", "conv.1.1", "conv.2", "conv.3")
@@ -108,11 +119,11 @@ class TorchvisionMobileNetV2(MobileNetV2):
 
 
 class TimmMobileNetV2(MobileNetV2):
+    """The names of timm."""
+
     LIBRARY = "timm"
-    LANDMARK, BLOCK = (
-        "blocks.0.0.conv_dw.weight",
-        re.compile(r"blocks\.\d{1,3}\.\d{1,3}\.conv_dw\.weight"),
-    )
+    LANDMARK = "blocks.0.0.conv_dw.weight"
+    BLOCK = re.compile(r"blocks\.\d{1,3}\.\d{1,3}\.conv_dw\.weight")
     PREFIX = "blocks.{stage}.{block}"
     FIRST = ("conv_dw", "bn1", "conv_pw", "bn2")
     INNER = ("conv_pw", "bn1", "conv_dw", "bn2", "conv_pwl", "bn3")

@@ -1,9 +1,8 @@
-"""Weights of PyTorch's networks, as torchvision and timm save them, under our names and in our
-layout.
+"""PyTorch weights, as torchvision and timm save them, under our names and in our layout.
 
-Recognised by names and shapes, which say nothing of where strides are, of activations and of
-pooling: a network that differs from torchvision's in these alone is taken for it. What a family of
-networks is like, its own module says: resnets, mobilenets.
+Networks are recognised by names and shapes. These do not contain strides, activations and pooling,
+so a network that differs from torchvision's in these alone is taken for torchvision's. The modules
+resnets and mobilenets describe the families of networks.
 """
 
 import numpy as np
@@ -13,8 +12,9 @@ from nets.foreign.mobilenets import TimmMobileNetV2, TorchvisionMobileNetV2
 from nets.foreign.resnets import ResNet
 
 FAMILIES = (ResNet, TorchvisionMobileNetV2, TimmMobileNetV2)
-COUNTERS = ("num_batches_tracked", "n_averaged")  # count batches, and networks that were averaged
-ARRAYS = {  # of each kind of layer: their name -> our name, axes of theirs
+COUNTERS = ("num_batches_tracked", "n_averaged")  # count batches, and averaged networks
+# kind of layer -> dict their name -> (our name, their axes)
+ARRAYS = {
     "conv": {"weight": ("kernel:0", "OIHW")},
     "depthwise": {"weight": ("kernel:0", "CMHW")},
     "bn": {
@@ -25,6 +25,7 @@ ARRAYS = {  # of each kind of layer: their name -> our name, axes of theirs
     },
     "fc": {"weight": ("kernel:0", "OI"), "bias": ("biases:0", "O")},
 }
+# their axes -> function of their array to ours
 LAYOUT = {
     "OIHW": lambda array: array.transpose(2, 3, 1, 0),
     "CMHW": lambda array: array.transpose(2, 3, 0, 1),
@@ -35,25 +36,23 @@ LAYOUT = {
 
 
 def translated(content):
-    """(dict our name -> array, meta) of the first network in `content`, what a file of arrays
-    holds; None if there is none.
+    """(dict our name -> array, meta) of the first known network in `content`; None if none is.
 
-    content: a state dict, or dicts around one: outer dicts come before inner ones, else the order
-    is the file's. meta names arch and padding, and the width_multiplier where widths tell it.
-    Arrays are views. Raises ValueError for a network of a family known here that is none of ours,
-    naming what it has or has not.
+    Outer dicts are searched before inner ones, in the order of the file. The arrays are views. meta
+    has arch and padding, and width_multiplier if the widths determine it.
+
+    content: a state dict, or dicts around one.
+
+    Raises ValueError for a network of a known family that is not one of ours, naming an array that
+    is too much or missing.
     """
     if "conv/kernel:0" in content:
         return None
     for one in _dicts(content):
-        arrays = {
-            n: a
-            for n, a in one.items()
-            if isinstance(n, str) and isinstance(a, np.ndarray) and a.dtype.kind in NUMBERS
-        }
-        found = [
-            (family, prefix) for family in FAMILIES for prefix in _prefixes(arrays, family.LANDMARK)
-        ]
+        arrays = arrays_of_numbers(one)
+        found = []
+        for family in FAMILIES:
+            found += [(family, prefix) for prefix in _prefixes(arrays, family.LANDMARK)]
         if len(found) > 1:
             kinds = {family.KIND for family, _ in found}
             what = f"{kinds.pop()}s" if len(kinds) == 1 else "networks"
@@ -64,14 +63,22 @@ def translated(content):
         if found:
             family, prefix = found[0]
             inside = {n.removeprefix(prefix): a for n, a in arrays.items() if n.startswith(prefix)}
-            return _translated(
-                family, inside, [name for name in arrays if not name.startswith(prefix)]
-            )
+            others = [name for name in arrays if not name.startswith(prefix)]
+            return _translated(family, inside, others)
     return None
 
 
+def arrays_of_numbers(content):
+    """The entries of a dict that are arrays of numbers under a name: dict name -> array."""
+    return {
+        name: array
+        for name, array in content.items()
+        if isinstance(name, str) and isinstance(array, np.ndarray) and array.dtype.kind in NUMBERS
+    }
+
+
 def _dicts(content):
-    """`content` and all dicts in it, outer ones first; each once, however many ways lead to it."""
+    """Yields `content` and all dicts in it, outer ones first, each one once."""
     found, seen = [content], {id(content)}
     for one in found:
         yield one
@@ -82,16 +89,16 @@ def _dicts(content):
 
 
 def _prefixes(names, landmark):
-    return [
-        name.removesuffix(landmark)
-        for name in names
-        if name == landmark or name.endswith("." + landmark)
-    ]
+    """The prefixes under which `landmark` is among the names; "" for the name itself."""
+    found = [name for name in names if name == landmark or name.endswith("." + landmark)]
+    return [name.removesuffix(landmark) for name in found]
 
 
 def _translated(family, state, others):
-    """state: dict their name without prefix -> array; others: names without the prefix, which are
-    none of the network's.
+    """(dict our name -> array, meta) of a network of `family`, see `translated`.
+
+    state: dict their name, without the prefix, -> array.
+    others: names without the prefix, which do not belong to the network.
     """
     network = family(state)
     wanted = {
@@ -103,18 +110,16 @@ def _translated(family, state, others):
     extra = [name for name in extra if not name.endswith(COUNTERS)]
     missing = [name for name in wanted if name not in state]
     if extra or missing:
-        differs = [
-            f"{word} {_first(names)}"
-            for word, names in (("with", extra), ("without", missing))
-            if names
-        ]
+        differs = [f"with {_first(extra)}"] if extra else []
+        differs += [f"without {_first(missing)}"] if missing else []
         raise ValueError(f"it is like {network.like}, but {', '.join(differs)}")
     for name, (_, axes) in wanted.items():
         if state[name].ndim != len(axes):
             raise ValueError(f"{name} is {list(state[name].shape)}, expected {len(axes)} axes")
-    meta = {"arch": network.arch, "padding": "symmetric"} | network.told_by_widths(state)
+    meta = {"arch": network.arch, "padding": "symmetric"} | network.meta_of_widths(state)
     return {ours: LAYOUT[axes](state[name]) for name, (ours, axes) in wanted.items()}, meta
 
 
 def _first(names):
+    """The first name, and the number of the others, as text."""
     return names[0] if len(names) == 1 else f"{names[0]} and {len(names) - 1} more"

@@ -239,9 +239,9 @@ def grouped(state):
 REFUSALS = {
     "ResNet-101": (
         of_bottlenecks(3, 4, 23, 3),
-        "it is a ResNet of 3-4-23-3 bottlenecks, none of ResNet-18, ResNet-34, ResNet-50",
+        "it is a ResNet of 3-4-23-3 bottlenecks, not one of ResNet-18, ResNet-34, ResNet-50",
     ),
-    "three stages": (without("layer4"), "it is a ResNet of 2-2-2 basic blocks, none of"),
+    "three stages": (without("layer4"), "it is a ResNet of 2-2-2 basic blocks, not one of"),
     "a stem of three convolutions": (
         lambda state: (
             without("conv1.")(state)
@@ -278,7 +278,7 @@ REFUSALS = {
     ),
     "wider": (
         lambda state: state | {"layer3.1.conv1.weight": np.ones((300, 256, 3, 3), np.float32)},
-        "layer3.1.conv1.weight has 300 filters, that of ResNet-18 256",
+        "layer3.1.conv1.weight has 300 filters, but that of ResNet-18 has 256",
     ),
     "a flat kernel": (
         lambda state: state | {"fc.weight": np.ones(7, np.float32)},
