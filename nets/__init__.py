@@ -25,14 +25,14 @@ def build_network(
         parameters: dict name -> float32 array (nets.parameters.read_parameters). It gives values
             and shapes, so a pruned file builds the pruned network. None: full width, initialised
             from `seed`.
-        origin: what error messages call the file.
-        seed: of the initial values.
-        padding: of PADDINGS, the one the file was trained with; the file's meta has it.
-        width_multiplier: scales all widths (Network.scaled). No file is wider than that, and where
-            a MobileNet has shortcuts depends on it; the file's meta has it.
+        origin: the name of the file in error messages.
+        seed: seed of the initial values.
+        padding: one of PADDINGS, the one that the file was trained with; the file's meta has it.
+        width_multiplier: scales all widths (Network.scaled); the file's meta has it. A file cannot
+            be wider than that, and the shortcuts of a MobileNet depend on it.
 
-    Raises UserError naming the first array in which `parameters` and `arch` differ, or an unknown
-    padding.
+    Raises UserError for an unknown padding, or naming the first array in which `parameters` and
+    `arch` differ.
     """
     from nets.initial import Arrays
     from utils import UserError
@@ -59,15 +59,17 @@ def build_network(
 
 
 def load(path, arch=None, dataset=None):
-    """The network in a parameter file, dense or pruned, as a function of images to logits: a
-    nets.predictor.Predictor.
+    """The network in a parameter file, dense or pruned, as a nets.predictor.Predictor.
+
+    A Predictor is a function of images to logits.
 
     Args:
-        path: a file that nets.parameters.read_parameters takes.
-        arch: a key of nets.catalogue.BUILDERS. None: the one that the file names.
-        dataset: a key of nets.catalogue.PIXELS. None: the one that the file names.
+        path: a file that nets.parameters.read_parameters can read.
+        arch: a key of nets.catalogue.BUILDERS. None: the one in the file's meta.
+        dataset: a key of nets.catalogue.PIXELS. None: the one in the file's meta.
 
-    Raises UserError for a file that is damaged, does not fit `arch`, or names neither.
+    Raises UserError if the file is damaged, does not fit `arch`, or an argument that is None is not
+    in its meta.
     """
     from nets.parameters import read_parameters
     from nets.predictor import Predictor
@@ -84,6 +86,7 @@ def load(path, arch=None, dataset=None):
 
 
 def _known(path, key, value, choices):
+    """`value` if it is one of `choices`. Raises UserError, naming `key` of the file at `path`."""
     from utils import UserError
 
     if value in choices:
@@ -93,11 +96,12 @@ def _known(path, key, value, choices):
 
 
 def variant_of(meta, path, width_multiplier=None):
-    """dict of the padding and the width_multiplier with which build_network builds the network in
-    the parameter file at `path`.
+    """dict of padding and width_multiplier, for build_network, of the parameter file at `path`.
 
-    meta: what the file says of itself; width_multiplier: the one asked for, None for the file's, or
-    1 where it says nothing. Raises UserError where the two differ, or the file's is none.
+    meta: the file's meta (nets.parameters.read_parameters).
+    width_multiplier: the requested one; None: the file's, or 1 if its meta has none.
+
+    Raises UserError if the requested one is not the file's, or the file's is out of range.
     """
     from nets.parameters import check_saved_for
     from utils import UserError
@@ -116,5 +120,5 @@ def variant_of(meta, path, width_multiplier=None):
 
 @functools.cache
 def unpruned_cost(arch, classes, input_size, width_multiplier=1.0):
-    """(FLOPs, parameters) of `arch` with all its filters."""
+    """(FLOPs, parameters) of `arch` with all its filters (METHOD 9)."""
     return build_network(arch, classes, input_size, width_multiplier=width_multiplier).cost()

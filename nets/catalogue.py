@@ -1,12 +1,15 @@
-"""The names of networks, and what each builds.
+"""The names of networks, and the class and options that build each one (METHOD 1).
 
-A name says all of a network but what the data say (classes, size of the images), and its variant:
-padding and width multiplier, which parameter files tell (`variant_of`). So MobileNet-v2 has two
-names. Its strides on small images are others, with the same arrays, and a file of the one is none
-of the other.
+A name decides everything about a network except the number of classes and the image size, which
+come from the data, and its variant: padding and width multiplier, which parameter files contain
+(`variant_of`). MobileNet-v2 has two names because its strides on small images differ. The arrays
+are the same, but a file of one network does not fit the other.
 """
 
-BUILDERS = {
+import typing
+
+# arch -> (module, class, options)
+BUILDERS: dict[str, tuple[str, str, dict[str, typing.Any]]] = {
     "ResNet-20": ("nets.resnet", "CifarResNet", {"blocks": 3}),
     "ResNet-56": ("nets.resnet", "CifarResNet", {"blocks": 9}),
     "ResNet-18": ("nets.resnet", "ImageNetResNet", {"blocks": (2, 2, 2, 2)}),
@@ -19,18 +22,18 @@ BUILDERS = {
         {"strides": (2, 1, 2, 2, 2, 1, 2, 1)},
     ),
 }
-CIFAR = ("ResNet-20", "ResNet-56", "MobileNet-v2")  # what they are for
+# The networks for each kind of data: images of 32x32, and ImageNet's.
+CIFAR = ("ResNet-20", "ResNet-56", "MobileNet-v2")
 IMAGENET = ("ResNet-18", "ResNet-34", "ResNet-50", "MobileNet-v2-ImageNet")
-PADDINGS = (
-    "SAME",
-    "symmetric",
-)  # of what has a stride: TensorFlow's, bottom and right first; PyTorch's, all sides alike
-WIDEST = 16  # of width multipliers
+# Padding of layers with a stride. SAME: TensorFlow's, bottom and right first (METHOD 1). symmetric:
+# PyTorch's, the same on all sides.
+PADDINGS = ("SAME", "symmetric")
+WIDEST = 16  # the largest width multiplier
 
-# Mean and standard deviation of the pixels (0..255) that the networks of a data set expect, for the
-# channels as they lie in the array. The published triples of CIFAR are the statistics of the data
-# read the other way round; a network absorbs the difference, and published checkpoints expect them.
-PIXELS = {
+# Mean and standard deviation of pixels (0..255) that the networks of a data set expect, in the
+# channel order of the array. The published CIFAR triples are the statistics of the data in reverse
+# channel order; a network absorbs the difference, and published checkpoints expect them.
+PIXELS: dict[str, tuple[tuple[float, ...], tuple[float, ...]]] = {
     "CIFAR10": ((113.9, 123.0, 125.3), (66.7, 62.1, 63.0)),
     "CIFAR100": ((112.0, 124.0, 129.0), (70.0, 65.0, 68.0)),
     "DIGITS": ((77.7,) * 3, (95.9,) * 3),

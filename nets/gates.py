@@ -1,8 +1,10 @@
-"""Gates and masks (METHOD 1a): how a network's layers learn which filters are kept, as data.
+"""Gates and masks (METHOD 1a): which filters a network keeps, as data.
 
-A network is never edited while it is searched. A `Context` carries one mask per gate into a forward
-pass, and carries batch statistics and the gates' probes out of it.
+A search never edits its network. A `Context` takes one mask per gate into a forward pass, and
+collects batch statistics and the gates' probes from it.
 """
+
+import typing
 
 import tensorflow as tf
 
@@ -11,25 +13,28 @@ class Gate:
     """One set of filters that are kept or dropped together.
 
     name: the layer that owns it.
-    size: C, its number of filters; known once the owner exists.
-    uses: how many convolutions write through it; known once the network exists.
-    index: its position in the network's gate order; known once the network exists.
+    size: C, its number of filters; set when its owner is built.
+    uses: the number of convolutions that write through it; set when the network is complete.
+    index: its position in the network's gate order; set when the network is complete.
     """
 
-    def __init__(self, name):
-        self.name, self.size, self.uses, self.index = name, None, 0, None
+    def __init__(self, name: str):
+        self.name = name
+        self.size: typing.Any = None  # int
+        self.uses = 0
+        self.index: typing.Any = None  # int
 
     def __repr__(self):
         return f"Gate({self.name}, size={self.size}, uses={self.uses})"
 
 
 class Context:
-    """What one forward pass is told, and what it leaves behind.
+    """The input of a forward pass besides the images, and the values that it collects.
 
     After the pass:
         batch_statistics: list of (mean, biased variance), float32 [C], one pair per batch norm in
             network order; empty with moving averages.
-        probes: list of lists of float32 [C], for each gate one probe per place where it is
+        probes: list of lists of float32 [C]: per gate, one probe for each place where it is
             observed, in network order. The gradient of a probe is the inner sum of Eq. 9.
     """
 
@@ -46,38 +51,38 @@ class Context:
     ):
         """
         Args:
-            statistics: "batch" or "moving", what batch norm normalises with. A masked network uses
-                those of the batch.
+            statistics: "batch" or "moving", the statistics that batch norm uses. A masked network
+                needs "batch".
             masks: list of float32 [C], one per gate in gate order; None for an ordinary network.
-            tape: tf.GradientTape if importance is wanted, which makes gates leave probes.
+            tape: tf.GradientTape that watches the probes, to compute importance; None: no probes.
             drop: whether masked filters are left out of all arrays, as far as `multiple` allows,
-                instead of being there as zeros. The logits are the same, the arrays smaller. Shapes
-                then depend on data, within one trace, so XLA cannot compile it.
-            multiple: each gate is filled up to a multiple of so many channels. The filters added
-                are zeros, with gamma and beta 0: they give 0, get no gradient and change no
-                logits, but kernels of some devices are faster.
-            dtype: what layers compute in. Variables, batch statistics, sums of importance and the
-                head stay float32.
-            merge: function from (mean, biased variance) of this replica's batch to those of all
+                instead of being zeros. The logits are the same and the arrays are smaller. Shapes
+                then depend on data within one trace, so XLA cannot compile it.
+            multiple: pads the channels of each gate to a multiple of this number. The added filters
+                are zeros, with gamma and beta 0: they output 0, get no gradient and do not change
+                the logits, but kernels on some devices are faster.
+            dtype: the type in which layers compute. Variables, batch statistics, sums of importance
+                and the head stay float32.
+            merge: function of (mean, biased variance) of this replica's batch to those of all
                 replicas' batches, or None.
         """
         if statistics not in ("batch", "moving"):
             raise ValueError(f"statistics must be 'batch' or 'moving', not {statistics!r}")
         self.statistics, self.masks, self.tape = statistics, masks, tape
         self.multiple, self.dtype, self.merge = multiple, dtype, merge
-        # int32 [channels] per gate: which of its channels, after filling up, are not left out.
+        # int32 [channels] per gate: the channels, after padding, that are not left out.
         self.left = None
         if drop:
             self.left = [filters_left(filled(mask, 0, multiple), multiple) for mask in masks]
-        self.batch_statistics = []
-        self.probes = [[] for _ in masks or ()]
+        self.batch_statistics: list[tuple[tf.Tensor, tf.Tensor]] = []
+        self.probes: list[list[tf.Tensor]] = [[] for _ in masks or ()]
 
     def kernel(self, kernel, gated):
-        """A layer's kernel in this pass; gated: dict axis -> Gate or None."""
+        """A layer's kernel in this pass. gated: dict axis -> Gate or None."""
         return self._sized(masked_kernel(kernel, self._masks(gated)), gated)
 
     def vector(self, vector, gate):
-        """A batch norm's float32 [C] in this pass: 0 for dropped filters."""
+        """A vector of a batch norm in this pass: float32 [C], 0 for dropped filters."""
         for mask in self._masks({0: gate}).values():
             vector *= mask
         return self._sized(vector, {0: gate})
@@ -88,7 +93,7 @@ class Context:
         return {axis: self.masks[gate.index] for axis, gate in gated.items() if gate is not None}
 
     def _sized(self, array, gated):
-        """`array` with as many channels along the `gated` axes as this pass has."""
+        """`array` with the number of channels of this pass along the `gated` axes."""
         for axis, gate in gated.items():
             if gate is not None:
                 array = filled(array, axis, self.multiple)
@@ -97,18 +102,17 @@ class Context:
         return array
 
     def channels(self, gate):
-        """Channels that a gate has in this pass: int, or int32 [] where filters are left out."""
+        """Channels of a gate in this pass: int, or int32 [] if filters are left out."""
         if self.left is None:
             return round_up(gate.size, self.multiple)
         return tf.size(self.left[gate.index])
 
     def observe(self, y, gate):
-        """y, the masked activation [B, H, W, channels] of a gate, with a probe on it if importance
-        is wanted.
+        """y, the masked activation of a gate, [B, H, W, channels], with a probe if there is a tape.
 
-        Nothing is masked here. Dropped filters are 0 already, because their gamma and beta are 0 in
-        every batch norm before, and ReLU and add, which lie between, keep 0. So y is the masked
-        activation of METHOD 1a bit for bit, for C products instead of B * H * W * C.
+        Nothing is masked here. Dropped filters are already 0: their gamma and beta are 0 in every
+        batch norm before, and ReLU and add keep 0. So y is the masked activation of METHOD 1a bit
+        for bit, at the cost of C products instead of B * H * W * C.
         """
         if self.masks is None or self.tape is None:
             return y
@@ -118,23 +122,21 @@ class Context:
         return probed(y, probe)
 
     def of_filters(self, values, gate):
-        """float32 [C], one value per filter of a gate, from `values`, float32 [channels] of this
-        pass; 0 for filters that are left out.
+        """One value per filter of a gate, float32 [C]; 0 for filters that are left out.
+
+        values: float32 [channels], of this pass.
         """
         if gate is None:
             return values
         size = gate.size
         if self.left is not None:
-            values = tf.scatter_nd(
-                self.left[gate.index][:, None], values, [round_up(size, self.multiple)]
-            )
+            left = self.left[gate.index][:, None]
+            values = tf.scatter_nd(left, values, [round_up(size, self.multiple)])
         return values if size % self.multiple == 0 else values[:size]
 
 
 def round_up(count, multiple):
-    """The least multiple of `multiple` that is at least `count`: ints, or an int32 tensor and an
-    int.
-    """
+    """The least multiple of `multiple` that is at least `count` (int, or int32 tensor)."""
     return (count + multiple - 1) // multiple * multiple
 
 
@@ -147,32 +149,35 @@ def filled(array, axis, multiple):
 
 
 def filters_left(mask, multiple):
-    """int32, ascending: indices of the filters that a mask keeps, and of as many others as make
-    their number a multiple of `multiple`.
+    """Indices of the filters that a mask keeps, filled up to a multiple: int32, ascending.
 
-    mask: float32 [C], C a multiple of `multiple`. Multiples of 8 keep the rounding, and with it the
-    way of a search: CPUs sum over B, H, W for 8 channels at a time, and the rest in another order.
+    Dropped filters fill up their number to a multiple of `multiple`. Multiples of 8 keep the
+    rounding, and so the decisions of a search: CPUs sum over B, H, W for 8 channels at a time, and
+    the remaining channels in another order.
+
+    mask: float32 [C], C a multiple of `multiple`.
     """
     count = round_up(tf.cast(tf.reduce_sum(mask), tf.int32), multiple)
-    # Of equal values, top_k takes the one of lower index first.
+    # Of equal values, top_k takes the one with the lower index first.
     return tf.sort(tf.math.top_k(mask, count).indices)
 
 
 @tf.custom_gradient
 def probed(y, probe):
-    """y itself. The gradient of the probe is the sum over B, H, W of dy * y, float32 [C]: the inner
-    sum of Eq. 9. It is taken in float32 because its terms nearly cancel.
+    """Returns y. The gradient of the probe, float32 [C], is the inner sum of Eq. 9.
+
+    The sum is taken in float32 because its terms nearly cancel.
     """
 
     def gradient(dy):
+        # Eq. 9: sum over B, H, W of dy * y. The gradient that flows on is dy (METHOD 2).
         return dy, tf.reduce_sum(tf.cast(dy, tf.float32) * tf.cast(y, tf.float32), [0, 1, 2])
 
     return tf.identity(y), gradient
 
 
 def masked_kernel(kernel, masks):
-    """The kernel with masked slices set to 0, rescaled to the norm of the whole kernel:
-    k * ||kernel|| / ||k|| (METHOD 1a).
+    """The kernel with masked slices set to 0, rescaled to the norm of the whole kernel.
 
     masks: dict axis -> float32 [kernel.shape[axis]]. A kernel without a mask is returned unchanged.
     """
@@ -182,7 +187,7 @@ def masked_kernel(kernel, masks):
     for axis, mask in masks.items():
         behind = len(kernel.shape) - 1 - axis
         k *= tf.reshape(mask, [-1] + [1] * behind) if behind else mask
-    # The order of the operations is the published one: rounding decides on which side of 0 a ReLU's
-    # input falls, and that shows in the importance of filters.
+    # METHOD 1a: k * ||kernel|| / ||k||, in the published order of operations: rounding decides on
+    # which side of 0 the input of a ReLU falls, and that changes the importance of filters.
     norm = lambda x: tf.sqrt(tf.reduce_sum(x * x))
     return tf.math.divide_no_nan(k * norm(kernel), norm(k))  # a kernel of zeros stays zeros

@@ -1,6 +1,4 @@
-"""Where a new network's arrays come from: a parameter file, which also gives the shapes, or the
-initialisers.
-"""
+"""The arrays of a new network: from a parameter file (values and shapes) or initialisers."""
 
 import re
 import zlib
@@ -13,13 +11,13 @@ PARAMETER = re.compile(r"/(kernel|biases|gamma|beta|moving_mean|moving_variance)
 
 
 def he_normal(shape, rng):
-    """Normal of variance 2 / fan-out, float32; shape [kh, kw, in, out]."""
-    return rng.standard_normal(shape, np.float32) * np.float32(
-        np.sqrt(2 / (shape[0] * shape[1] * shape[3]))
-    )
+    """He-normal over fan-out (METHOD 7): variance 2 / fan-out, float32 [kh, kw, in, out]."""
+    deviation = np.sqrt(2 / (shape[0] * shape[1] * shape[3]))
+    return rng.standard_normal(shape, np.float32) * np.float32(deviation)
 
 
 def normal(shape, rng):
+    """Normal with standard deviation 0.01, float32 (METHOD 7: the FC kernel)."""
     return rng.standard_normal(shape, np.float32) * np.float32(0.01)
 
 
@@ -32,19 +30,25 @@ def ones(shape, rng):
 
 
 class Arrays:
-    """Hands out the arrays of a network under construction, by name.
+    """Gives the arrays of a network under construction, by name.
 
-    Every initial value depends on `seed` and on the array's own name alone, so a network does not
-    change when another layer is added before it.
+    An initial value depends only on `seed` and on the name of its array, so adding a layer does not
+    change the others.
+
+    parameters: dict name -> float32 array, or None for initial values.
+    origin, arch: names of the file and of the network in error messages.
+    seed: seed of the initial values.
     """
 
     def __init__(self, parameters=None, *, origin="the parameter file", arch="the network", seed=0):
         self.parameters, self.origin, self.arch, self.seed = parameters, origin, arch, seed
-        self.taken = set()
+        self.taken: set[str] = set()
 
     def take(self, name, shape, initial, free=None):
-        """float32 array `name`; axis `free`, if given, may be shorter in a parameter file. Raises
-        UserError.
+        """The array `name`, float32. Raises UserError if the file's array does not fit.
+
+        shape: the full shape. initial: function of (shape, rng) to the initial value.
+        free: the axis that may be shorter in a parameter file, or None.
         """
         if self.parameters is None:
             return initial(shape, np.random.default_rng([self.seed, zlib.crc32(name.encode())]))
@@ -66,12 +70,13 @@ class Arrays:
         return array
 
     def check_all_taken(self):
-        """Raises UserError if the file holds parameters that the network does not have (other keys
-        are none of ours).
+        """Raises UserError if the file holds parameters that the network does not have.
+
+        Keys that do not look like parameters are ignored.
         """
         left = [n for n in self.parameters or () if n not in self.taken and PARAMETER.search(n)]
         if left:
             raise UserError(
                 f"{self.origin} does not fit {self.arch}: it has {left[0]}, which {self.arch}"
-                " has not"
+                " does not have"
             )

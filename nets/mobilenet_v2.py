@@ -1,34 +1,44 @@
-"""MobileNet-v2 (Sandler et al. 2018) for ImageNet and for 32x32 images, with a gate wherever
-filters can be dropped.
+"""MobileNet-v2 (Sandler et al. 2018) for ImageNet and for 32x32 images, with gates (METHOD 1a).
 
 The stem, every expansion (conv0) and the last convolution own a gate. A depthwise convolution
-(conv1) has no filters of its own: its channels are those of the gate before it. The linear
-projections (conv2) of a run of residual blocks add to one stream and share the gate of the block in
-which it begins; a block without a shortcut begins another.
+(conv1) has no filters of its own: it uses the channels of the gate before it. The linear
+projections (conv2) of a run of residual blocks add to one stream and share one gate, owned by the
+first block of the run. A block without a shortcut starts a new run.
 """
 
 import tensorflow as tf
 
 from nets.gates import Gate
 from nets.initial import ones, zeros
-from nets.network import Network
+from nets.network import Network, Part
 from nets.parts import ConvPart, Head
 from nets.tcl import BatchNorm, Conv2d, DepthwiseConv2d
 from nets.widths import MOBILENET_LAST, MOBILENET_STAGES, MOBILENET_STEM
 
 
 class InvertedResidual:
-    """conv0 1x1 to `expansion` times the width, BN, ReLU6; conv1 3x3 depthwise (stride), BN, ReLU6;
-    conv2 1x1, BN, plus shortcut.
+    """Expansion, depthwise convolution and linear projection, plus a shortcut.
 
-    There is no conv0 at expansion 1, and a shortcut where neither size nor width change. in_width,
-    width: of the stream before and behind, unpruned. They decide: pruned streams may be as wide as
-    each other by chance.
+    conv0 1x1 to `expansion` times the width, BN, ReLU6; conv1 3x3 depthwise (stride), BN, ReLU6;
+    conv2 1x1, BN; plus shortcut. At expansion 1 there is no conv0. There is a shortcut if neither
+    the size nor the unpruned width changes; pruned widths may be equal by chance.
     """
 
     def __init__(
         self, name, arrays, *, in_gate, in_width, in_size, expansion, width, strides, padding
     ):
+        """
+        Args:
+            name: prefix of the layers' names.
+            arrays: nets.initial.Arrays.
+            in_gate: Gate of the input stream.
+            in_width: unpruned channels of the input stream.
+            in_size: height and width of the input.
+            expansion: factor from `in_width` to the inner width.
+            width: unpruned channels of the output stream.
+            strides: stride of conv1.
+            padding: one of nets.PADDINGS.
+        """
         self.width, self.shortcut = width, strides == 1 and in_width == width
         self.out_gate = in_gate if self.shortcut else Gate(f"{name}/conv2")
         self.inner_gate = in_gate if expansion == 1 else Gate(f"{name}/conv0")
@@ -36,28 +46,18 @@ class InvertedResidual:
         if expansion > 1:
             into = dict(in_size=in_size, in_gate=in_gate, out_gate=self.inner_gate)
             conv0 = Conv2d(f"{name}/conv0", arrays, 1, in_gate.size, expansion * in_width, **into)
-            self.inner.append(
-                (
-                    conv0,
-                    BatchNorm(
-                        f"{name}/bn0",
-                        arrays,
-                        self.inner_gate.size,
-                        size=in_size,
-                        gate=self.inner_gate,
-                    ),
-                )
-            )
+            at = dict(size=in_size, gate=self.inner_gate)
+            bn0 = BatchNorm(f"{name}/bn0", arrays, self.inner_gate.size, **at)
+            self.inner.append((conv0, bn0))
         into = dict(in_size=in_size, strides=strides, gate=self.inner_gate, padding=padding)
         conv1 = DepthwiseConv2d(f"{name}/conv1", arrays, 3, self.inner_gate.size, **into)
         self.out_size = conv1.out_size
-        bn1 = BatchNorm(
-            f"{name}/bn1", arrays, self.inner_gate.size, size=self.out_size, gate=self.inner_gate
-        )
+        at = dict(size=self.out_size, gate=self.inner_gate)
+        bn1 = BatchNorm(f"{name}/bn1", arrays, self.inner_gate.size, **at)
         self.inner.append((conv1, bn1))
         into = dict(in_size=self.out_size, in_gate=self.inner_gate, out_gate=self.out_gate)
         self.conv2 = Conv2d(f"{name}/conv2", arrays, 1, self.inner_gate.size, width, **into)
-        # gamma 0: a block with a shortcut starts as the identity
+        # METHOD 7: gamma 0, so that a block with a shortcut starts as the identity.
         into = dict(size=self.out_size, gate=self.out_gate, gamma=zeros if self.shortcut else ones)
         self.bn2 = BatchNorm(f"{name}/bn2", arrays, self.out_gate.size, **into)
 
@@ -67,46 +67,49 @@ class InvertedResidual:
     def __call__(self, x, ctx):
         y = x
         for conv, bn in self.inner:
+            # METHOD 1a: masked after conv0's ReLU6, and again after conv1's.
             y = ctx.observe(tf.nn.relu6(bn(conv(y, ctx), ctx)), self.inner_gate)
         y = self.bn2(self.conv2(y, ctx), ctx)
+        # METHOD 1a: masked after the add, or after BN where there is no shortcut.
         return ctx.observe(y + x if self.shortcut else y, self.out_gate)
 
 
 class MobileNetV2(Network):
     """A stem, stages of inverted residuals, a last 1x1 convolution, a head.
 
-    strides: of the stem and of the first block of each stage, which is all that tells the network
-    for 32x32 images, where two of them are 1, from ImageNet's. A width multiplier below 1 leaves
-    the last convolution at MOBILENET_LAST. variant: as Network's.
+    A width multiplier below 1 leaves the last convolution at MOBILENET_LAST filters.
+
+    Args:
+        arch, classes, input_size: see Network.
+        arrays: nets.initial.Arrays.
+        strides: those of the stem and of the first block of each stage. The networks for 32x32
+            images and for ImageNet differ in these alone.
+        variant: padding and width_multiplier, see Network.
     """
 
     def __init__(self, arch, classes, input_size, arrays, *, strides, **variant):
         super().__init__(arch, classes, input_size, **variant)
-        width, common = (
-            self.scaled(MOBILENET_STEM),
-            dict(activation=tf.nn.relu6, padding=self.padding),
-        )
-        parts = [ConvPart(arrays, 3, 3, width, in_size=input_size, strides=strides[0], **common)]
-        for stage, ((expansion, channels, count), first) in enumerate(
-            zip(MOBILENET_STAGES, strides[1:])
-        ):
+        width = self.scaled(MOBILENET_STEM)
+        common = dict(activation=tf.nn.relu6, padding=self.padding)
+        stem = ConvPart(arrays, 3, 3, width, in_size=input_size, strides=strides[0], **common)
+        parts: list[Part] = [stem]
+        for stage, (expansion, channels, count) in enumerate(MOBILENET_STAGES):
             for number in range(count):
-                stream = dict(
+                in_width, width = width, self.scaled(channels)
+                block = InvertedResidual(
+                    f"InvertedResidual{stage}.{number}",
+                    arrays,
                     in_gate=parts[-1].out_gate,
-                    in_width=width,
+                    in_width=in_width,
                     in_size=parts[-1].out_size,
+                    expansion=expansion,
+                    width=width,
+                    strides=1 if number else strides[1 + stage],
                     padding=self.padding,
                 )
-                width = self.scaled(channels)
-                stream |= dict(expansion=expansion, width=width, strides=1 if number else first)
-                parts.append(
-                    InvertedResidual(f"InvertedResidual{stage}.{number}", arrays, **stream)
-                )
-        stream, size = parts[-1].out_gate, parts[-1].out_size
-        last = max(MOBILENET_LAST, self.scaled(MOBILENET_LAST))
-        parts.append(
-            ConvPart(
-                arrays, 1, stream.size, last, in_size=size, in_gate=stream, suffix="_last", **common
-            )
-        )
-        self._settle([*parts, Head(arrays, classes, in_gate=parts[-1].out_gate)])
+                parts.append(block)
+        gate, size = parts[-1].out_gate, parts[-1].out_size
+        filters = max(MOBILENET_LAST, self.scaled(MOBILENET_LAST))
+        at = dict(in_size=size, in_gate=gate, suffix="_last")
+        last = ConvPart(arrays, 1, gate.size, filters, **at, **common)
+        self._settle([*parts, last, Head(arrays, classes, in_gate=last.out_gate)])

@@ -1,22 +1,45 @@
-"""What every architecture shares: a chain of parts, with their layers and gates, costs and
-parameters.
-"""
+"""The base class of all architectures: a chain of parts, their layers, gates, costs, parameters."""
 
 import math
+import typing
 
 import numpy as np
 import tensorflow as tf
 
+from nets.gates import Gate
 from nets.tcl import BatchNorm, Conv2d
 from nets.widths import scaled
+
+
+class Part(typing.Protocol):
+    """A link in the chain of a network.
+
+    layers: its layers, in network order.
+    gates: the gates that it owns.
+    out_gate: the gate of its output.
+    out_size: height and width of its output.
+
+    The last part of a network, the head, has no out_gate and no out_size.
+    """
+
+    layers: list
+    gates: list[Gate]
+    out_gate: Gate
+    out_size: int
+
+    def __call__(self, x, ctx):
+        """[B, out_size, out_size, out_gate.size], the input of the next part. The head: logits."""
 
 
 class Network(tf.Module):
     """A chain of parts, with layers and gates in network order, costs and parameters.
 
-    A part has `layers`, the `gates` it owns, and __call__(x, ctx) -> [B, out_size, out_size,
-    out_gate.size], which the next part takes. The last one gives the logits, float32 [B, classes].
-    padding: of PADDINGS, for whatever has a stride. width_multiplier: see `scaled`.
+    Args:
+        arch: its name, a key of nets.catalogue.BUILDERS.
+        classes: number of classes.
+        input_size: height and width of an image.
+        padding: one of PADDINGS, for all layers with a stride.
+        width_multiplier: see `scaled`.
     """
 
     def __init__(self, arch, classes, input_size, padding="SAME", width_multiplier=1.0):
@@ -36,10 +59,11 @@ class Network(tf.Module):
         self.gates = [gate for part in parts for gate in part.gates]
         for index, gate in enumerate(self.gates):
             gate.index = index
+            # METHOD 1a: uses = convolutions that write through the gate
             gate.uses = sum(layer.out_gate is gate for layer in self.network_layers)
 
     def __call__(self, images, ctx):
-        """float32 [B, classes], logits of float32 [B, S, S, 3]."""
+        """Logits, float32 [B, classes], of images, float32 [B, S, S, 3]. ctx: Context."""
         x = tf.cast(images, ctx.dtype)
         for part in self.parts:
             x = part(x, ctx)
@@ -47,7 +71,7 @@ class Network(tf.Module):
 
     @property
     def first_parts(self):
-        """list [G]: of each gate the first part that it changes, which is the one that owns it."""
+        """list [G] of int: the first part that each gate changes, the part that owns it."""
         return [i for i, part in enumerate(self.parts) for _ in part.gates]
 
     @property
@@ -77,32 +101,32 @@ class Network(tf.Module):
         }
 
     def cost(self, filters=None):
-        """(MACs, parameters) when gate i keeps filters[i] filters; as it is, if `filters` is None.
-        BN counts 2 MACs a value.
+        """(MACs, parameters) when gate i keeps filters[i] filters (METHOD 9).
+
+        filters: int [G]; None: as the network is.
         """
-        layers = self.network_layers
-        return sum(layer.macs(filters) for layer in layers), sum(
-            layer.params(filters) for layer in layers
-        )
+        macs = sum(layer.macs(filters) for layer in self.network_layers)
+        params = sum(layer.params(filters) for layer in self.network_layers)
+        return macs, params
 
     def moving_averages(self, filters=None):
-        """How many of the parameters that cost(filters) counts are moving averages, which others do
-        not count.
+        """The number of moving averages among the parameters of cost(filters).
+
+        Other programs do not count them as parameters.
         """
-        averages = ("moving_mean", "moving_variance")
-        return sum(
-            math.prod(bn.shape(name, filters)) for bn in self.batch_norms for name in averages
-        )
+        names = "moving_mean", "moving_variance"
+        shapes = [bn.shape(name, filters) for bn in self.batch_norms for name in names]
+        return sum(map(math.prod, shapes))
 
     def layer_filters(self, filters=None):
-        """dict layer name -> filters of each convolution, in network order, when gate i keeps
-        filters[i] filters.
+        """dict layer name -> filters of each convolution when gate i keeps filters[i] filters.
 
-        Depthwise ones are left out: theirs are the filters of the convolution before.
+        In network order. Depthwise convolutions are left out: they have the filters of the
+        convolution before them.
         """
         convs = (layer for layer in self.network_layers if isinstance(layer, Conv2d))
         return {conv.path: conv.shape("kernel", filters)[3] for conv in convs}
 
     def split_masks(self, flat):
-        """The list of masks a Context takes from one float32 [sum of gate sizes]."""
+        """The masks of a Context, a list of float32 [C], from a flat float32 [F]."""
         return tf.split(flat, [gate.size for gate in self.gates])

@@ -1,4 +1,4 @@
-"""Parts that several architectures have: a convolution with what follows it, and the head."""
+"""Parts that several architectures share: a convolution with BN and activation, and the head."""
 
 import tensorflow as tf
 
@@ -7,20 +7,27 @@ from nets.tcl import FC, BatchNorm, Conv2d
 
 
 class ConvPart:
-    """Convolution, BN, activation, and the gate that the convolution owns. Layers are `conv` and
-    `bn`, then `suffix`.
-    """
+    """Convolution, BN, activation, and the gate that the convolution owns."""
 
     def __init__(
         self, arrays, kernel_size, channels, filters, *, in_size, activation, suffix="", **conv
     ):
-        self.gate, self.activation = Gate(f"conv{suffix}"), activation
+        """
+        Args:
+            arrays: nets.initial.Arrays.
+            kernel_size, channels, filters: see Conv2d.
+            in_size: height and width of the input.
+            activation: function of a tensor to a tensor.
+            suffix: the layers are called conv and bn plus this suffix.
+            conv: further arguments of Conv2d.
+        """
+        self.gate = Gate(f"conv{suffix}")
+        self.activation = activation
         into = dict(in_size=in_size, out_gate=self.gate, **conv)
         self.conv = Conv2d(f"conv{suffix}", arrays, kernel_size, channels, filters, **into)
         self.out_size = self.conv.out_size
-        self.bn = BatchNorm(
-            f"bn{suffix}", arrays, self.gate.size, size=self.out_size, gate=self.gate
-        )
+        at = dict(size=self.out_size, gate=self.gate)
+        self.bn = BatchNorm(f"bn{suffix}", arrays, self.gate.size, **at)
         self.layers, self.gates, self.out_gate = [self.conv, self.bn], [self.gate], self.gate
 
     def __call__(self, x, ctx):

@@ -1,4 +1,4 @@
-"""A network that is ready to predict: images in, logits out."""
+"""A network as a function of images to logits."""
 
 import tensorflow as tf
 
@@ -7,13 +7,14 @@ from nets.gates import Context
 
 
 class Predictor:
-    """Images to logits, with moving averages: float32 [B, classes].
+    """A function of images to logits, float32 [B, classes], with moving averages.
 
-    Called with uint8 images [B, S, S, 3], which are normalised as in training, or with float32
-    images that already are. Any B, one trace for each of the two types. Raises ValueError for
-    images of another shape or type.
+    Call it with uint8 images [B, S, S, 3], which it normalises as in training, or with float32
+    images that are already normalised. B may vary; each of the two types is traced once. Raises
+    ValueError for images of another shape or type.
 
-    network: the Network. mean, std: what uint8 images are normalised with, three floats each.
+    network: Network.
+    mean, std: the normalisation of uint8 images, three floats each.
     """
 
     def __init__(self, network, mean, std):

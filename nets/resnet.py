@@ -1,9 +1,8 @@
-"""ResNets for 32x32 images (He et al. 2016) and for ImageNet's (2015), with a gate wherever filters
-can be dropped.
+"""ResNets for 32x32 images (He et al. 2016) and for ImageNet (2015), with gates (METHOD 1, 1a).
 
-The stem, every block's inner convolutions and every projection (conv3) own a gate. The blocks of a
-stage add to one residual stream, so they share the stage's gate: the projection's where there is
-one, else the stem's; every conv2 of the stage writes through it.
+The stem, the inner convolutions of every block and every projection (conv3) own a gate. The blocks
+of a stage add to one residual stream, so they share the stage's gate: that of the projection if the
+stage has one, else that of the stem. Every conv2 of the stage writes through it.
 """
 
 import tensorflow as tf
@@ -16,8 +15,9 @@ from nets.tcl import BatchNorm, Conv2d, max_pool, same_size
 
 
 class PooledStem(ConvPart):
-    """7x7 convolution, stride 2, BN, ReLU, 3x3 max pool, stride 2, and the gate behind it: a
-    quarter of the image's size.
+    """7x7 convolution, stride 2, BN, ReLU; 3x3 max pool, stride 2; then the gate (METHOD 1).
+
+    The output has a quarter of the image's height and width.
     """
 
     def __init__(self, arrays, width, size, padding):
@@ -31,29 +31,35 @@ class PooledStem(ConvPart):
 
 
 class Block:
-    """Convolutions with BN and ReLU between them, plus shortcut, ReLU; a projection where stride or
-    width of the stream change.
+    """A residual block: convolutions with BN and ReLU between them, plus shortcut, ReLU.
 
-    convs: (N of convN, kernel size, filters, strides) in the order of the data. The last one is
-    conv2, which writes to the stream; the others own a gate.
+    The shortcut is a projection if the stride or the width of the stream changes (METHOD 1).
     """
 
     def __init__(self, name, arrays, convs, *, in_gate, in_size, strides, project, padding):
+        """
+        Args:
+            name: prefix of the layers' names.
+            arrays: nets.initial.Arrays.
+            convs: list of (N of convN, kernel size, filters, strides), in the order of the data.
+                The last one is conv2, which writes to the stream; the others own a gate.
+            in_gate: Gate of the input stream.
+            in_size: height and width of the input.
+            strides: stride of the block.
+            project: whether the shortcut is a projection.
+            padding: one of nets.PADDINGS.
+        """
         width = convs[-1][2]
         out_gate = Gate(f"{name}/conv3") if project else in_gate
-        # The projection comes first: it settles the stream's width, which conv2 has to meet.
-        into = dict(
-            in_size=in_size, strides=strides, in_gate=in_gate, out_gate=out_gate, padding=padding
-        )
-        self.conv3 = (
-            Conv2d(f"{name}/conv3", arrays, 1, in_gate.size, width, **into) if project else None
-        )
         self.out_size, self.out_gate = same_size(in_size, strides), out_gate
-        self.bn3 = (
-            BatchNorm(f"{name}/bn3", arrays, out_gate.size, size=self.out_size, gate=out_gate)
-            if project
-            else None
-        )
+        self.projection = None
+        if project:
+            # The projection comes first: it decides the width of the stream, which conv2 must have.
+            into = dict(in_size=in_size, strides=strides, in_gate=in_gate, out_gate=out_gate)
+            into |= dict(padding=padding)
+            conv3 = Conv2d(f"{name}/conv3", arrays, 1, in_gate.size, width, **into)
+            at = dict(size=self.out_size, gate=out_gate)
+            self.projection = conv3, BatchNorm(f"{name}/bn3", arrays, out_gate.size, **at)
 
         self.convs, gate, size = [], in_gate, in_size
         for n, kernel_size, filters, stride in convs:
@@ -62,68 +68,85 @@ class Block:
             into = dict(in_size=size, strides=stride, in_gate=gate, out_gate=out, padding=padding)
             conv = Conv2d(f"{name}/conv{n}", arrays, kernel_size, gate.size, filters, **into)
             gate, size = out, conv.out_size
-            # gamma 0: a block starts as the identity
+            # METHOD 7: gamma 0, so that a block starts as the identity.
             initial = dict(gamma=zeros) if last else {}
-            self.convs.append(
-                (
-                    conv,
-                    BatchNorm(f"{name}/bn{n}", arrays, gate.size, size=size, gate=gate, **initial),
-                )
-            )
+            bn = BatchNorm(f"{name}/bn{n}", arrays, gate.size, size=size, gate=gate, **initial)
+            self.convs.append((conv, bn))
 
-        projection = [self.conv3, self.bn3] if project else []
-        self.layers = [*projection, *(layer for pair in self.convs for layer in pair)]
+        layers = (layer for pair in self.convs for layer in pair)
+        self.layers = [*(self.projection or ()), *layers]
         inner = [conv.out_gate for conv, _ in self.convs[:-1]]
+        # METHOD 1: the gate order is projection (conv3), conv0, conv1
         self.gates = [out_gate, *inner] if project else inner
 
     def __call__(self, x, ctx):
-        shortcut, y = self.bn3(self.conv3(x, ctx), ctx) if self.conv3 else x, x
+        shortcut = y = x
+        if self.projection is not None:
+            conv3, bn3 = self.projection
+            shortcut = bn3(conv3(x, ctx), ctx)
         *inner, (conv2, bn2) = self.convs
         for conv, bn in inner:
             y = ctx.observe(tf.nn.relu(bn(conv(y, ctx), ctx)), conv.out_gate)
         y = bn2(conv2(y, ctx), ctx)
+        # METHOD 1a: masked after the add and ReLU; the output of the projection alone is not.
         return ctx.observe(tf.nn.relu(y + shortcut), self.out_gate)
 
 
 def basic(name, arrays, width, *, strides, **stream):
-    """conv1 3x3, which carries the stride, conv2 3x3."""
-    return Block(
-        name, arrays, [(1, 3, width, strides), (2, 3, width, 1)], strides=strides, **stream
-    )
+    """A block of conv1 3x3, which has the stride, and conv2 3x3."""
+    convs = [(1, 3, width, strides), (2, 3, width, 1)]
+    return Block(name, arrays, convs, strides=strides, **stream)
 
 
-EXPANSION = 4
+EXPANSION = 4  # of a bottleneck's conv2
 
 
 def bottleneck(name, arrays, width, *, strides, **stream):
-    """conv0 1x1, conv1 3x3, which carries the stride, conv2 1x1 to EXPANSION times the width."""
+    """A block of conv0 1x1, conv1 3x3 with the stride, conv2 1x1 to EXPANSION times the width."""
     convs = [(0, 1, width, 1), (1, 3, width, strides), (2, 1, EXPANSION * width, 1)]
     return Block(name, arrays, convs, strides=strides, **stream)
 
 
 class ResNet(Network):
-    """A stem, stages of blocks, a head; every stage but the first begins with stride 2."""
+    """A stem, stages of blocks, a head; every stage except the first starts with stride 2."""
 
     def _settle_stages(self, stem, arrays, block, blocks, widths, *, project_first):
-        """Called once by the subclass. block: `basic` or `bottleneck`; blocks, widths: of each
-        stage.
+        """Adds all parts. The subclass calls it once.
+
+        Args:
+            stem: the first part.
+            arrays: nets.initial.Arrays.
+            block: `basic` or `bottleneck`.
+            blocks: number of blocks of each stage.
+            widths: width of each stage, before EXPANSION.
+            project_first: whether the first stage has a projection.
         """
         parts = [stem]
         for stage, (count, width) in enumerate(zip(blocks, widths)):
             for number in range(count):
-                last, first = parts[-1], number == 0
-                stream = dict(in_gate=last.out_gate, in_size=last.out_size, padding=self.padding)
-                stream |= dict(
-                    strides=2 if first and stage else 1,
+                first = number == 0
+                one = block(
+                    f"BasicBlock{stage}.{number}",
+                    arrays,
+                    width,
+                    in_gate=parts[-1].out_gate,
+                    in_size=parts[-1].out_size,
+                    strides=2 if first and stage > 0 else 1,
                     project=first and (stage > 0 or project_first),
+                    padding=self.padding,
                 )
-                parts.append(block(f"BasicBlock{stage}.{number}", arrays, width, **stream))
+                parts.append(one)
         self._settle([*parts, Head(arrays, self.classes, in_gate=parts[-1].out_gate)])
 
 
 class CifarResNet(ResNet):
-    """6n + 2 layers: stem, three stages of n = `blocks` blocks with 16, 32 and 64 filters, head.
-    variant: as Network's.
+    """6n + 2 layers: stem, three stages of n blocks with 16, 32 and 64 filters, head (METHOD 1).
+
+    Args:
+        arch, classes, input_size: see Network.
+        arrays: nets.initial.Arrays.
+        blocks: n.
+        variant: padding and width_multiplier, see Network.
     """
 
     def __init__(self, arch, classes, input_size, arrays, *, blocks, **variant):
@@ -134,17 +157,21 @@ class CifarResNet(ResNet):
 
 
 class ImageNetResNet(ResNet):
-    """A pooled stem and stages of `blocks` blocks with 64, 128, 256 and 512 filters, times
-    EXPANSION behind bottlenecks.
+    """A pooled stem, four stages of blocks with 64, 128, 256 and 512 filters, head (METHOD 1).
 
-    variant: as Network's.
+    With bottlenecks the outputs of the stages have EXPANSION times as many channels.
+
+    Args:
+        arch, classes, input_size: see Network.
+        arrays: nets.initial.Arrays.
+        blocks: number of blocks of each stage.
+        bottlenecks: whether blocks are bottlenecks.
+        variant: padding and width_multiplier, see Network.
     """
 
     def __init__(self, arch, classes, input_size, arrays, *, blocks, bottlenecks=False, **variant):
         super().__init__(arch, classes, input_size, **variant)
-        widths, block = (
-            [self.scaled(width) for width in (64, 128, 256, 512)],
-            bottleneck if bottlenecks else basic,
-        )
+        widths = [self.scaled(width) for width in (64, 128, 256, 512)]
+        block = bottleneck if bottlenecks else basic
         stem = PooledStem(arrays, widths[0], input_size, self.padding)
         self._settle_stages(stem, arrays, block, blocks, widths, project_first=bottlenecks)

@@ -1,8 +1,7 @@
-"""The layers: convolutions, fully connected layer and batch norm that can be pruned without being
-changed.
+"""Layers that can be pruned without editing them: convolutions, fully connected, batch norm.
 
-Masks reach them in a `Context` (nets.gates). They know how many multiply-accumulates (MACs) and
-parameters they cost at any number of filters, by arithmetic alone.
+They get their masks from a `Context` (nets.gates). They compute their multiply-accumulates (MACs)
+and parameters at any number of filters by arithmetic alone (METHOD 9).
 """
 
 import math
@@ -11,25 +10,26 @@ import tensorflow as tf
 
 from nets.initial import he_normal, normal, ones, zeros
 
-BN_EPSILON = 1e-5
-BN_DECAY = 0.9  # moving = 0.9 moving + 0.1 batch
+BN_EPSILON = 1e-5  # METHOD 1
+BN_DECAY = 0.9  # METHOD 1: moving = 0.9 moving + 0.1 batch
 
 
 def same_size(size, strides):
-    """Height or width after a convolution, of odd kernel size, in either padding."""
+    """Height or width after a convolution with an odd kernel size, with either padding."""
     return -(-size // strides)
 
 
 def conv_padding(padding, kernel_size, strides):
-    """The `padding` of tf.nn.conv2d for one of PADDINGS, which differ at strides above 1 only."""
+    """The `padding` of tf.nn.conv2d for one of PADDINGS; they differ only at strides above 1."""
     if padding == "SAME" or strides == 1 or kernel_size == 1:
         return "SAME"
     return [[0, 0], [kernel_size // 2] * 2, [kernel_size // 2] * 2, [0, 0]]
 
 
 def max_pool(x, size, strides, padding):
-    """Max pool, [B, H, W, C] of values from 0 up, as ReLU leaves them: to them a border of 0 is as
-    one of -inf.
+    """Max pool of [B, H, W, C]. Values must be 0 or more, as after ReLU.
+
+    For such values a border of 0 is the same as one of -inf.
     """
     pads = conv_padding(padding, size, strides)
     if pads != "SAME":  # tf.nn.max_pool2d takes these too, but XLA does not
@@ -38,11 +38,12 @@ def max_pool(x, size, strides, padding):
 
 
 class Layer(tf.Module):
-    """A layer's arrays by name, and the axes of each that a gate owns: enough for masks, costs and
-    extraction.
+    """The arrays of a layer and the gates of their axes: enough for masks, costs and extraction.
 
-    `arrays`: dict array name ('kernel') -> tf.Variable; `gated`: dict array name -> {axis: Gate or
-    None}; `path`: name in parameter files; `out_size`: height and width of the output.
+    arrays: dict array name ('kernel') -> tf.Variable.
+    gated: dict array name -> dict axis -> Gate or None.
+    path: its name in parameter files.
+    out_size: height and width of the output.
     """
 
     def __init__(self, name):
@@ -51,8 +52,8 @@ class Layer(tf.Module):
         self.arrays, self.gated = {}, {}
 
     def _add(self, array_name, value, gated, trainable=True):
-        # The update writes what all replicas have agreed on before, so one replica's value stands
-        # for all.
+        """Makes the variable of an array. gated: dict axis -> Gate or None."""
+        # All replicas compute the same update, so the value of one replica is kept.
         once = dict(
             synchronization=tf.VariableSynchronization.ON_WRITE,
             aggregation=tf.VariableAggregation.ONLY_FIRST_REPLICA,
@@ -72,22 +73,20 @@ class Layer(tf.Module):
         return shape
 
     def params(self, filters=None):
-        """Number of parameters, moving averages included."""
+        """Number of parameters, moving averages included (METHOD 9: 4 per BN channel)."""
         return sum(math.prod(self.shape(name, filters)) for name in self.arrays)
 
     def macs(self, filters=None):
-        """Multiply-accumulates of one image: each weight of the kernel once at every place of the
-        output.
-        """
+        """Multiply-accumulates per image: every weight of the kernel once per output position."""
+        # METHOD 9: conv kh*kw*Cin*Cout*H*W, depthwise kh*kw*C*H*W, FC Cin*Cout
         return math.prod(self.shape("kernel", filters)) * self.out_size**2
 
 
 class Conv2d(Layer):
-    """Convolution without bias: [B, H, W, in] -> [B, H / strides, W / strides, out], rounded up;
-    padding: of nets.PADDINGS.
+    """Convolution without bias: [B, H, W, in] -> [B, H / strides, W / strides, out], rounded up.
 
-    The first convolution that writes through `out_gate` settles its size: `filters`, or what a
-    parameter file has.
+    The first convolution that writes through `out_gate` sets its size: `filters`, or the number in
+    the parameter file.
     """
 
     def __init__(
@@ -104,12 +103,26 @@ class Conv2d(Layer):
         out_gate=None,
         padding="SAME",
     ):
+        """
+        Args:
+            name: path of the layer.
+            arrays: nets.initial.Arrays.
+            kernel_size: height and width of the kernel.
+            channels: input channels.
+            filters: output channels, if `out_gate` has no size yet.
+            in_size: height and width of the input.
+            strides: stride in both directions.
+            in_gate: Gate of the input, or None.
+            out_gate: Gate of the output, or None.
+            padding: one of nets.PADDINGS.
+        """
         super().__init__(name)
         self.strides, self.in_gate, self.out_gate = strides, in_gate, out_gate
         self.padding = conv_padding(padding, kernel_size, strides)
         self.out_size = same_size(in_size, strides)
         settled = out_gate is None or out_gate.size is not None
-        filters = out_gate.size if out_gate is not None and settled else filters
+        if out_gate is not None and settled:
+            filters = out_gate.size
         shape = [kernel_size, kernel_size, channels, filters]
         value = arrays.take(f"{name}/kernel:0", shape, he_normal, free=None if settled else 3)
         self.kernel = self._add("kernel", value, {2: in_gate, 3: out_gate})
@@ -126,13 +139,22 @@ class Conv2d(Layer):
 
 
 class DepthwiseConv2d(Layer):
-    """Depthwise convolution without bias; the channels it reads and writes are those of one gate.
-    padding: of nets.PADDINGS.
-    """
+    """Depthwise convolution without bias. One gate owns both its inputs and its outputs."""
 
     def __init__(
         self, name, arrays, kernel_size, channels, *, in_size, strides=1, gate=None, padding="SAME"
     ):
+        """
+        Args:
+            name: path of the layer.
+            arrays: nets.initial.Arrays.
+            kernel_size: height and width of the kernel.
+            channels: input and output channels.
+            in_size: height and width of the input.
+            strides: stride in both directions.
+            gate: Gate of the channels, or None.
+            padding: one of nets.PADDINGS.
+        """
         super().__init__(name)
         self.padding = conv_padding(padding, kernel_size, strides)
         self.strides, self.in_gate, self.out_gate = strides, gate, gate
@@ -148,17 +170,26 @@ class DepthwiseConv2d(Layer):
 
 
 class FC(Layer):
-    """Fully connected layer with bias, always in float32, which costs nothing here: [B, in] ->
-    float32 [B, classes].
+    """Fully connected layer with bias: [B, in] -> float32 [B, classes].
+
+    It always computes in float32, which costs almost nothing.
     """
 
     def __init__(self, name, arrays, channels, classes, *, in_gate=None):
+        """
+        Args:
+            name: path of the layer.
+            arrays: nets.initial.Arrays.
+            channels: number of inputs.
+            classes: number of outputs.
+            in_gate: Gate of the input, or None.
+        """
         super().__init__(name)
         self.in_gate, self.out_gate, self.out_size = in_gate, None, 1
-        self.kernel = self._add(
-            "kernel", arrays.take(f"{name}/kernel:0", [channels, classes], normal), {0: in_gate}
-        )
-        self.biases = self._add("biases", arrays.take(f"{name}/biases:0", [1, classes], zeros), {})
+        kernel = arrays.take(f"{name}/kernel:0", [channels, classes], normal)
+        biases = arrays.take(f"{name}/biases:0", [1, classes], zeros)
+        self.kernel = self._add("kernel", kernel, {0: in_gate})
+        self.biases = self._add("biases", biases, {})
 
     def __call__(self, x, ctx):
         kernel = ctx.kernel(self.kernel, self.gated["kernel"])
@@ -168,12 +199,21 @@ class FC(Layer):
 class BatchNorm(Layer):
     """Batch norm over [B, H, W, C], biased variance.
 
-    With batch statistics it leaves them in the pass and changes nothing: whoever trains moves the
-    moving averages (`move`), after replicas and accumulated parts have been brought together. So a
-    masked network leaves them alone by construction.
+    With batch statistics it only adds them to the Context. The training step calls `move` with the
+    statistics of all replicas and accumulated parts. So the moving averages do not change while a
+    network is masked (METHOD 1a).
     """
 
     def __init__(self, name, arrays, channels, *, size, gate=None, gamma=ones):
+        """
+        Args:
+            name: path of the layer.
+            arrays: nets.initial.Arrays.
+            channels: C.
+            size: H and W.
+            gate: Gate of the channels, or None.
+            gamma: initialiser of gamma, from nets.initial.
+        """
         super().__init__(name)
         self.size, self.in_gate, self.out_gate = size, gate, None
         initial = {"gamma": gamma, "beta": zeros, "moving_mean": zeros, "moving_variance": ones}
@@ -189,33 +229,28 @@ class BatchNorm(Layer):
         if ctx.merge is not None:
             wide = tf.cast(x, tf.float32)
             mean, variance = ctx.merge(*tf.nn.moments(wide, [0, 1, 2]))
-            y = tf.cast(
-                tf.nn.batch_normalization(wide, mean, variance, beta, gamma, BN_EPSILON), x.dtype
-            )
+            y = tf.nn.batch_normalization(wide, mean, variance, beta, gamma, BN_EPSILON)
+            y = tf.cast(y, x.dtype)
         elif ctx.tape is not None:
             y, mean, variance = self._while_scoring(x, gamma, beta)
         else:
             fused = self._fused(x, gamma, beta)
             n = tf.cast(tf.size(x) / tf.shape(x)[3], tf.float32)
-            y, mean, variance = (
-                fused.y,
-                fused.batch_mean,
-                fused.batch_variance * (n - 1) / n,
-            )  # the kernel's is unbiased
-        ctx.batch_statistics.append(
-            (ctx.of_filters(mean, self.in_gate), ctx.of_filters(variance, self.in_gate))
-        )
+            y, mean = fused.y, fused.batch_mean
+            # The kernel's variance is unbiased; METHOD 1 has the biased one.
+            variance = fused.batch_variance * (n - 1) / n
+        mean, variance = (ctx.of_filters(value, self.in_gate) for value in (mean, variance))
+        ctx.batch_statistics.append((mean, variance))
         return y
 
     @staticmethod
     @tf.custom_gradient
     def _while_scoring(x, gamma, beta):
-        """(y, mean, variance) in the arithmetic that the recorded scores were made with, the
-        gradient of y to x alone.
+        """(y, mean, variance) in the arithmetic of the recorded scores; gradient of y for x alone.
 
-        Scores are sums that nearly cancel, and a ReLU input rounded to the other side of 0 moves
-        them by up to 1 %; so the way there keeps to moments and a normalisation. The way back meets
-        no such edge, and takes the fused kernel.
+        Scores are sums that nearly cancel. A ReLU input that rounds to the other side of 0 changes
+        them by up to 1 %, so the forward pass computes moments and normalises. The backward pass
+        has no such edge and uses the fused kernel.
         """
         wide = tf.cast(x, tf.float32)
         mean, variance = tf.nn.moments(wide, [0, 1, 2])
@@ -231,7 +266,13 @@ class BatchNorm(Layer):
 
     @staticmethod
     def _fused(x, gamma, beta, mean=None, variance=None):
-        """One kernel for the whole layer, a third faster on CPUs than moments and arithmetic."""
+        """The whole layer in one kernel, a third faster on CPUs than moments and arithmetic.
+
+        Args:
+            x: [B, H, W, C].
+            gamma, beta: float32 [C].
+            mean, variance: float32 [C], the moving averages; None for batch statistics.
+        """
         batch, empty = mean is None, tf.zeros([0], tf.float32)
         return tf.raw_ops.FusedBatchNormV3(
             x=x,
@@ -250,4 +291,6 @@ class BatchNorm(Layer):
             moving.assign(decay * moving + (1 - decay) * tf.reshape(batch, moving.shape))
 
     def macs(self, filters=None):
+        """Multiply-accumulates per image."""
+        # METHOD 9: BN 2*C*H*W (scale and shift)
         return 2 * self.shape("gamma", filters)[3] * self.size**2

@@ -1,4 +1,4 @@
-"""Widths of networks, for those who want to know them without TensorFlow."""
+"""Widths of networks, without TensorFlow."""
 
 MOBILENET_STEM, MOBILENET_LAST = 32, 1280
 MOBILENET_STAGES = (  # (expansion, channels, blocks) of MobileNet-v2 (Sandler et al. 2018)
@@ -13,10 +13,9 @@ MOBILENET_STAGES = (  # (expansion, channels, blocks) of MobileNet-v2 (Sandler e
 
 
 def scaled(filters, multiplier):
-    """int: `filters` times a width multiplier, to the nearest multiple of 8 that loses no more than
-    a tenth; at least 8.
+    """`filters` times a width multiplier, rounded as in MobileNets (Sandler et al. 2018): int.
 
-    As MobileNets round (Sandler et al. 2018).
+    Rounds to the nearest multiple of 8, at least 8, and up if that loses more than a tenth.
     """
     wanted = filters * multiplier
     width = max(8, int(wanted + 4) // 8 * 8)

@@ -163,7 +163,7 @@ def test_a_file_that_does_not_fit_names_the_first_mismatch(network, damage, said
 def test_another_depth_is_no_fit(network):
     deep = build_network("ResNet-56", 10, 32).parameters()
     with pytest.raises(
-        UserError, match=r"has BasicBlock0.3/conv1/kernel:0, which ResNet-20 has not"
+        UserError, match=r"has BasicBlock0.3/conv1/kernel:0, which ResNet-20 does not have"
     ):
         build_network("ResNet-20", 10, 32, deep)
     with pytest.raises(UserError, match=r"has no BasicBlock0.3/conv1/kernel:0"):
