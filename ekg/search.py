@@ -98,7 +98,7 @@ class Search:
         check_finite(logits, whose, "--search_precision")
         loss = cross_entropy(self.labels, logits)
         if self.options.teacher == "none":
-            return SubNetwork(tuple(rates), order, loss, loss)
+            return SubNetwork(tuple(rates), order, loss, loss)  # METHOD 4: no second term
         # Eq. 7: -R = CE(labels, O) + CE(softmax(T), O)
         return SubNetwork(tuple(rates), order, loss, loss + knowledge_loss(knowledge, logits))
 

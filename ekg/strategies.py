@@ -12,7 +12,7 @@ from engine.console import Silent
 
 
 class Strategy(typing.Protocol):
-    """Makes a Search, with the arguments of Search.__init__."""
+    """Makes a Search. For the arguments see Search.__init__."""
 
     def __call__(
         self,
