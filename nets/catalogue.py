@@ -10,6 +10,7 @@ import typing
 
 # arch -> (module, class, options)
 BUILDERS: dict[str, tuple[str, str, dict[str, typing.Any]]] = {
+    "ResNet-8": ("nets.resnet", "CifarResNet", {"blocks": 1}),  # for trying things out
     "ResNet-20": ("nets.resnet", "CifarResNet", {"blocks": 3}),
     "ResNet-56": ("nets.resnet", "CifarResNet", {"blocks": 9}),
     "ResNet-18": ("nets.resnet", "ImageNetResNet", {"blocks": (2, 2, 2, 2)}),
@@ -23,7 +24,7 @@ BUILDERS: dict[str, tuple[str, str, dict[str, typing.Any]]] = {
     ),
 }
 # The networks for each kind of data: images of 32x32, and ImageNet's.
-CIFAR = ("ResNet-20", "ResNet-56", "MobileNet-v2")
+CIFAR = ("ResNet-8", "ResNet-20", "ResNet-56", "MobileNet-v2")
 IMAGENET = ("ResNet-18", "ResNet-34", "ResNet-50", "MobileNet-v2-ImageNet")
 # Padding of layers with a stride. SAME: TensorFlow's, bottom and right first (METHOD 1). symmetric:
 # PyTorch's, the same on all sides.

@@ -10,7 +10,12 @@ from utils import UserError
 
 
 @pytest.mark.parametrize(
-    "arch, flops, params", [("ResNet-20", 41214592, 274042), ("ResNet-56", 126837376, 860026)]
+    "arch, flops, params",
+    [
+        ("ResNet-8", 12673664, 78714),
+        ("ResNet-20", 41214592, 274042),
+        ("ResNet-56", 126837376, 860026),
+    ],
 )
 def test_costs(arch, flops, params):
     assert build_network(arch, 10, 32).cost() == (flops, params)
