@@ -1,14 +1,19 @@
 # make demo        prunes a ResNet-20 on the built-in DIGITS, start to end
-# make test        lint and the whole test suite
-# make test-slow   what takes longer: runs interrupted at random moments, more replicas and machines, most benchmarks
+# make check       lint and the tests that answer within a minute: no process of its own, no XLA, no whole run
+# make test        lint, these tests and the `long` ones: whole runs, XLA, replicas, a few processes
+# make test-slow   the `slow` tests: runs interrupted at random moments, 600 damaged files of each form,
+#                  more replicas and machines, most benchmarks
 # make errors      writes tests/data/errors.md anew: what the programs answer to bad inputs
 # All set themselves up in .venv; PYTHON=python3.12 chooses another Python.
 PYTHON ?= python3
 VENV ?= .venv
 RUN := $(VENV)/bin/python
 DEMO ?= runs/demo
+# Processes that run tests. A file's tests stay in one process, because they share what they set up.
+JOBS ?= 2
+TEST := $(RUN) -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder
 
-.PHONY: setup demo test test-slow errors lint clean
+.PHONY: setup demo check test test-slow errors lint clean
 
 setup: $(VENV)/.ready
 
@@ -24,14 +29,17 @@ demo: setup
 	    --baseline_epoch 20 --baseline_batch_size 64 --baseline_learning_rate 0.2 \
 	    --search_target_rate 0.45 --search_batch_size 320 --train_epoch 20 --batch_size 64
 
+check: lint
+	$(TEST) -m "not long and not slow"
+
 test: lint
-	$(RUN) -m pytest
+	$(TEST)
 
 errors: setup
 	WRITE_ERRORS=1 $(RUN) -m pytest tests/test_errors.py
 
 test-slow: setup
-	$(RUN) -m pytest -m slow
+	$(TEST) -m slow
 
 lint: setup
 	$(RUN) -m ruff check .

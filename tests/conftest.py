@@ -1,45 +1,79 @@
 """Shared by all tests: TensorFlow without its greetings, small networks, one-device runtimes."""
 
+import functools
+import os
 import signal
 
 import numpy as np
 import pytest
+from networks import randomised
 
-from distribution.startup import import_tensorflow
-
-import_tensorflow()
+from nets import build_network
 
 # A shell without job control starts what is in its background to ignore Ctrl-C; tests and their
 # processes are to hear it.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
-import tensorflow as tf  # noqa: E402
+# With pytest -n 2, two processes share the cores: each computes with one thread, and so do the
+# programs it starts. TensorFlow reads this when it starts.
+if "PYTEST_XDIST_WORKER" in os.environ:
+    os.environ.setdefault("TF_NUM_INTRAOP_THREADS", "1")
 
-# Before anything runs: strategies of several CPU replicas need logical devices.
-cpu = tf.config.list_physical_devices("CPU")[0]
-tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 4)
+# pytest -n 2 starts the files in this order: a file that is long and late leaves a core idle.
+FIRST = ("test_several_machines.py", "test_killed.py", "test_pipeline.py", "test_replicas.py")
 
-from networks import randomised  # noqa: E402
 
-from distribution.runtime import Runtime  # noqa: E402
-from nets import build_network  # noqa: E402
+def pytest_configure(config):
+    """Starts TensorFlow wherever tests run: not where pytest -n only hands them out, because its
+    processes would inherit the log level that import_tensorflow sets.
+    """
+    if getattr(config.option, "numprocesses", None):
+        return
+    from distribution.startup import import_tensorflow
+
+    import_tensorflow()
+    import tensorflow as tf
+
+    # Before anything runs: strategies of several CPU replicas need logical devices.
+    cpu = tf.config.list_physical_devices("CPU")[0]
+    tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 4)
+
+
+def pytest_collection_modifyitems(items):
+    def place(item):
+        name = item.path.name
+        return FIRST.index(name) if name in FIRST else len(FIRST)
+
+    items.sort(key=place)
 
 
 @pytest.fixture
 def runtime():
     """One device, not compiled, batches in one part."""
+    import tensorflow as tf
+
+    from distribution.runtime import Runtime
+
     return Runtime(tf.distribute.get_strategy())
+
+
+@functools.cache
+def random_arrays(arch):
+    """Every array random, so that no BN hides a filter and no block is the identity."""
+    return randomised(build_network(arch, 10, 32).parameters(), 0)
 
 
 @pytest.fixture
 def network():
-    """A ResNet-20 whose every array is random, so that no BN hides a filter and no block is the
-    identity.
-    """
-    return build_network(
-        "ResNet-20", 10, 32, randomised(build_network("ResNet-20", 10, 32).parameters(), 0)
-    )
+    """A ResNet-20 of random arrays."""
+    return build_network("ResNet-20", 10, 32, random_arrays("ResNet-20"))
+
+
+@pytest.fixture
+def resnet_8():
+    """A ResNet-8 of random arrays: a step's first call takes a third of the time ResNet-20 needs."""
+    return build_network("ResNet-8", 10, 32, random_arrays("ResNet-8"))
 
 
 @pytest.fixture

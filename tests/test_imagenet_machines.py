@@ -7,6 +7,8 @@ import pytest
 from imagenet_files import WNIDS, pictures, write_folders, write_shards
 from processes import ends, records, start
 
+pytestmark = pytest.mark.long
+
 TRAIN, VAL = pictures(13), pictures(3, first=100)
 COMMAND = (
     "--arch ResNet-18 --input_size 32 --val_per_class 4 --subset_per_class 8 --num_teacher 2"

@@ -18,6 +18,8 @@ from nets.parameters import read_parameters
 from train_imagenet import parse
 from utils import UserError
 
+pytestmark = pytest.mark.long
+
 SIZE, TARGET = 32, 0.93
 COMMAND = (
     f"--arch ResNet-18 --input_size {SIZE} --val_per_class 8 --subset_per_class 16 --num_teacher 2"

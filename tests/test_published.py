@@ -21,6 +21,8 @@ from nets import build_network
 from nets.gates import Context
 from op_utils import training_step
 
+pytestmark = pytest.mark.long
+
 GATES = 12
 FIRST_STAGE = ("conv", "BasicBlock0.0/conv1", "BasicBlock0.1/conv1", "BasicBlock0.2/conv1")
 

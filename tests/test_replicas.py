@@ -27,6 +27,8 @@ from nets import build_network
 from nets.gates import Context
 from op_utils import LossScale, Optimizer, Rescaled, scoring_step, training_step
 
+pytestmark = pytest.mark.long
+
 PROGRAM = pathlib.Path(replicated.__file__)
 
 

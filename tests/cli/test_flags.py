@@ -82,6 +82,7 @@ def without_tensorflow(folder, *command):
     return done
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("program", ["train_cifar.py", "train_imagenet.py", "ablation.py"])
 def test_help_of_train_names_every_flag_and_needs_no_tensorflow(tmp_path, program):
     done = without_tensorflow(tmp_path, program, "--help")
@@ -95,6 +96,7 @@ def test_help_of_train_names_every_flag_and_needs_no_tensorflow(tmp_path, progra
     assert max(map(len, done.stdout.splitlines())) <= 120
 
 
+@pytest.mark.long
 def test_help_of_test_needs_no_tensorflow(tmp_path):
     done = without_tensorflow(tmp_path, "test.py", "--help")
     assert done.returncode == 0 and done.stderr == ""
@@ -111,6 +113,7 @@ def test_help_of_test_needs_no_tensorflow(tmp_path):
         assert flag in done.stdout
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     "command",
     [

@@ -241,6 +241,7 @@ def test_every_image_gets_its_own_values():
             assert np.abs(ours[i] - ours[j]).max() > 0.1
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("colour", [False, True])
 def test_eager_graph_and_xla_agree(colour):
     images, draws = tf.constant(pixels(8)), tf.constant(draw(np.random.default_rng(5), 8, 2))

@@ -224,6 +224,7 @@ def test_a_validation_set_is_looked_at_before_a_run(broken_root):
         ).check()
 
 
+@pytest.mark.long
 def test_a_stream_that_nobody_closes_does_not_keep_the_program(tmp_path):
     write_folders(tmp_path / "train", IMAGES)
     code = (

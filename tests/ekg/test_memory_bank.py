@@ -406,6 +406,7 @@ print(peak_rss_mib() - begin)
 """
 
 
+@pytest.mark.long
 @pytest.mark.skipif(
     not os.path.exists("/proc/self/clear_refs"), reason="memory is measured as Linux tells it"
 )

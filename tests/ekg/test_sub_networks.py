@@ -11,6 +11,8 @@ import tensorflow as tf
 from ekg.sub_networks import SubNetworks, common_bytes
 from nets.gates import Context
 
+pytestmark = pytest.mark.long
+
 
 def given(batch):
     return batch["images"]

@@ -48,6 +48,7 @@ time.sleep(600)
 """
 
 
+@pytest.mark.long
 def test_a_folder_in_use_is_refused_until_its_process_is_dead(tmp_path):
     """Killed without a chance to tidy up: the lock does not stay behind."""
     command = [sys.executable, "-c", HOLDER, str(tmp_path / "run")]

@@ -165,6 +165,7 @@ def test_any_size_from_32_up(small, size):
     assert np.isfinite(network.parts[-1](x, ctx)).all()
 
 
+@pytest.mark.long
 def test_compiled_equals_eager(small, x):
     compiled = tf.function(lambda images: small(images, Context("batch")), jit_compile=True)
     eager = small(x, Context("batch")).numpy()

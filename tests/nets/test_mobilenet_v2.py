@@ -389,6 +389,7 @@ def test_several_sub_networks_in_one_call(small, runtime):
     assert np.abs(together[:, 1:] - together[:, :1]).max((0, 2)).min() > 1e-3  # they do differ
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("padding, dtype", [("SAME", "bfloat16"), ("symmetric", "float16")])
 @pytest.mark.parametrize("compiled", [False, True], ids=["plain", "XLA"])
 def test_a_block_with_a_stride_trains_in_every_type(padding, dtype, compiled):
