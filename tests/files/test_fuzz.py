@@ -1,5 +1,5 @@
-"""Files damaged at random, 600 of each form: each loads to valid arrays or is refused in one line,
-in 5 s and 1 GB.
+"""Files damaged at random: each loads to valid arrays or is refused in one line, in 5 s and 1 GB.
+100 of each form, 600 in `make test-slow`.
 
 What a check sum protects is damaged on both sides of it: outside, where the check sum sees it, and
 inside, packed again. `pytest -s tests/test_fuzz.py` prints how many of each form were loaded and
@@ -34,7 +34,9 @@ from dataloader.shards import index_shard
 from nets.parameters import read_parameters
 from utils import UserError
 
-EXAMPLES = 600
+pytestmark = pytest.mark.long
+
+FEW, MANY = 100, 600  # examples of each form
 ARRAYS = {
     "conv/kernel:0": np.arange(24, dtype=np.float32).reshape(2, 3, 1, 4),
     "bn/gamma:0": np.linspace(0, 1, 5),
@@ -260,15 +262,21 @@ FORMS = {
     ),
 }
 FEW_LOAD = {".npz deflated", "CIFAR archive", "PNG"}  # for a check sum sees nearly every damage
-tally = {}
+tally = {FEW: {}, MANY: {}}  # examples asked for -> form -> what they came to
 
 
+some_or_many = pytest.mark.parametrize(
+    "examples", [FEW, pytest.param(MANY, marks=pytest.mark.slow)]
+)
+
+
+@some_or_many
 @pytest.mark.parametrize("name", FORMS)
-def test_damaged_file_loads_or_is_refused_in_one_line(tmp_path, name):
+def test_damaged_file_loads_or_is_refused_in_one_line(tmp_path, name, examples):
     form = FORMS[name]
     seed = form.seed(tmp_path)
     form.read(tmp_path, form.pack(tmp_path, seed))
-    counts, begin, examples = collections.Counter(), time.monotonic(), EXAMPLES
+    counts, begin = collections.Counter(), time.monotonic()
 
     @settings(
         max_examples=examples,
@@ -283,7 +291,7 @@ def test_damaged_file_loads_or_is_refused_in_one_line(tmp_path, name):
         counts[outcome(lambda: form.read(tmp_path, data), form.error)] += 1
 
     one()
-    tally[name] = {**counts, "seconds": round(time.monotonic() - begin, 1)}
+    tally[examples][name] = {**counts, "seconds": round(time.monotonic() - begin, 1)}
     assert counts.total() >= examples
     assert counts["refused"] >= examples // 100
     assert counts["loaded"] >= (1 if name in FEW_LOAD else examples // 100)
@@ -300,12 +308,16 @@ def outcome(read, expected):
     return "loaded"
 
 
-def test_ten_thousand_files_were_tried():
-    if len(tally) < len(FORMS):
+@some_or_many
+def test_thousands_of_files_were_tried(examples):
+    """Two thousand, or ten thousand and more."""
+    tried = tally[examples]
+    if len(tried) < len(FORMS):
         pytest.skip("only some forms were asked for")
-    for name, counts in tally.items():
+    for name, counts in tried.items():
         print(f"{name:24}{counts}")
-    assert sum(counts["loaded"] + counts["refused"] for counts in tally.values()) >= 10_000
+    total = sum(counts["loaded"] + counts["refused"] for counts in tried.values())
+    assert total >= (10_000 if examples == MANY else 2_000)
 
 
 # -------------------------------------------------------------------------- the measures themselves
