@@ -54,11 +54,11 @@ def jpeg_of_size(width, height, **options):
 
 
 def refusal_of(data):
-    begin = time.monotonic()
+    begin = time.process_time()
     with pytest.raises(ValueError) as refusal:
         decode_image(data)
     assert len(str(refusal.value).splitlines()) == 1
-    assert time.monotonic() - begin < 5
+    assert time.process_time() - begin < 5
     return str(refusal.value)
 
 

@@ -160,6 +160,6 @@ def test_truncated_shard_is_read_as_far_as_it_goes(tmp_path):
 
 def test_a_record_of_fields_without_an_end_is_given_up(tmp_path):
     path = shard(tmp_path / "shard", [b"\x0a\x00" * 4_000_000, GOOD[1]])
-    begin = time.monotonic()
+    begin = time.process_time()
     assert str(shards.MOST_FIELDS) in problem_of(path)[1]
-    assert time.monotonic() - begin < 5
+    assert time.process_time() - begin < 5

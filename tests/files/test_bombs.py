@@ -24,10 +24,10 @@ from utils import UserError
 def refusal_of(read, megabytes=16, seconds=5):
     """The one line that `read()` is refused with, in little memory and time."""
     expected = (ValueError, pickle_reader.UnsafePickle, UserError)
-    begin = time.monotonic()
+    begin = time.process_time()
     with pytest.raises(expected) as refusal:
         read()
-    assert time.monotonic() - begin < seconds
+    assert time.process_time() - begin < seconds
     tracemalloc.start()  # makes it slower
     try:
         with pytest.raises(expected):
@@ -128,10 +128,10 @@ def test_memo_index_costs_nothing():
     [lambda x: [x, x], lambda x: (x, x), lambda x: {"a": x, "b": x}, lambda x: [(x, x), x]],
 )
 def test_containers_met_again_are_not_gone_through_again(container):
-    begin = time.monotonic()
+    begin = time.process_time()
     read = pickles.load_pickle(pickle.dumps(doubled(container, 30)))
     assert type(read) is type(container(0))
-    assert time.monotonic() - begin < 1
+    assert time.process_time() - begin < 1
     one, other = (list(read.values()) if isinstance(read, dict) else read)[:2]
     assert one is other or isinstance(one, tuple)
 
