@@ -12,6 +12,8 @@ from ekg.extraction import extract
 from nets import build_network
 from nets.parameters import write_parameters
 
+pytestmark = pytest.mark.long
+
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 
 
@@ -25,12 +27,17 @@ def printed(command):
 
 
 def rows_of(command, first):
-    """The cells of the table rows that begin with `first`, as `command` prints them."""
-    return [
+    """The cells of the table rows that begin with `first`, as `command` prints them: at least one
+    row.
+    """
+    out = printed(command)
+    rows = [
         [cell.strip() for cell in line.split("|")[1:-1]]
-        for line in printed(command).splitlines()
+        for line in out.splitlines()
         if line.startswith(f"| {first}")
     ]
+    assert rows, f"no row begins with '{first}' in\n{out}"
+    return rows
 
 
 @pytest.mark.slow
@@ -85,8 +92,10 @@ def test_pruned_times_dense_and_pruned_in_turn():
 
 @pytest.mark.slow
 def test_startup_measures_whole_processes():
-    for name, seconds in rows_of("bench/startup.py --arch ResNet-20 --batch_size 4 --rounds 1", ""):
-        assert name in ("until", "---") or float(seconds) > 0
+    rows = rows_of("bench/startup.py --arch ResNet-8 --batch_size 4 --rounds 1", "")
+    seconds = {name: cell for name, cell in rows if name not in ("until", "---")}
+    assert list(seconds) == ["train_cifar.py --help", "a wrong flag", "first training step"]
+    assert all(float(cell) > 0 for cell in seconds.values())
 
 
 def test_data_measures_views_between_floor_and_ceiling(tmp_path):
