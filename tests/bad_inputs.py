@@ -6,6 +6,7 @@ on stderr.
 
 import dataclasses
 import errno
+import functools
 import os
 import pickle
 import resource
@@ -513,17 +514,17 @@ def unfinished(stage, content=b"no archive"):
     return prepare
 
 
-def network(path):
-    write_parameters(str(path), parameters(), {})
+def network(path, arch="ResNet-20"):
+    write_parameters(str(path), parameters(arch), {})
 
 
 def garbage(path):
     path.write_bytes(b"garbage")
 
 
-def searched(path):
+def searched(path, arch="ResNet-20"):
     """A finished search of no steps: only the unpruned network."""
-    sizes = build_network("ResNet-20", 10, 32).gate_sizes
+    sizes = build_network(arch, 10, 32).gate_sizes
     whole = SubNetwork(
         (1.0,) * len(sizes), np.concatenate([np.arange(n, dtype=np.int32) for n in sizes]), 0.5, 0.5
     )
@@ -604,12 +605,18 @@ FOLDER = [
 
 # ------------------------------------------------------------------------------------ during a run
 
+SMALL = ("--arch", "ResNet-8")  # what computes is small
+resnet_8 = functools.partial(network, arch="ResNet-8")
+DONE_8 = dict(
+    baseline=resnet_8, warm_up=resnet_8, search=functools.partial(searched, arch="ResNet-8")
+)
+
 
 def in_the_search(error):
     """The search raises `error`, sends itself a signal, or gets scores of this value."""
 
     def prepare(folder, monkeypatch):
-        run_of(baseline=network, warm_up=network)(folder, monkeypatch)
+        run_of(*SMALL, baseline=resnet_8, warm_up=resnet_8)(folder, monkeypatch)
 
         def score(self, masks, knowledge):
             if isinstance(error, signal.Signals):
@@ -639,7 +646,7 @@ def no_room(size):
     """No file may become larger than `size` bytes."""
 
     def prepare(folder, monkeypatch):
-        run_of(baseline=network, warm_up=network)(folder, monkeypatch)
+        run_of(*SMALL, baseline=resnet_8, warm_up=resnet_8)(folder, monkeypatch)
         soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
         resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
         monkeypatch.callback(lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard)))
@@ -648,7 +655,7 @@ def no_room(size):
 
 
 def full_disk(folder, monkeypatch):
-    run_of(baseline=network, warm_up=network)(folder, monkeypatch)
+    run_of(*SMALL, baseline=resnet_8, warm_up=resnet_8)(folder, monkeypatch)
 
     def fsync(descriptor):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
@@ -664,14 +671,14 @@ def full_board(folder, monkeypatch):
             None, None, "run/events.out.tfevents.1.host.2; No space left on device"
         )
 
-    run_of(baseline=network, warm_up=network)(folder, monkeypatch)
+    run_of(*SMALL, baseline=resnet_8, warm_up=resnet_8)(folder, monkeypatch)
     monkeypatch.setattr("tensorflow.summary.scalar", scalar)
 
 
 def evaluated_to_nan(folder, monkeypatch):
     import tensorflow as tf
 
-    run_of(*WHOLE, "--train_epoch", "0", **DONE, extraction=network)(folder, monkeypatch)
+    run_of(*SMALL, *WHOLE, "--train_epoch", "0", **DONE_8, extraction=resnet_8)(folder, monkeypatch)
     nan = lambda batch: ({}, {"logits": tf.fill([len(batch["images"]), 10], float("nan"))})
     monkeypatch.setattr("engine.evaluation.predicting_step", lambda *_, **__: nan)
 
@@ -682,7 +689,7 @@ def not_finite_bank(path):
 
 
 def running(what, prepare, *flags, code=1):
-    return Bad(what, flags, prepare, code=code, runs=True)
+    return Bad(what, (*SMALL, *flags), prepare, code=code, runs=True)
 
 
 RUNNING = [
@@ -695,7 +702,7 @@ RUNNING = [
     running("NaN in the scores", in_the_search(np.nan)),
     running(
         "NaN in the memory bank",
-        run_of(*WHOLE, **DONE, memory_bank=not_finite_bank, extraction=network),
+        run_of(*SMALL, *WHOLE, **DONE_8, memory_bank=not_finite_bank, extraction=resnet_8),
         *WHOLE,
     ),
     running(

@@ -19,9 +19,11 @@ from processes import QUIET
 from files.npz import load_npz
 from nets.parameters import read_parameters
 
+pytestmark = pytest.mark.long
+
 HERE = pathlib.Path(__file__).resolve().parent
 COMMAND = (
-    "--arch ResNet-20 --dataset DIGITS --baseline_epoch 2 --train_epoch 2 --search_target_rate 0.93"
+    "--arch ResNet-8 --dataset DIGITS --baseline_epoch 2 --train_epoch 2 --search_target_rate 0.93"
     " --num_teacher 3 --baseline_learning_rate 0.2 --subset_per_class 20 --val_per_class 8"
     " --search_batch_size 80 --search_warmup_batch_size 100"
 ).split()

@@ -27,7 +27,14 @@ from op_utils import (
 )
 from utils import accumulator
 
+pytestmark = pytest.mark.long
+
 CIFAR = AUGMENTATIONS["CIFAR10"]
+
+
+@pytest.fixture
+def network(resnet_8):
+    return resnet_8
 
 
 def given(batch):
@@ -107,7 +114,7 @@ def test_every_step_is_traced_once(network, runtime):
 
 
 def test_accumulated_training_runs_and_decides_by_part(network, runtime):
-    student = build_network("ResNet-20", 10, 32, network.parameters())
+    student = build_network("ResNet-8", 10, 32, network.parameters())
     optimizer = Optimizer(student.trainable, runtime)
     step = training_step(
         student, optimizer, dataclasses.replace(runtime, accum=2), two_views, contrastive_loss
@@ -126,7 +133,7 @@ def test_a_live_teacher_sees_the_students_views_and_does_not_learn(network, runt
     """In parts too: each part's views have their own batch statistics, teacher's and student's
     alike.
     """
-    student = build_network("ResNet-20", 10, 32)
+    student = build_network("ResNet-8", 10, 32)
     before, batch, seen = network.parameters(), distillation_batch(8), []
 
     def loss(batch, logits):
@@ -210,7 +217,7 @@ def test_two_views_share_the_statistics_and_halve_the_gradient(network, runtime)
     )
     updates = {}
     for views in (1, 2):
-        student = build_network("ResNet-20", 10, 32, network.parameters())
+        student = build_network("ResNet-8", 10, 32, network.parameters())
         prepare = lambda batch, views=views: tf.repeat(batch["images"][:, None], views, 1)
         step = training_step(
             student, Optimizer(student.trainable, runtime), runtime, prepare, plain_loss
@@ -223,7 +230,7 @@ def test_two_views_share_the_statistics_and_halve_the_gradient(network, runtime)
 
 
 def test_training_moves_the_averages_and_learns(runtime):
-    network = build_network("ResNet-20", 10, 32)
+    network = build_network("ResNet-8", 10, 32)
     step = training_step(
         network,
         Optimizer(network.trainable, runtime),

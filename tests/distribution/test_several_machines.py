@@ -14,8 +14,10 @@ from processes import ROOT, ends, records, start
 
 from nets.parameters import read_parameters
 
+pytestmark = pytest.mark.long
+
 COMMAND = (
-    "--arch ResNet-20 --dataset DIGITS --baseline_epoch 1 --train_epoch 1 --search_target_rate 0.92"
+    "--arch ResNet-8 --dataset DIGITS --baseline_epoch 1 --train_epoch 1 --search_target_rate 0.92"
     " --val_per_class 4 --subset_per_class 32 --search_batch_size 40 --num_teacher 2"
     " --steps_per_call 3 --resident_mib 64"
 ).split()

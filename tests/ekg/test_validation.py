@@ -10,7 +10,7 @@ from ekg.validation import Validation
 from op_utils import LossScale
 
 
-def test_scores_in_float16_do_not_depend_on_those_before(runtime, network, monkeypatch):
+def test_scores_in_float16_do_not_depend_on_those_before(runtime, resnet_8, monkeypatch):
     """A scale that once had to be halved would stay so in a long search, and be whole again in one
     that goes on.
     """
@@ -18,9 +18,9 @@ def test_scores_in_float16_do_not_depend_on_those_before(runtime, network, monke
     images, labels = rng.integers(0, 256, (12, 32, 32, 3), np.uint8), np.arange(12) % 10
     prepare = lambda batch: normalise(batch["images"], AUGMENTATIONS["CIFAR10"])
     runtime = dataclasses.replace(runtime, precision="float16")
-    validation = Validation(network, runtime, prepare, images, labels, 6)
+    validation = Validation(resnet_8, runtime, prepare, images, labels, 6)
     masks, knowledge = (
-        np.ones(sum(network.gate_sizes), np.float32),
+        np.ones(sum(resnet_8.gate_sizes), np.float32),
         rng.standard_normal((12, 10)).astype(np.float32),
     )
     before = validation.importance(masks, knowledge)

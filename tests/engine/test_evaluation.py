@@ -10,6 +10,11 @@ from engine.evaluation import Evaluator, latencies_ms, measure
 from nets.gates import Context
 
 
+@pytest.fixture
+def network(resnet_8):
+    return resnet_8
+
+
 def test_measure():
     logits = np.array(
         [[3, 2, 1, 0, 0, 0], [0, 1, 2, 3, 4, 5], [1, 1, 0, 0, 0, 0], [0, 0, 0, 0, 0, 0]], np.float32

@@ -14,6 +14,8 @@ from engine.training import train
 from nets import build_network
 from op_utils import Optimizer, training_step
 
+pytestmark = pytest.mark.long
+
 OPTIONS = TrainOptions(
     epochs=2,
     learning_rate=0.05,
@@ -36,7 +38,7 @@ def arrays(count):
 
 def trained(runtime, steps_per_call, mib, count=26):
     """(parameters, records, figures of every step) of two epochs of 4 steps of distillation."""
-    network, feed = build_network("ResNet-20", 10, 32), Feed(arrays(count), runtime, mib)
+    network, feed = build_network("ResNet-8", 10, 32), Feed(arrays(count), runtime, mib)
     prepare = lambda batch: augment(
         batch["images"], batch["draws"], AUGMENTATIONS["CIFAR10"], colour=True
     )
