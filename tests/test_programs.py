@@ -175,6 +175,7 @@ def test_a_machine_that_is_not_the_chief_writes_nothing(tmp_path):
 # ---------------------------------------------------------------------------------------- an answer
 
 
+@pytest.mark.long
 def test_test_prints_one_json_object_about_the_file(program, tmp_path, parameters):
     """Network and data come from what the file says of itself; stderr stays empty."""
     path = saved(tmp_path, parameters, META)
@@ -186,6 +187,7 @@ def test_test_prints_one_json_object_about_the_file(program, tmp_path, parameter
     assert figures["params"] == sum(array.size for array in parameters.values())
 
 
+@pytest.mark.long
 def test_test_tells_moving_averages_apart_and_keeps_to_the_padding_of_the_file(
     program, tmp_path, parameters
 ):
@@ -206,6 +208,7 @@ def test_test_tells_moving_averages_apart_and_keeps_to_the_padding_of_the_file(
     assert symmetric["flops"] == same["flops"] and symmetric["loss"] != same["loss"]
 
 
+@pytest.mark.long
 def test_test_takes_the_width_from_the_file(program, tmp_path):
     """Or from the flag where the file says nothing; without either the same arrays are a pruned
     network.
@@ -218,6 +221,7 @@ def test_test_takes_the_width_from_the_file(program, tmp_path):
     assert rate("--width_multiplier", 0.5) == 1 and 0.2 < rate() < 0.4
 
 
+@pytest.mark.long
 def test_test_evaluates_weights_from_elsewhere(program, tmp_path):
     """The file says which network it is, and by that how it pads."""
     path = tmp_path / "weights.safetensors"

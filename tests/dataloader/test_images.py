@@ -121,6 +121,7 @@ def broken_root(tmp_path):
     return found
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("views", [0, 2])
 def test_broken_images_are_named_counted_and_replaced_by_the_next(broken_root, views):
     images = EncodedImages(broken_root.files, SIZE)
@@ -174,6 +175,7 @@ def test_a_batch_of_nothing_but_broken_images_ends_the_run(broken_root):
         list(images.batches([np.array([2, 3])], pool=np.array([3, 2])))
 
 
+@pytest.mark.long
 def test_where_a_whole_batch_is_broken_the_next_of_the_pool_stands_in(broken_root):
     images = EncodedImages(broken_root.files, SIZE)
     images.report = lambda line: None

@@ -14,6 +14,8 @@ from nets.initial import Arrays
 from nets.resnet import CifarResNet
 from train_cifar import parse
 
+pytestmark = pytest.mark.long
+
 CLASSES, SIZE, IMAGES = 5, 8, 12
 # Which layers write through each gate, and behind which layers it masks.
 WRITERS = {

@@ -3,11 +3,14 @@
 import dataclasses
 
 import numpy as np
+import pytest
 
 from dataloader import AUGMENTATIONS
 from dataloader.augment import normalise
 from ekg.validation import Validation
 from op_utils import LossScale
+
+pytestmark = pytest.mark.long
 
 
 def test_scores_in_float16_do_not_depend_on_those_before(runtime, resnet_8, monkeypatch):

@@ -27,6 +27,7 @@ def answers(arrays, meta, size):
     return network(torch_networks.images(size), Context("moving")).numpy()
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("size", SIZES)
 @pytest.mark.parametrize("arch", BLOCKS)
 def test_logits_are_those_recorded_of_torchvision(arch, size):
@@ -142,6 +143,7 @@ def test_the_first_of_several_state_dicts_is_read():
     assert_same(translated({"state_dict": small(), "state_dict_ema": other})[0], small())
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("kind", ["float16", "bfloat16"])
 @pytest.mark.parametrize("form", ["zip", "legacy", "safetensors"])
 def test_half_precision_becomes_float32(tmp_path, form, kind):

@@ -12,6 +12,8 @@ from nets.gates import Context
 from nets.tcl import Conv2d, conv_padding, max_pool
 from utils import UserError
 
+pytestmark = pytest.mark.long
+
 ARCHITECTURES = ("ResNet-18", "ResNet-34", "ResNet-50")
 SIZE = 40  # 20, 10, 5, 3, 2: even and odd
 COSTS = {  # MACs at 224 with 2 a value of batch norm, parameters, moving averages
@@ -165,7 +167,6 @@ def test_any_size_from_32_up(small, size):
     assert np.isfinite(network.parts[-1](x, ctx)).all()
 
 
-@pytest.mark.long
 def test_compiled_equals_eager(small, x):
     compiled = tf.function(lambda images: small(images, Context("batch")), jit_compile=True)
     eager = small(x, Context("batch")).numpy()

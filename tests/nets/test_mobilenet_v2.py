@@ -14,6 +14,8 @@ from nets import build_network
 from nets.gates import Context
 from nets.tcl import BN_EPSILON, BatchNorm, Conv2d, DepthwiseConv2d, conv_padding
 
+pytestmark = pytest.mark.long
+
 SMALL_IMAGES, IMAGENET = "MobileNet-v2", "MobileNet-v2-ImageNet"
 COSTS = {  # MACs with 2 a value of batch norm, parameters, moving averages
     (IMAGENET, 1000, 224, 1.0): (314_130_496, 3_504_872, 34_112),
@@ -389,7 +391,6 @@ def test_several_sub_networks_in_one_call(small, runtime):
     assert np.abs(together[:, 1:] - together[:, :1]).max((0, 2)).min() > 1e-3  # they do differ
 
 
-@pytest.mark.long
 @pytest.mark.parametrize("padding, dtype", [("SAME", "bfloat16"), ("symmetric", "float16")])
 @pytest.mark.parametrize("compiled", [False, True], ids=["plain", "XLA"])
 def test_a_block_with_a_stride_trains_in_every_type(padding, dtype, compiled):
