@@ -59,29 +59,43 @@ def assert_same_run(folder, single):
             ), (name, key)
 
 
-def test_two_machines_are_two_replicas_and_the_chief_writes_all_but_rows(tmp_path, single):
-    several = tmp_path / "several"
-    flags = [*COMMAND, "--train_path", str(several)]
-    chief, worker = ends(start(flags, flags, watched=several))
+@pytest.fixture(scope="module")
+def several(tmp_path_factory):
+    """(the folder of two machines, [exit code, stdout, stderr] of each)."""
+    folder = tmp_path_factory.mktemp("several") / "run"
+    flags = [*COMMAND, "--train_path", str(folder)]
+    return folder, ends(start(flags, flags, watched=folder))
+
+
+def test_two_machines_are_two_replicas_and_the_chief_writes_all_but_rows(several, single):
+    folder, (chief, worker) = several
     assert (chief[0], worker[0]) == (0, 0), chief[2] + worker[2]
     assert "is the result" in chief[1]
     assert worker[1].splitlines() == [
         line for line in worker[1].splitlines() if line.startswith("machine 1 of 2")
     ]
 
-    assert_same_run(several, single)
+    assert_same_run(folder, single)
     names = lambda folder: sorted(
         path.name for path in folder.rglob("*") if "tfevents" not in path.name
     )
-    assert names(several) == names(single) and len(list(several.glob("events.out.tfevents.*"))) == 1
+    assert names(folder) == names(single) and len(list(folder.glob("events.out.tfevents.*"))) == 1
 
-    # A finished run says so on the chief; test.py takes the same cluster, and both machines must be
-    # asked the same.
+
+@pytest.mark.slow
+def test_a_finished_run_says_so_on_the_chief(several):
+    flags = [*COMMAND, "--train_path", str(several[0])]
     (code, out, err), _ = ends(start(flags, flags))
     assert code == 0 and "nothing is left to do" in out, err
+
+
+@pytest.mark.slow
+def test_the_other_program_takes_the_same_cluster(several):
+    """Both machines must be asked the same."""
+    folder, _ = several
     flags = [
         "--trained_param",
-        str(several / "trained_param.pkl"),
+        str(folder / "trained_param.pkl"),
         "--json",
         "--val_batch_size",
         "356",
@@ -91,7 +105,7 @@ def test_two_machines_are_two_replicas_and_the_chief_writes_all_but_rows(tmp_pat
     flags[-1] = "64"
     chief, worker = ends(start(flags, flags, program="test.py"))
     assert (chief[0], worker[0], worker[1]) == (0, 0, ""), chief[2] + worker[2]
-    figures = json.loads((several / "result.json").read_text())["pruned"]
+    figures = json.loads((folder / "result.json").read_text())["pruned"]
     assert json.loads(chief[1])["top1"] == figures["top1"] and json.loads(chief[1])["images"] == 355
     for code, _, err in ends(start(flags, [*flags, "--val_batch_size", "32"], program="test.py")):
         assert (
@@ -161,17 +175,24 @@ def test_a_machine_that_is_stopped_stops_the_other_and_both_go_on_later(tmp_path
     assert_same_run(folder, single)
 
 
-def test_machines_that_would_not_compute_the_same_are_refused_on_all(tmp_path):
+@pytest.mark.parametrize(
+    "second, said",
+    [
+        (["--seed", "3"], ["machine 1, 127.0.0.1:", "seed: 0 at the chief, 3 there"]),
+        pytest.param(
+            ["--train_path", "elsewhere"],
+            ["elsewhere is not the chief's"],
+            marks=pytest.mark.slow,
+        ),
+        pytest.param(["--trained_param", "missing.pkl"], ["missing.pkl"], marks=pytest.mark.slow),
+    ],
+    ids=["seed", "folder", "start"],
+)
+def test_machines_that_would_not_compute_the_same_are_refused_on_all(tmp_path, second, said):
+    """The second machine has other flags, or a file that it does not find."""
     flags = [*COMMAND, "--train_path", str(tmp_path / "run")]
-    for code, _, err in ends(start(flags, [*flags, "--seed", "3"])):
-        assert (
-            code == 2 and "machine 1, 127.0.0.1:" in err and "seed: 0 at the chief, 3 there" in err
-        ), err
-        assert len(err.splitlines()) == 1
-    for code, _, err in ends(start(flags, [*flags[:-1], str(tmp_path / "elsewhere")])):
-        assert code == 2 and "elsewhere is not the chief's" in err and len(err.splitlines()) == 1, (
-            err
-        )
-    for code, _, err in ends(start(flags, [*flags, "--trained_param", "missing.pkl"])):
-        assert code == 2 and "missing.pkl" in err and len(err.splitlines()) == 1, err
+    other = [str(tmp_path / flag) if flag == "elsewhere" else flag for flag in second]
+    for code, _, err in ends(start(flags, [*flags, *other])):
+        assert code == 2 and len(err.splitlines()) == 1, err
+        assert all(words in err for words in said), err
     assert not (tmp_path / "elsewhere").exists()

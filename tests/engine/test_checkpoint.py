@@ -208,7 +208,7 @@ def test_weights_that_are_not_finite_replace_no_checkpoint(runtime, tmp_path):
 def test_the_first_layer_that_is_not_finite_is_named(runtime, layer, first):
     """Although the update of the same step spoils all weights."""
     parameters = build_network("ResNet-8", 10, 32).parameters()
-    parameters |= {"BasicBlock1.1/bn2/gamma:0": np.ones((1, 1, 1, 32), np.float32)}
+    parameters |= {"BasicBlock1.0/bn2/gamma:0": np.ones((1, 1, 1, 32), np.float32)}
     parameters[f"{layer}/kernel:0"] = np.full_like(parameters[f"{layer}/kernel:0"], 1e38)
     training = Training(runtime, "", parameters)
     with pytest.raises(FloatingPointError, match="epoch 1, step 1"):
