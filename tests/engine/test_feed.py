@@ -111,6 +111,7 @@ def seen(found, runtime, *, progress=None, stop_after=None, **settings):
     return watcher.seen, reached
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     "settings",
     [{"views": 2}, {"views": 1, "augmented": False}, {"views": 1, "steps_per_call": 3}],
