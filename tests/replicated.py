@@ -31,7 +31,7 @@ from ekg.validation import Validation  # noqa: E402
 from engine.options import DeviceOptions, SearchOptions  # noqa: E402
 from nets.initial import Arrays  # noqa: E402
 from nets.resnet import CifarResNet  # noqa: E402
-from op_utils import Optimizer, predicting_step, scoring_step, training_step  # noqa: E402
+from op_utils import Optimizer, Rescaled, predicting_step, scoring_step, training_step  # noqa: E402
 
 SIZE, IMAGES, STEPS = 8, 16, 5
 rng = np.random.default_rng(0)
@@ -86,7 +86,9 @@ def scores_and_logits(runtime):
         "knowledge": KNOWLEDGE,
         "weights": np.full(IMAGES, 1 / IMAGES, np.float32),
     }
-    sums, _ = scoring_step(network, runtime, given, reward_loss)(batch, masks=masks)
+    step = scoring_step(network, runtime, given, reward_loss)
+    score = Rescaled(step) if runtime.precision == "float16" else step
+    sums, _ = score(batch, masks=masks)
     scores = importance([tf.nest.map_structure(np.asarray, sums["signed"])])
     predicting = predicting_step(network, runtime, given)
     # Three sub-networks, the first as it was scored, the others with a gate less of it.

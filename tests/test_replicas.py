@@ -204,7 +204,6 @@ def test_half_precision_computes_the_same_within_its_digits(one, precision, tole
     runtime = Runtime(tf.distribute.get_strategy(), compile, precision=precision)
     half = replicated.scores_and_logits(runtime) | replicated.trained(runtime)
     for name in (
-        "scored logits",
         "bank logits",
         "moving logits",
         "losses",
