@@ -35,56 +35,50 @@ class Step:
             tables: from `on_devices`; every part sees them as shared["tables"].
         """
         self.traces = 0
-        self.runtime, self.tables = runtime, tables
-        strategy = runtime.strategy
+        self.runtime, self.tables, self.update, self.figures = runtime, tables, update, figures
         compiled = runtime.compile and not merges
         xla = lambda f: tf.function(f, jit_compile=True, autograph=False) if compiled else f
         compute = looked_up(compute, tables)
         if runtime.gpu:
-            forward = xla(accumulator(compute, runtime.accum))
+            self._forward = xla(accumulator(compute, runtime.accum))
         else:
             # XLA for CPUs makes gradients of convolutions inside a loop 20 to 35 times slower: the
             # loop over parts goes around what is compiled.
-            forward = accumulator(xla(compute), runtime.accum)
+            self._forward = accumulator(xla(compute), runtime.accum)
+        self._run = tf.function(self._once, autograph=False)
+        self._run_several = tf.function(self._many, autograph=False)
 
-        def replica(batch, shared):
-            # The split over replicas is in `_shares`, the split into parts in `accumulator`.
-            sums, rows = forward(batch, shared)
-            if runtime.replicas > 1:
-                replicas = tf.distribute.get_replica_context()
-                if tf.nest.flatten(sums):
-                    sums = replicas.all_reduce(tf.distribute.ReduceOp.SUM, sums)
-                if rows:
-                    rows = replicas.all_gather(rows, axis=0)
-            return update(sums, shared) if update else sums, rows
+    def _replica(self, batch, shared):
+        """The step in one replica: its share of the batch in parts, the all-reduce, the update."""
+        sums, rows = self._forward(batch, shared)
+        if self.runtime.replicas > 1:
+            replicas = tf.distribute.get_replica_context()
+            if tf.nest.flatten(sums):
+                sums = replicas.all_reduce(tf.distribute.ReduceOp.SUM, sums)
+            if rows:
+                rows = replicas.all_gather(rows, axis=0)
+        return self.update(sums, shared) if self.update else sums, rows
 
-        def run(batch, shared):
-            self.traces += 1  # Python runs while tracing only
-            return strategy.run(replica, (batch, shared))
+    def _once(self, batch, shared):
+        self.traces += 1  # Python code runs only while tracing
+        return self.runtime.strategy.run(self._replica, (batch, shared))
 
-        def run_several(batches, each, count, shared):
-            self.traces += 1
+    def _many(self, batches, each, count, shared):
+        self.traces += 1
+        at = lambda values, i: {name: value[i] for name, value in values.items()}
 
-            # The loop goes around the replicas, because they cannot all-reduce inside one.
-            def one(i, series):
-                turn = lambda batches, shared: replica(
-                    {name: value[i] for name, value in batches.items()}, shared
-                )
-                sums, _ = strategy.run(
-                    turn, (batches, shared | {name: value[i] for name, value in each.items()})
-                )
-                return i + 1, {
-                    name: series[name].write(i, self._of_first(sums[name])) for name in figures
-                }
+        # The loop goes around the replicas, because they cannot all-reduce inside one.
+        def one(i, series):
+            turn = lambda batches, shared: self._replica(at(batches, i), shared)
+            sums, _ = self.runtime.strategy.run(turn, (batches, shared | at(each, i)))
+            value = lambda name: self._of_first(sums[name])
+            return i + 1, {name: array.write(i, value(name)) for name, array in series.items()}
 
-            series = {name: tf.TensorArray(tf.float32, count, element_shape=[]) for name in figures}
-            _, series = tf.while_loop(
-                lambda i, _: i < count, one, (0, series), parallel_iterations=1
-            )
-            return {name: values.stack() for name, values in series.items()}
-
-        self._run = tf.function(run, autograph=False)
-        self._run_several = tf.function(run_several, autograph=False)
+        array = lambda: tf.TensorArray(tf.float32, count, element_shape=[])
+        series = {name: array() for name in self.figures}
+        more = lambda i, _: i < count
+        _, series = tf.while_loop(more, one, (0, series), parallel_iterations=1)
+        return {name: values.stack() for name, values in series.items()}
 
     def __call__(self, batch, **shared):
         results = self._run(self._shares(batch, 0), self._shared(shared))
