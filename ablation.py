@@ -163,4 +163,4 @@ def main():
 
 
 if __name__ == "__main__":
-    sys.exit(run_program(main, goes_on=True))
+    sys.exit(run_program(main, resumable=True))

@@ -46,7 +46,7 @@ class LossScale:
 
 
 def _state(value, strategy):
-    """A variable that steps assign. Replicas agree on the value before, so that of one is kept."""
+    """A variable that steps assign. Replicas compute the same value: the first one's is kept."""
     with strategy.scope():
         return tf.Variable(
             value, trainable=False, aggregation=tf.VariableAggregation.ONLY_FIRST_REPLICA
@@ -65,8 +65,9 @@ class Optimizer:
         self.loss_scale = LossScale(runtime.strategy) if runtime.precision == "float16" else None
 
     def apply(self, gradients, learning_rate, weight_decay):
-        """Updates the variables. gradients: summed over replicas; the L2 gradient is added here,
-        so it counts once and is not divided by the number of views.
+        """Updates the variables. gradients: summed over replicas.
+
+        METHOD 7: the L2 gradient is added here, once and not divided by the number of views.
         """
         finite = None if self.loss_scale is None else self.loss_scale.settle(gradients)
         for variable, velocity, gradient in zip(self.variables, self.velocities, gradients):
@@ -100,17 +101,17 @@ def _merged(mean, variance):
     The variance is the mean of the variances plus the variance of the means. The mean of squares
     would cancel. Gradients go back through the all-reduce.
     """
-    replicas = tf.distribute.get_replica_context()
-    own = tf.one_hot(replicas.replica_id_in_sync_group, replicas.num_replicas_in_sync)
+    replica = tf.distribute.get_replica_context()
+    own = tf.one_hot(replica.replica_id_in_sync_group, replica.num_replicas_in_sync)
     both = own[:, None, None] * tf.stack([mean, variance])
-    means, variances = tf.unstack(replicas.all_reduce(tf.distribute.ReduceOp.SUM, both), axis=1)
+    means, variances = tf.unstack(replica.all_reduce(tf.distribute.ReduceOp.SUM, both), axis=1)
     mean = tf.reduce_mean(means, 0)
     between = tf.reduce_mean(tf.math.squared_difference(means, mean), 0)
     return mean, tf.reduce_mean(variances, 0) + between
 
 
 def _own_share(statistics, runtime):
-    """Batch statistics of one part, weighted: summed over parts and replicas they are the mean."""
+    """Batch statistics of one part, divided by the number of parts: their sum is the mean."""
     return [(mean / runtime.parts, variance / runtime.parts) for mean, variance in statistics]
 
 
@@ -133,9 +134,9 @@ def training_step(network, optimizer, runtime, prepare, loss, tables=None, teach
         teacher: Network that sees the same views with batch statistics, or None. `loss` finds its
             logits, float32 [b, V, C], as batch["answers"].
 
-    The sums are `loss` (mean over images), `accuracy` (over images and views), `sum_of_statistics`
-    and, in float16, the `loss_scale` of the next step. `sum_of_statistics` shows activations that
-    are not finite even if the loss is: a ReLU may turn NaN into 0.
+    The sums are `loss` (summed over views, mean over images), `accuracy` (over images and views),
+    `sum_of_statistics` and, in float16, the `loss_scale` of the next step. `sum_of_statistics` is
+    not finite if an activation is not, even when the loss is finite: a ReLU may turn NaN into 0.
     """
     scaling = optimizer.loss_scale
 
@@ -191,18 +192,18 @@ def scoring_step(network, runtime, prepare, loss):
     observed, with the sum over B, H, W of dy * y. They are summed over all parts and replicas, so
     that the absolute value can be taken of the whole sum.
     """
-    half = runtime.precision == "float16"
+    scaled = runtime.precision == "float16"
 
     def compute(batch, shared):
         with tf.GradientTape(watch_accessed_variables=False) as tape:
             ctx = context(runtime, "batch", network.split_masks(shared["masks"]), tape)
             total = tf.reduce_sum(loss(batch, network(prepare(batch), ctx)))
-            total = total * shared["scale"] if half else total
+            total = total * shared["scale"] if scaled else total
         signed = [
-            [ctx.of_filters(sums, gate) for sums in uses]
+            [ctx.per_filter(sums, gate) for sums in uses]
             for uses, gate in zip(tape.gradient(total, ctx.probes), network.gates)
         ]
-        if half:
+        if scaled:
             signed = tf.nest.map_structure(lambda sums: sums / shared["scale"], signed)
         return {"signed": signed}, {}
 

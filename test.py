@@ -22,7 +22,7 @@ from cli.options import device_options
 from cli.parser import Parser
 from cli.program import run_program
 from dataloader import DATASETS, IN_FILES, FileOptions
-from nets import variant_of
+from nets import classes_of, input_size_of, variant_of
 from nets.catalogue import BUILDERS, IMAGENET
 from nets.parameters import check_saved_for
 from utils import UserError
@@ -84,15 +84,8 @@ def file_options(args, dataset, meta):
         if wrong:
             raise UserError(f"{wrong} is only for images in files, not for {dataset}; leave it out")
         return None
-    written = meta.get("input_size")
-    written = written if type(written) is int and 32 <= written <= 2048 else FileOptions.input_size
-    return FileOptions(args.input_size or written, args.val_labels)
-
-
-def classes_of(parameters):
-    """Number of classes of the network with these arrays, None if unknown."""
-    biases = parameters.get("fc/biases:0")
-    return biases.shape[-1] if biases is not None and biases.ndim else None
+    size = args.input_size or input_size_of(meta) or FileOptions.input_size
+    return FileOptions(size, args.val_labels)
 
 
 def main():

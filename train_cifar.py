@@ -18,6 +18,7 @@ from dataloader import CLASSES
 from engine.options import TrainOptions
 from nets.catalogue import CIFAR
 
+# METHOD 7: the schedules of fine-tuning and of a baseline trained from scratch.
 FINE_TUNING = TrainOptions(100, 1e-2, (0.3, 0.6, 0.8), 0.2, weight_decay=5e-4, batch_size=128)
 BASELINE = TrainOptions(100, 5e-2, (0.3, 0.6, 0.9), 0.1, weight_decay=1e-4, batch_size=128)
 
@@ -43,4 +44,4 @@ def main():
 
 
 if __name__ == "__main__":
-    sys.exit(run_program(main, goes_on=True))
+    sys.exit(run_program(main, resumable=True))

@@ -112,7 +112,7 @@ def cores():
 
 
 def learning_rate_at(at, options):
-    """The learning rate after `at` epochs, a float that includes the fraction of the current epoch.
+    """The learning rate after `at` epochs, a float with the fraction of the current one (METHOD 7).
 
     options: engine.options.TrainOptions. Schedule "steps" multiplies the rate by decay_rate at each
     of decay_points, fractions of all epochs, from the next start of an epoch on. "cosine" follows

@@ -110,7 +110,9 @@ def look(run, data_path, every):
     network = build_network(
         options["arch"], data.classes, data.input_size, parameters, **variant_of(meta, path)
     )
-    runtime, _ = make_runtime(DeviceOptions(None, None, None, 1, "float32", False), Alone())
+    device = options["device"]
+    precision = device.get("search_precision", device["precision"])
+    runtime, _ = make_runtime(DeviceOptions(None, None, None, 1, precision, False), Alone())
     prepare = lambda batch: normalise(batch["images"], AUGMENTATIONS[options["dataset"]])
     on_val = Validation(
         network, runtime, prepare, data.x_train[val], data.y_train[val], subsets["batch_size"]

@@ -51,8 +51,8 @@ def options_from(args):
         ),
         search=_search_options(args),
         baseline=_train_options(args, "baseline_", args.baseline_epoch),
-        # One epoch on D_subset. The published code uses sums over 256 images divided by 128; these
-        # rates give the same update with means.
+        # METHOD 0: one epoch on D_subset. The published code divides sums over 256 images by 128;
+        # these rates give the same update with means.
         warm_up=TrainOptions(
             args.search_warmup_epoch, 2e-3, (), 1.0, 2.5e-4, args.search_warmup_batch_size
         ),

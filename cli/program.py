@@ -20,13 +20,13 @@ MACHINE_GONE = (
 NO_MEMORY = ("resource_exhausted", "out of memory", "alloc_failed", "failed to allocate")
 
 
-def run_program(main, goes_on=False):
+def run_program(main, resumable=False):
     """Runs main() and returns the exit code of the program.
 
     0: success; 1: the run failed; 2: the user made a mistake; 128 + n: signal n stopped it. For
-    every code but 0 it prints one line on stderr.
+    every code but 0 it prints one line on stderr. A bug is raised, with its traceback.
 
-    goes_on: whether the same command, started again, resumes from what was saved.
+    resumable: whether the same command, started again, resumes from what was saved.
     """
     with listening():
         try:
@@ -36,9 +36,9 @@ def run_program(main, goes_on=False):
         except KeyboardInterrupt as stop:
             number = getattr(stop, "signal", signal.SIGINT)
             saved = ", everything is saved" if getattr(stop, "saved", False) else ""
-            message, code = f"stopped by {number.name}{saved}{_resume(goes_on)}", 128 + number
+            message, code = f"stopped by {number.name}{saved}{_resume(resumable)}", 128 + number
         except Exception as error:
-            reason = _failure(error, _resume(goes_on), _less_memory(goes_on))
+            reason = _failure(error, _resume(resumable), _less_memory(resumable))
             if reason is None:
                 raise
             message, code = f"stopped: {reason}", 1
@@ -46,17 +46,17 @@ def run_program(main, goes_on=False):
     return code
 
 
-def _resume(goes_on):
+def _resume(resumable):
     """Text that says how to resume; "" if there is nothing to resume."""
-    if not (goes_on and begun()):
+    if not (resumable and begun()):
         return ""
     command = "the same command" + " without --overwrite" * ("--overwrite" in sys.argv)
-    return f"; {command} resumes from there"
+    return f"; {command} resumes the run"
 
 
-def _less_memory(goes_on):
+def _less_memory(resumable):
     """Advice for a program that ran out of memory."""
-    if not goes_on:
+    if not resumable:
         return "a smaller --val_batch_size"
     # These options change what is computed, so a run cannot be resumed with them.
     return (
@@ -78,7 +78,7 @@ def _failure(error, resume, less_memory):
                 f"{error.filename or 'a file'}: {error.strerror}; files written before are"
                 f" complete; free some space{resume}"
             )
-        return text + resume * isinstance(error, PeerLost)
+        return text + (resume if isinstance(error, PeerLost) else "")
     if isinstance(error, FloatingPointError):
         return text
     if (

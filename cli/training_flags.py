@@ -150,7 +150,7 @@ def _add_method_flags(group):
         "--search_precision",
         PRECISIONS,
         "float32",
-        "type in which layers compute from the warm-up to the memory bank; half precision selects"
+        "type in which layers compute from the warm-up to the extraction; half precision selects"
         " other filters",
     )
     add(

@@ -9,7 +9,7 @@ import numpy as np
 import tensorflow as tf
 
 DRAWS = 5  # random numbers per view: flip, row, column, contrast, saturation; uniform in [0, 1)
-STRENGTH = 0.2  # contrast and saturation factors are in 1 +- STRENGTH
+STRENGTH = 0.2  # METHOD 8: contrast and saturation factors are in 1 +- STRENGTH
 
 
 def draw(rng, images, views, draws=DRAWS):
@@ -51,7 +51,7 @@ def saturation(images, factor):
 
 
 def crop(images, top, left, flip, pad):
-    """Pads images by reflection, crops them to their size, and flips them.
+    """Pads images by reflection, crops them to their size, and flips them (METHOD 8).
 
     Args:
         images: [B, S, S, 3], any dtype.

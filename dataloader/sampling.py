@@ -6,14 +6,14 @@ import numpy as np
 
 from utils import UserError
 
-LEAST_PER_CLASS = 32  # images per class that D_subset needs, unless fewer are asked for
+LEAST_PER_CLASS = 32  # METHOD 0: images per class that D_subset needs, unless fewer are asked for
 
 
 def select_subsets(labels, classes, val_per_class, subset_per_class, seed, names=None):
     """(val, subset): int64 indices into the training set, each shuffled once by `seed`.
 
-    D_val has the last `val_per_class` images of each class, in the order of the data set. D_subset
-    has the first `subset_per_class`, or as many as D_val leaves.
+    METHOD 0: D_val has the last `val_per_class` images of each class, in the order of the data set.
+    D_subset has the first `subset_per_class`, or as many as D_val leaves.
 
     Args:
         labels: int64 [N].
@@ -62,7 +62,7 @@ def padded_batches(count, batch_size):
     """A list of (indices int64 [B], real): the images 0 .. count - 1 in batches of equal size B.
 
     The first `real` images of a batch count. A last partial batch is padded with images from the
-    start. If the batch is larger than the set, it is the set.
+    start (METHOD 4, 5). If the batch is larger than the set, it is the set.
     """
     batch_size = min(batch_size, count)
     starts = range(0, count, batch_size)

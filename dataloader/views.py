@@ -46,7 +46,7 @@ def crop_window(height, width, place, factors):
 
 
 def training_views(encoded, scans, places, factors, size):
-    """uint8 [V, size, size, 3]: V random crops of one image, resized bilinearly.
+    """uint8 [V, size, size, 3]: V random crops of one image, resized bilinearly (METHOD 8).
 
     Flips and colours follow in the step (dataloader.augment). For one view, only its window is
     decoded; for several, the whole image is decoded once.

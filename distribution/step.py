@@ -14,7 +14,7 @@ class Step:
     """A function of a batch that runs on all replicas and is traced once.
 
     Called with a dict of arrays [B, ...], B the global batch, and shared values by keyword. Returns
-    (sums, rows) as tensors. `several` takes many batches in one call of the device.
+    (sums, rows) as tensors. `several` runs many batches in one device call.
 
     traces: how often it was traced.
     """
@@ -52,11 +52,11 @@ class Step:
         """The step in one replica: its share of the batch in parts, the all-reduce, the update."""
         sums, rows = self._forward(batch, shared)
         if self.runtime.replicas > 1:
-            replicas = tf.distribute.get_replica_context()
+            replica = tf.distribute.get_replica_context()
             if tf.nest.flatten(sums):
-                sums = replicas.all_reduce(tf.distribute.ReduceOp.SUM, sums)
+                sums = replica.all_reduce(tf.distribute.ReduceOp.SUM, sums)
             if rows:
-                rows = replicas.all_gather(rows, axis=0)
+                rows = replica.all_gather(rows, axis=0)
         return self.update(sums, shared) if self.update else sums, rows
 
     def _once(self, batch, shared):
@@ -67,10 +67,10 @@ class Step:
         self.traces += 1
         at = lambda values, i: {name: value[i] for name, value in values.items()}
 
-        # The loop goes around the replicas, because they cannot all-reduce inside one.
+        # The loop goes around the replicas, because they cannot all-reduce inside a loop.
         def one(i, series):
-            turn = lambda batches, shared: self._replica(at(batches, i), shared)
-            sums, _ = self.runtime.strategy.run(turn, (batches, shared | at(each, i)))
+            one_step = lambda batches, shared: self._replica(at(batches, i), shared)
+            sums, _ = self.runtime.strategy.run(one_step, (batches, shared | at(each, i)))
             value = lambda name: self._of_first(sums[name])
             return i + 1, {name: array.write(i, value(name)) for name, array in series.items()}
 
@@ -81,7 +81,7 @@ class Step:
         return {name: values.stack() for name, values in series.items()}
 
     def __call__(self, batch, **shared):
-        results = self._run(self._shares(batch, 0), self._shared(shared))
+        results = self._run(self._split_over_replicas(batch, 0), self._as_tensors(shared))
         # Every replica has the totals and all rows.
         return tf.nest.map_structure(self._of_first, results)
 
@@ -97,17 +97,19 @@ class Step:
         Returns a dict of tensors [count], the figures of every step. Another K is another trace.
         """
         each, count = self._tensors(each), tf.constant(count, tf.int32)
-        return self._run_several(self._shares(batches, 1), each, count, self._shared(shared))
+        return self._run_several(
+            self._split_over_replicas(batches, 1), each, count, self._as_tensors(shared)
+        )
 
     @staticmethod
     def _tensors(values):
         # Tensors, not Python numbers: a number would be a constant of the trace.
         return {name: tf.convert_to_tensor(value) for name, value in values.items()}
 
-    def _shared(self, values):
+    def _as_tensors(self, values):
         return self._tensors(values) | ({"tables": self.tables} if self.tables else {})
 
-    def _shares(self, batch, axis):
+    def _split_over_replicas(self, batch, axis):
         """`batch` as tensors. With several replicas each gets its own slice along `axis`: this is
         where a batch is split over replicas.
         """

@@ -49,8 +49,8 @@ def build_bank(run, supernet, history):
         machines=run.runtime.machines,
     )
     if bank.batches:
-        folder.goes_on(bank.seconds)
-        run.console.say(f"  the memory bank goes on after {bank.batches} of {len(slots)} batches")
+        folder.resumed_after(bank.seconds)
+        run.console.say(f"  the memory bank resumes after {bank.batches} of {len(slots)} batches")
     _fill(run, bank, slots[bank.batches :], here, lambda batch: predict(batch, masks))
     run.broken.save()
     with folder.completes():

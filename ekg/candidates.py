@@ -3,7 +3,7 @@
 A candidate filter is a function of `Gates` to float64 [G], one number per gate: the importance at
 stake there. Gates at or under the trimmed Otsu threshold of these numbers are evaluated.
 
-To add a filter, write a function in this file under `@candidate_filter`. The flag
+To add a candidate filter, write a function in this file under `@candidate_filter`. The flag
 --candidate_filter, the ablation table of filters and the tests of all filters then include it.
 """
 
@@ -29,7 +29,7 @@ class Gates:
     uses: int [G], convolutions that write through each gate.
     rates: G floats, the share of filters that each gate keeps.
     steps: float [G], how much each rate falls per step (slice_steps).
-    importance: float32 [F], importance of all filters (Eq. 9), flat over the gates.
+    importance: float32 [F], of all filters, flat over the gates: Eq. 9, or what --score asks for.
     flops_of: function of filters kept, int [G], to MACs.
     """
 
@@ -167,7 +167,7 @@ def reduced(rates, gate, step):
 
 
 def fine_search(flops_of, sizes, rates, gate, step, target_flops):
-    """The rates of the candidate at `gate`, refilled if its slice goes below the target (METHOD 3).
+    """The rates of the candidate at `gate`, refilled if its slice reaches the target (METHOD 3).
 
     Refilling gives back filters one by one, from the reduced rate up, while the network stays at or
     under `target_flops`. So the search ends just under its target.
@@ -183,8 +183,8 @@ def fine_search(flops_of, sizes, rates, gate, step, target_flops):
     candidate = reduced(rates, gate, step)
     if flops_of(filters_kept(sizes, candidate)) > target_flops:
         return candidate
-    best = low = candidate[gate]
-    for m in range(math.floor(step * sizes[gate] + 1e-6) + 1):
+    low = best = candidate[gate]  # m = 0: the reduced rate itself
+    for m in range(1, math.floor(step * sizes[gate] + 1e-6) + 1):
         rate = round(low + m / sizes[gate], 5)  # METHOD 3: round(W + m / C, 5)
         wider = [rate if i == gate else r for i, r in enumerate(candidate)]
         if rate <= rates[gate] and flops_of(filters_kept(sizes, wider)) <= target_flops:

@@ -23,10 +23,10 @@ def importance(signed):
     of lists over uses of float32 [C].
     """
     # Eq. 9: sum over batches and uses of | sum over B, H, W of dy * y |
-    scores = [
-        np.sum([np.abs(use) for batch in gates for use in batch], 0) for gates in zip(*signed)
+    sums = [
+        np.sum([np.abs(use) for uses in batches for use in uses], 0) for batches in zip(*signed)
     ]
-    return np.concatenate(scores).astype(np.float32)
+    return np.concatenate(sums).astype(np.float32)
 
 
 def ranks(scores, sizes):

@@ -27,8 +27,8 @@ def prune(options):
         history = search(run, supernet)
 
         # --------------------------------------------------- memory bank: the logits of K of them
-        knows = options.fine_tuning.epochs and options.finetune_teacher == "ensemble"
-        bank = build_bank(run, supernet, history) if knows else None
+        needs_bank = options.fine_tuning.epochs and options.finetune_teacher == "ensemble"
+        bank = build_bank(run, supernet, history) if needs_bank else None
 
         # --------------------------------------------- extraction: the last one, physically smaller
         pruned = stages.extract(run, supernet, history[-1])

@@ -66,7 +66,7 @@ class Search:
         return self.current_flops(state) / self.all_flops
 
     def done(self, state):
-        """Whether the search has reached its target."""
+        """Whether the search ends (METHOD 0): FLOPs / FLOPs_0 <= search_target_rate."""
         return self.current_flops(state) <= self.target_flops
 
     def progress(self, state):

@@ -21,26 +21,26 @@ def search(run, supernet):
     shape = len(supernet.gates), int(supernet.gate_sizes.sum()), len(run.val), run.data.classes
     if folder.done("search"):
         return SearchState.load(folder.file(STAGES["search"]), *shape).history
-    search = _strategy(run, supernet)
+    strategy = _strategy(run, supernet)
     if folder.begun("search"):
         state = SearchState.load(folder.unfinished, *shape)
-        folder.goes_on(state.seconds)
+        folder.resumed_after(state.seconds)
         done = len(state.history) - 1
         run.check_same([done, state.history[-1].loss], folder.unfinished)
-        console.say(f"  the search goes on after step {done}")
+        console.say(f"  the search resumes after step {done}")
         with run.runtime.machines.together():
             folder.start_lines("search.jsonl", keep=lambda line: line["step"] <= done)
     else:
         folder.start_lines("search.jsonl")
-        state, record = search.start()
-        _keep_step(run, search, state, record)
+        state, record = strategy.start()
+        _keep_step(run, strategy, state, record)
     with console.bar((), "search", total=100) as bar:
-        while not search.done(state):
-            bar.show(FLOPs=f"{search.left(state):.1%}", loss=state.history[-1].loss)
-            bar.to(min(100, round(100 * search.progress(state), 1)))
-            record = search.advance(state, bar=lambda items: console.bar(items, "candidates"))
+        while not strategy.done(state):
+            bar.show(FLOPs=f"{strategy.left(state):.1%}", loss=state.history[-1].loss)
+            bar.to(min(100, round(100 * strategy.progress(state), 1)))
+            record = strategy.advance(state, bar=lambda items: console.bar(items, "candidates"))
             _agree(run.runtime.machines, state)
-            _keep_step(run, search, state, record)
+            _keep_step(run, strategy, state, record)
     with folder.completes() as path:
         if folder.writes:
             state.save(path)
@@ -86,10 +86,10 @@ def _agree(machines, state):
     All machines decide from the same logits, but CPUs of different kinds may round a float64 loss
     differently. Raises FloatingPointError if they have chosen different sub-networks.
     """
-    # A step adds one of the last two: a strategy may insert it before the best so far.
+    # The new sub-network is one of the last two: RandomWidths inserts it below the best so far.
     last = state.history[-2:]
-    reached = [[list(member.rates), member.loss, member.objective] for member in last]
-    by_machine = machines.exchange(reached)
+    own = [[list(member.rates), member.loss, member.objective] for member in last]
+    by_machine = machines.exchange(own)
     rates_of = lambda members: [rates for rates, *_ in members]
     if any(rates_of(members) != rates_of(by_machine[0]) for members in by_machine):
         raise FloatingPointError(

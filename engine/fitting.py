@@ -106,7 +106,7 @@ class _Hooks:
         run = self.run
         if run.folder.begun(self.name):
             self.progress, seconds = self.checkpoint.restore(self.epochs, self.steps)
-            run.folder.goes_on(seconds)
+            run.folder.resumed_after(seconds)
             step = f", step {self.progress.step} of the next" if self.progress.step else ""
             run.console.say(f"  {self.name} resumes after epoch {self.progress.epoch}{step}")
         run.check_same(dataclasses.asdict(self.progress), self.checkpoint.path)

@@ -85,7 +85,7 @@ class DeviceOptions:
         accum: parts per replica's batch (gradient accumulation).
         precision: in which layers compute in trainings and evaluations.
         sync_bn: whether batch statistics span all replicas.
-        search_precision: in which layers compute from the warm-up to the memory bank.
+        search_precision: in which layers compute from the warm-up to the extraction.
     """
 
     gpu_id: list[int] | None

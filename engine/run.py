@@ -62,7 +62,7 @@ class Run:
 
     @functools.cached_property
     def search_runtime(self):
-        """The runtime from the warm-up to the memory bank: same devices, --search_precision."""
+        """The runtime from the warm-up to the extraction: same devices, --search_precision."""
         precision = self.options.device.search_precision
         return dataclasses.replace(
             self.runtime, precision=precision, precision_flag="--search_precision"

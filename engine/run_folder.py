@@ -208,7 +208,7 @@ class RunFolder:
             left = f"; {self.unfinished} holds the progress before that" if kept else ""
             raise FloatingPointError(f"{name.replace('_', ' ')}: {error}{left}") from error
 
-    def goes_on(self, seconds):
+    def resumed_after(self, seconds):
         """Adds `seconds`, which earlier starts spent on the stage."""
         self._began -= seconds
 

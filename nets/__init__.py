@@ -58,41 +58,60 @@ def build_network(
     return network
 
 
-def load(path, arch=None, dataset=None):
+def load(path, arch=None, dataset=None, width_multiplier=None):
     """The network in a parameter file, dense or pruned, as a nets.predictor.Predictor.
 
-    A Predictor is a function of images to logits.
+    A Predictor is a function of images to logits. An argument that is None is read from the meta
+    data of the file.
 
     Args:
         path: a file that nets.parameters.read_parameters can read.
-        arch: a key of nets.catalogue.BUILDERS. None: the one in the file's meta.
-        dataset: a key of nets.catalogue.PIXELS. None: the one in the file's meta.
+        arch: a key of nets.catalogue.BUILDERS.
+        dataset: a key of nets.catalogue.PIXELS.
+        width_multiplier: see build_network; 1 if the file does not say.
 
-    Raises UserError if the file is damaged, does not fit `arch`, or an argument that is None is not
-    in its meta.
+    Raises UserError if the file is damaged, contradicts an argument, or does not say what is None.
     """
+    from distribution.startup import import_tensorflow
     from nets.parameters import read_parameters
+
+    import_tensorflow()
     from nets.predictor import Predictor
 
-    arrays, meta = read_parameters(str(path))
-    arch = _known(path, "arch", arch or meta.get("arch"), BUILDERS)
-    dataset = _known(path, "dataset", dataset or meta.get("dataset"), PIXELS)
-    biases = arrays.get("fc/biases:0")
-    classes = 1 if biases is None else biases.shape[-1]
-    size = meta.get("input_size", 224 if dataset == "ImageNet" else 32)
-    variant = variant_of(meta, path)
-    network = build_network(arch, classes, size, arrays, origin=str(path), **variant)
+    path = str(path)
+    arrays, meta = read_parameters(path)
+    arch = _settled(path, "arch", arch, meta.get("arch"), BUILDERS)
+    dataset = _settled(path, "dataset", dataset, meta.get("dataset"), PIXELS)
+    size = input_size_of(meta) or (224 if dataset == "ImageNet" else 32)
+    variant = variant_of(meta, path, width_multiplier)
+    classes = classes_of(arrays) or 1
+    network = build_network(arch, classes, size, arrays, origin=path, **variant)
     return Predictor(network, *PIXELS[dataset])
 
 
-def _known(path, key, value, choices):
-    """`value` if it is one of `choices`. Raises UserError, naming `key` of the file at `path`."""
+def _settled(path, key, asked, written, choices):
+    """The value asked for or in the file. Raises UserError if they differ or are unknown."""
     from utils import UserError
 
-    if value in choices:
-        return value
-    found = "does not say its" if value is None else f"says {str(value)[:50]!r} for its"
-    raise UserError(f"{path} {found} {key}; give {key}=, one of {', '.join(choices)}")
+    if asked and written and asked != written:
+        raise UserError(f"{path} was saved for {key} {str(written)[:50]}, not {asked}")
+    value = asked or written
+    if not isinstance(value, str) or value not in choices:
+        found = f"has the unknown {key} {str(value)[:50]!r}" if value else f"does not say its {key}"
+        raise UserError(f"{path} {found}; give {key}=, one of {', '.join(choices)}")
+    return value
+
+
+def classes_of(arrays):
+    """Number of classes of the network with these arrays, None if unknown."""
+    biases = arrays.get("fc/biases:0")
+    return biases.shape[-1] if biases is not None and biases.ndim else None
+
+
+def input_size_of(meta):
+    """Height and width of images, as a file's meta data say; None if they do not, or nonsense."""
+    size = meta.get("input_size")
+    return size if type(size) is int and 32 <= size <= 2048 else None
 
 
 def variant_of(meta, path, width_multiplier=None):

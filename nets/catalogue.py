@@ -31,9 +31,9 @@ IMAGENET = ("ResNet-18", "ResNet-34", "ResNet-50", "MobileNet-v2-ImageNet")
 PADDINGS = ("SAME", "symmetric")
 WIDEST = 16  # the largest width multiplier
 
-# Mean and standard deviation of pixels (0..255) that the networks of a data set expect, in the
-# channel order of the array. The published CIFAR triples are the statistics of the data in reverse
-# channel order; a network absorbs the difference, and published checkpoints expect them.
+# METHOD 8: mean and standard deviation of pixels (0..255) that the networks of a data set expect,
+# in the channel order of the array. The published CIFAR triples are the statistics of the data in
+# reverse channel order; a network absorbs the difference, and published checkpoints expect them.
 PIXELS: dict[str, tuple[tuple[float, ...], tuple[float, ...]]] = {
     "CIFAR10": ((113.9, 123.0, 125.3), (66.7, 62.1, 63.0)),
     "CIFAR100": ((112.0, 124.0, 129.0), (70.0, 65.0, 68.0)),

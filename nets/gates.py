@@ -70,10 +70,10 @@ class Context:
             raise ValueError(f"statistics must be 'batch' or 'moving', not {statistics!r}")
         self.statistics, self.masks, self.tape = statistics, masks, tape
         self.multiple, self.dtype, self.merge = multiple, dtype, merge
-        # int32 [channels] per gate: the channels, after padding, that are not left out.
-        self.left = None
+        # int32 [channels] per gate: the channels, after padding, that this pass computes.
+        self.used = None
         if drop:
-            self.left = [filters_left(filled(mask, 0, multiple), multiple) for mask in masks]
+            self.used = [channels_used(filled(mask, 0, multiple), multiple) for mask in masks]
         self.batch_statistics: list[tuple[tf.Tensor, tf.Tensor]] = []
         self.probes: list[list[tf.Tensor]] = [[] for _ in masks or ()]
 
@@ -97,15 +97,15 @@ class Context:
         for axis, gate in gated.items():
             if gate is not None:
                 array = filled(array, axis, self.multiple)
-                if self.left is not None:
-                    array = tf.gather(array, self.left[gate.index], axis=axis)
+                if self.used is not None:
+                    array = tf.gather(array, self.used[gate.index], axis=axis)
         return array
 
     def channels(self, gate):
         """Channels of a gate in this pass: int, or int32 [] if filters are left out."""
-        if self.left is None:
+        if self.used is None:
             return round_up(gate.size, self.multiple)
-        return tf.size(self.left[gate.index])
+        return tf.size(self.used[gate.index])
 
     def observe(self, y, gate):
         """y, the masked activation of a gate, [B, H, W, channels], with a probe if there is a tape.
@@ -121,7 +121,7 @@ class Context:
         self.probes[gate.index].append(probe)
         return probed(y, probe)
 
-    def of_filters(self, values, gate):
+    def per_filter(self, values, gate):
         """One value per filter of a gate, float32 [C]; 0 for filters that are left out.
 
         values: float32 [channels], of this pass.
@@ -129,9 +129,9 @@ class Context:
         if gate is None:
             return values
         size = gate.size
-        if self.left is not None:
-            left = self.left[gate.index][:, None]
-            values = tf.scatter_nd(left, values, [round_up(size, self.multiple)])
+        if self.used is not None:
+            used = self.used[gate.index][:, None]
+            values = tf.scatter_nd(used, values, [round_up(size, self.multiple)])
         return values if size % self.multiple == 0 else values[:size]
 
 
@@ -148,12 +148,12 @@ def filled(array, axis, multiple):
     return tf.pad(array, [[0, missing if i == axis else 0] for i in range(len(array.shape))])
 
 
-def filters_left(mask, multiple):
+def channels_used(mask, multiple):
     """Indices of the filters that a mask keeps, filled up to a multiple: int32, ascending.
 
-    Dropped filters fill up their number to a multiple of `multiple`. Multiples of 8 keep the
-    rounding, and so the decisions of a search: CPUs sum over B, H, W for 8 channels at a time, and
-    the remaining channels in another order.
+    Dropped filters are added until their number is a multiple of `multiple`. Multiples of 8 keep
+    the rounding, and so the decisions of a search: CPUs sum over B, H, W for 8 channels at a time,
+    and the remaining channels in another order.
 
     mask: float32 [C], C a multiple of `multiple`.
     """

@@ -10,8 +10,8 @@ class Predictor:
     """A function of images to logits, float32 [B, classes], with moving averages.
 
     Call it with uint8 images [B, S, S, 3], which it normalises as in training, or with float32
-    images that are already normalised. B may vary; each of the two types is traced once. Raises
-    ValueError for images of another shape or type.
+    images that are already normalised. B may vary; each of the two types is traced once. float64
+    images are cast to float32. Raises ValueError for images of another shape or type.
 
     network: Network.
     mean, std: the normalisation of uint8 images, three floats each.
@@ -20,24 +20,29 @@ class Predictor:
     def __init__(self, network, mean, std):
         self.network, self.mean, self.std = network, mean, std
         gpu = bool(tf.config.list_logical_devices("GPU"))
+        tf.config.experimental.enable_tensor_float_32_execution(False)  # as in trainings
         multiple = Runtime(tf.distribute.get_strategy(), gpu=gpu).channel_multiple(masked=False)
 
-        @tf.function(reduce_retracing=True, autograph=False)
         def predict(images):
             if images.dtype == tf.uint8:
                 images = (tf.cast(images, tf.float32) - mean) / std
             return network(images, Context("moving", multiple=multiple))
 
-        self._predict = predict
+        size = network.input_size
+        spec = lambda dtype: [tf.TensorSpec([None, size, size, 3], dtype)]
+        self._predict = {
+            dtype: tf.function(predict, input_signature=spec(dtype), autograph=False)
+            for dtype in (tf.uint8, tf.float32)
+        }
 
     def __call__(self, images):
         images = tf.convert_to_tensor(images)
         if images.dtype == tf.float64:
             images = tf.cast(images, tf.float32)
         size = self.network.input_size
-        if images.dtype not in (tf.uint8, tf.float32) or images.shape[1:] != (size, size, 3):
+        if images.dtype not in self._predict or images.shape[1:] != (size, size, 3):
             raise ValueError(
                 f"images are {images.dtype.name} {images.shape.as_list()}, expected uint8 or"
                 f" float32 [B, {size}, {size}, 3]"
             )
-        return self._predict(images)
+        return self._predict[images.dtype](images)

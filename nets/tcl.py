@@ -239,7 +239,7 @@ class BatchNorm(Layer):
             y, mean = fused.y, fused.batch_mean
             # The kernel's variance is unbiased; METHOD 1 has the biased one.
             variance = fused.batch_variance * (n - 1) / n
-        mean, variance = (ctx.of_filters(value, self.in_gate) for value in (mean, variance))
+        mean, variance = (ctx.per_filter(value, self.in_gate) for value in (mean, variance))
         ctx.batch_statistics.append((mean, variance))
         return y
 

@@ -1,4 +1,4 @@
-"""All bad inputs of the tests, by section. docs/errors.md is the table of these and their answers.
+"""All bad inputs of the tests, by section. tests/data/errors.md is the table of these and their answers.
 
 Each case is prepared in an empty folder, the working folder of the command. The answer is one line
 on stderr.

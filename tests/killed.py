@@ -80,7 +80,7 @@ def main():
         Step.__call__, Step.several = moments.before(Step.__call__), moments.before(Step.several)
         train_cifar.main()
 
-    code = run_program(program, goes_on=True)
+    code = run_program(program, resumable=True)
     print(f"moments: {moments.count}")
     return code
 

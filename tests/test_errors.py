@@ -87,7 +87,7 @@ def answered(bad, program, folder, patches, capfd):
     before = files_under(folder)
     capfd.readouterr()
     try:
-        code = run_program(MAINS[program], goes_on=program != "test.py")
+        code = run_program(MAINS[program], resumable=program != "test.py")
     except SystemExit as stop:
         code = stop.code
     patches.undo()

@@ -125,7 +125,7 @@ def interrupted(folder, flags, images, moment, number):
     assert code == 128 + number and "Traceback" not in err, err
     assert lines[-1].startswith(f"train_cifar.py: stopped by {name}")
     then = (
-        "; the same command without --overwrite resumes from there"
+        "; the same command without --overwrite resumes the run"
         if "--overwrite" in flags
         else "; the same command resumes"
     )

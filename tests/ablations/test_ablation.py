@@ -441,7 +441,7 @@ def test_a_table_of_small_runs(tmp_path, monkeypatch, capfd):
     flags += "--search_target_rate 0.95 --search_samples 3 --search_warmup_epoch 0 --num_teacher 2".split()
     flags += "--val_per_class 4 --subset_per_class 32".split()
     monkeypatch.setattr("sys.argv", ["ablation.py", *flags, "--train_path", str(tmp_path)])
-    assert run_program(main, goes_on=True) == 0
+    assert run_program(main, resumable=True) == 0
     with open(tmp_path / "runs.csv", newline="") as file:
         lines = list(csv.DictReader(file))
     assert [line["row"] for line in lines] == [*TABLES["searches"]]
@@ -453,6 +453,6 @@ def test_a_table_of_small_runs(tmp_path, monkeypatch, capfd):
     assert peaks[-1] < 1.25 * peaks[0]
     before = {path: path.stat().st_mtime_ns for path in tmp_path.glob("seed-0/**/*")}
     capfd.readouterr()
-    assert run_program(main, goes_on=True) == 0
+    assert run_program(main, resumable=True) == 0
     assert "run 1/" not in capfd.readouterr().out
     assert {path: path.stat().st_mtime_ns for path in tmp_path.glob("seed-0/**/*")} == before

@@ -1,4 +1,4 @@
-"""Which images go where (METHOD.md, section 0), and the batches of an epoch."""
+"""Which images go where (METHOD, section 0), and the batches of an epoch."""
 
 import numpy as np
 import pytest

@@ -141,7 +141,7 @@ def test_a_machine_that_dies_ends_the_other_with_one_line(tmp_path, victim):
     assert codes[1 - victim] == 1
     (line,) = said[1 - victim]
     assert "has stopped or is out of reach" in line and line.endswith(
-        "; the same command resumes from there"
+        "; the same command resumes the run"
     )
 
 
@@ -161,7 +161,7 @@ def test_a_machine_that_is_stopped_stops_the_other_and_both_go_on_later(tmp_path
             assert (
                 lines[-1]
                 == f"train_cifar.py: stopped by {number.name}, everything is saved; the same"
-                " command resumes from there"
+                " command resumes the run"
             )
         assert (unfinished / begun).exists()
     steps = len(records(folder, "search.jsonl"))
@@ -170,7 +170,7 @@ def test_a_machine_that_is_stopped_stops_the_other_and_both_go_on_later(tmp_path
     assert (chief[0], worker[0]) == (0, 0), chief[2] + worker[2]
     assert (
         "baseline epoch" not in chief[1]
-        and f"the search goes on after step {steps - 1}" in chief[1]
+        and f"the search resumes after step {steps - 1}" in chief[1]
     )
     assert_same_run(folder, single)
 

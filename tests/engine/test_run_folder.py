@@ -212,7 +212,7 @@ def test_what_a_finished_stage_kept_meanwhile_is_deleted(tmp_path):
 def test_seconds_add_up_over_starts_and_are_there_before_the_file(tmp_path):
     folder = opened(tmp_path)
     with folder.stage("warm_up"):
-        folder.goes_on(100.0)
+        folder.resumed_after(100.0)
         assert 100 <= folder.seconds < 110
         pathlib.Path(folder.unfinished).touch()
         with folder.completes() as path:

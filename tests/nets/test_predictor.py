@@ -8,7 +8,7 @@ from dataloader import AUGMENTATIONS
 from dataloader.augment import normalise
 from ekg.extraction import extract
 from nets.gates import Context
-from nets.parameters import write_parameters
+from nets.parameters import read_parameters, write_parameters
 from utils import UserError
 
 META = {"arch": "ResNet-20", "dataset": "CIFAR100", "input_size": 32}
@@ -60,3 +60,44 @@ def test_a_file_that_says_nothing_is_loaded_by_name(pruned, tmp_path):
     assert loaded(np.zeros((1, 32, 32, 3), np.uint8)).shape == (1, 10)
     with pytest.raises(UserError, match="does not fit ResNet-56"):
         nets.load(path, arch="ResNet-56", dataset="CIFAR10")
+
+
+def test_what_contradicts_the_file_is_refused(path):
+    with pytest.raises(UserError, match="was saved for arch ResNet-20, not ResNet-56"):
+        nets.load(path, arch="ResNet-56")
+    with pytest.raises(UserError, match="was saved for dataset CIFAR100, not CIFAR10"):
+        nets.load(path, dataset="CIFAR10")
+    arrays, meta = read_parameters(str(path))
+    write_parameters(str(path), arrays, meta | {"width_multiplier": 1.0})
+    with pytest.raises(UserError, match=r"was saved for .*width_multiplier 1"):
+        nets.load(path, width_multiplier=0.5)
+
+
+@pytest.mark.parametrize("size", ["abc", None, -3, 10**6, 32.5])
+def test_a_strange_input_size_counts_as_none(pruned, tmp_path, size):
+    path = str(tmp_path / "strange.pkl")
+    write_parameters(path, pruned, META | {"input_size": size})
+    assert nets.load(path).network.input_size == 32
+
+
+def test_a_narrow_network_with_symmetric_padding(tmp_path):
+    """Width, padding and classes are those of the file: as the network itself computes."""
+    variant = {"padding": "symmetric", "width_multiplier": 0.5}
+    alone = nets.build_network("MobileNet-v2", 5, 32, **variant)
+    write_parameters(
+        str(tmp_path / "m.npz"),
+        alone.parameters(),
+        {"arch": "MobileNet-v2", "dataset": "CIFAR10", **variant},
+    )
+    images = np.random.default_rng(0).integers(0, 256, (3, 32, 32, 3), np.uint8)
+    expected = alone(normalise(images, AUGMENTATIONS["CIFAR10"]), Context("moving")).numpy()
+    found = nets.load(tmp_path / "m.npz")(images)
+    np.testing.assert_allclose(found, expected, rtol=0, atol=1e-4 * np.abs(expected).max() + 1e-6)
+
+
+def test_each_type_of_images_is_traced_once(path):
+    loaded = nets.load(path)
+    for count in (3, 5, 7):
+        loaded(np.zeros((count, 32, 32, 3), np.uint8))
+    counts = [function.experimental_get_tracing_count() for function in loaded._predict.values()]
+    assert sorted(counts) == [0, 1]

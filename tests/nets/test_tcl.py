@@ -12,7 +12,7 @@ import tensorflow as tf
 from ekg.extraction import extract
 from ekg.importance import split
 from nets import build_network
-from nets.gates import Context, Gate, filters_left, masked_kernel
+from nets.gates import Context, Gate, channels_used, masked_kernel
 from nets.initial import Arrays
 from nets.network import Network
 from nets.parts import Head
@@ -142,12 +142,12 @@ def test_masked_equals_extracted(small, x):
 def test_left_are_the_kept_filters_and_others_up_to_a_multiple():
     mask = np.zeros(24, np.float32)
     mask[[3, 17, 5]] = 1
-    assert list(filters_left(tf.constant(mask), 8)) == [0, 1, 2, 3, 4, 5, 6, 17]
-    assert list(filters_left(tf.constant(mask), 1)) == [3, 5, 17]
+    assert list(channels_used(tf.constant(mask), 8)) == [0, 1, 2, 3, 4, 5, 6, 17]
+    assert list(channels_used(tf.constant(mask), 1)) == [3, 5, 17]
     mask[:13] = 1
-    left = filters_left(tf.constant(mask), 8).numpy().tolist()
+    left = channels_used(tf.constant(mask), 8).numpy().tolist()
     assert left == sorted(left) and len(left) == 16 and {*range(13), 17} < set(left)
-    assert list(filters_left(tf.ones([32]), 16)) == list(range(32))  # no more than there are
+    assert list(channels_used(tf.ones([32]), 16)) == list(range(32))  # no more than there are
 
 
 def scored(network, x, flat, **settings):
@@ -159,7 +159,7 @@ def scored(network, x, flat, **settings):
         loss = tf.reduce_sum(network(x, ctx) ** 2)
     sums = tape.gradient(loss, ctx.probes)
     sums = [
-        np.sum([ctx.of_filters(use, gate) for use in uses], 0)
+        np.sum([ctx.per_filter(use, gate) for use in uses], 0)
         for uses, gate in zip(sums, network.gates)
     ]
     logits = network(x, Context("batch", network.split_masks(flat), **settings)).numpy()
@@ -296,8 +296,8 @@ def test_a_probe_collects_dy_times_y(small, x):
     taken = []
 
     class Spy(Context):
-        def gate(self, y, gate):
-            y = super().gate(y, gate)
+        def observe(self, y, gate):
+            y = super().observe(y, gate)
             self.tape.watch(y)
             taken.append(y)
             return y
@@ -307,7 +307,7 @@ def test_a_probe_collects_dy_times_y(small, x):
         loss = tf.reduce_sum(small(x, ctx) ** 2)
     probes = tape.gradient(loss, [probe for gate in ctx.probes for probe in gate])
     assert [len(gate) for gate in ctx.probes] == [2, 1]
-    for probe, y in zip(probes, taken):
+    for probe, y in zip(probes, taken, strict=True):
         expected = tf.reduce_sum(tape.gradient(loss, y) * y, [0, 1, 2]).numpy()
         np.testing.assert_allclose(probe, expected, rtol=1e-3, atol=1e-4 * np.abs(expected).max())
     assert not probes[0].numpy()[FLAT[:8] == 0].any()
