@@ -8,7 +8,7 @@ The output is Markdown. Weights and images are random; steps, losses and augment
 run. Each row has its own process, because logical devices and memory peaks belong to a process. A
 number is the median of several calls after the first one, and then of all --rounds. An image counts
 once, whatever its number of views. `> 90 s`: the first call and one more did not end within
---patience. By default float16, and bfloat16 with XLA, are measured only with one replica and
+--timeout. By default float16, and bfloat16 with XLA, are measured only with one replica and
 --accum 1, because they take minutes on CPUs. docs/devices.md has the tables of one machine.
 """
 
@@ -167,7 +167,7 @@ def speed(steps, name):
     # When the time runs out, accept fewer calls: better than no number at all.
     while not times or (
         (len(times) < LEAST_CALLS or sum(times) < job["seconds"])
-        and time.perf_counter() - begin + 2 * times[-1] < job["patience"]
+        and time.perf_counter() - begin + 2 * times[-1] < job["timeout"]
     ):
         start = time.perf_counter()
         call()
@@ -189,10 +189,10 @@ def memory(steps, _):
 
 def child(job):
     """Prints one JSON line per cell of the job. A cell that takes too long ends the process."""
-    signal.alarm(job["patience"])
+    signal.alarm(job["timeout"])
     steps = Steps(job)
     for cell in job["cells"]:
-        signal.alarm(job["patience"])
+        signal.alarm(job["timeout"])
         try:
             metrics = memory(steps, cell) if cell == "memory" else speed(steps, cell)
         except Exception as error:
@@ -220,15 +220,15 @@ def measured(job):
         results |= {metrics.pop("cell"): metrics for metrics in lines}
         left = left[len(lines) :]
         if left:
-            results[left[0]] = why(ended, job["patience"])
+            results[left[0]] = why(ended, job["timeout"])
             left = left[1:]
     return results
 
 
-def why(ended, patience):
+def why(ended, timeout):
     """The metrics of a cell that ended its process: the reason."""
     if ended.returncode == -signal.SIGALRM:
-        return {"over": patience}
+        return {"over": timeout}
     if ended.returncode < 0:
         return {"error": f"ended by {signal.Signals(-ended.returncode).name}"}
     return {"error": brief("\n".join(reversed(ended.stderr.splitlines())))}
@@ -305,7 +305,7 @@ def report(args):
         name: getattr(args, name)
         for name in ("arch", "batch_size", "search_batch_size", "memory_batch_size")
     }
-    job |= {"seconds": args.seconds, "patience": args.patience}
+    job |= {"seconds": args.seconds, "timeout": args.timeout}
     if "speed" in args.tables:
         title = (
             f"Images per second; batches of {args.batch_size}, scoring and candidates of"
@@ -363,7 +363,7 @@ def parse(argv=None):
     numbers("--search_batch_size", 256, "images per batch in scoring and for candidates")
     numbers("--memory_batch_size", 256, "images per batch in the memory table")
     numbers("--seconds", 3.0, f"timed seconds per step, at least {LEAST_CALLS} calls", positive)
-    numbers("--patience", 90, "seconds after which a step is given up")
+    numbers("--timeout", 90, "seconds after which a step is given up")
     numbers("--rounds", 1, "repetitions of each table")
     parser.add_argument("--one", type=json.loads, help=argparse.SUPPRESS)
     return parser.parse_args(argv)

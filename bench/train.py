@@ -9,7 +9,7 @@ one batch again and again. `with its data`: engine.training.train on arrays in m
 draws, gathers and transfers every batch. An image counts once, whatever its number of views. Every
 cell has its own process. All cells take turns in each of --rounds, so that other load on the
 machine affects all alike; numbers are medians over rounds. `-`: the cell failed or took longer than
---patience; it is not repeated.
+--timeout; it is not repeated.
 
 The bound is the speed of a step in which only the convolutions and their gradients take time, in
 TensorFlow's own kernels. PyTorch trains the same network (bench/torch_resnet.py). Let nothing else
@@ -317,7 +317,7 @@ def bound_rows(args, job):
         yield Row("convolutions alone", precision, [precision], jobs)
 
 
-def measure(rows, rounds, patience):
+def measure(rows, rounds, timeout):
     """Measures every cell once per round; fills the rates and errors of the rows."""
     for number in range(1, rounds + 1):
         for row in rows:
@@ -330,10 +330,10 @@ def measure(rows, rounds, patience):
                     flush=True,
                 )
                 try:
-                    rate = in_own_process(row.program, job, row.python, patience)[0]["rate"]
+                    rate = in_own_process(row.program, job, row.python, timeout)[0]["rate"]
                     row.rates.setdefault(column, []).append(rate)
                 except subprocess.TimeoutExpired:
-                    row.errors[column] = f"given up after {patience} s"
+                    row.errors[column] = f"given up after {timeout} s"
                 except RuntimeError as error:
                     row.errors[column] = str(error)
 
@@ -395,7 +395,7 @@ def report(args):
         "PyTorch": list(torch_rows(args, job, python)) if python else [],
         "the bound": list(bound_rows(args, job)),
     }
-    measure([row for rows in tables.values() for row in rows], args.rounds, args.patience)
+    measure([row for rows in tables.values() for row in rows], args.rounds, args.timeout)
     title = f"images per second, batches of {args.batch_size}, median of {args.rounds} rounds"
     print_table(
         f"This project: {title}; data sets of {args.images} images",
@@ -428,7 +428,7 @@ def parse(argv=None):
     number("--images", 1280, "images of the data set, in the columns with data")
     number("--rounds", 3, "measurements per cell")
     number("--seconds", 3.0, f"timed seconds per cell, at least {LEAST_CALLS} calls", positive)
-    number("--patience", 300, "seconds after which the process of a cell is ended")
+    number("--timeout", 300, "seconds after which the process of a cell is ended")
     parser.add_argument(
         "--torch",
         default="install",
