@@ -152,23 +152,41 @@ def evaluated(lay_out, classes=4):
 
 
 IMAGES = [
-    *(on_images(f"`{flags}`", flags) for flags in (
-        "--arch ResNet-56",
-        "--input_size 31",
-        "--input_size 4096",
-        "--shuffle_buffer 0",
-        "--temperature 0",
-        "--label_smoothing 2",
-        "--bank_top -1",
-        "--schedule linear",
-        "--warmup_epoch 100",
-        "--baseline_epoch 5 --baseline_warmup_epoch 5",
-    )),
+    *(
+        on_images(f"`{flags}`", flags)
+        for flags in (
+            "--arch ResNet-56",
+            "--input_size 31",
+            "--input_size 4096",
+            "--shuffle_buffer 0",
+            "--temperature 0",
+            "--label_smoothing 2",
+            "--bank_top -1",
+            "--schedule linear",
+            "--warmup_epoch 100",
+            "--baseline_epoch 5 --baseline_warmup_epoch 5",
+        )
+    ),
     on_images("no `--data_path`", ""),
     on_images("`--data_path` that does not exist", "--data_path data"),
-    *(on_images(what, f"--data_path data {flags}", lay_out) for what, (lay_out, flags) in LAYOUTS.items()),
-    on_images("`--accum 3` with 20 images", "--data_path data --accum 3 --val_per_class 1 --subset_per_class 2", folders),
+    *(
+        on_images(what, f"--data_path data {flags}", lay_out)
+        for what, (lay_out, flags) in LAYOUTS.items()
+    ),
+    on_images(
+        "`--accum 3` with 20 images",
+        "--data_path data --accum 3 --val_per_class 1 --subset_per_class 2",
+        folders,
+    ),
     test_py("`--input_size 64` for CIFAR", "--trained_param param.pkl --input_size 64", saved()),
-    test_py("a file of val that is not an image", "--trained_param p.pkl --data_path data", evaluated(broken_of_val)),
-    test_py("a network of 5 classes for folders of 4", "--trained_param p.pkl --data_path data", evaluated(folders, 5)),
-]  # fmt: skip
+    test_py(
+        "a file of val that is not an image",
+        "--trained_param p.pkl --data_path data",
+        evaluated(broken_of_val),
+    ),
+    test_py(
+        "a network of 5 classes for folders of 4",
+        "--trained_param p.pkl --data_path data",
+        evaluated(folders, 5),
+    ),
+]

@@ -1,4 +1,5 @@
-"""All bad inputs of the tests, by section. tests/data/errors.md is the table of these and their answers.
+"""All bad inputs of the tests, by section. tests/data/errors.md is the table of these and their
+answers.
 
 Each case is prepared in an empty folder, the working folder of the command. The answer is one line
 on stderr.
@@ -557,17 +558,35 @@ FOLDER = [
     Bad("the folder of a run without `--accum`", ("--accum", "2"), run_of()),
     Bad("the same, with two replicas", ("--cpu_replicas", "2"), run_of()),
     Bad("the folder of a run in another precision", ("--precision", "bfloat16"), run_of()),
-    Bad("the folder of a run whose search had another precision", ("--search_precision", "bfloat16"), run_of()),
+    Bad(
+        "the folder of a run whose search had another precision",
+        ("--search_precision", "bfloat16"),
+        run_of(),
+    ),
     Bad("the folder of a run with 5 teachers", ("--num_teacher", "3"), run_of()),
     Bad("the folder of a run with another schedule", ("--decay_points", "0.5"), run_of()),
     Bad("the folder of a run of another network", ("--arch", "ResNet-56"), run_of()),
     Bad("a folder in use by another process", (), in_use),
     Bad("the same, with `--overwrite`", ("--overwrite",), in_use),
-    Bad("a folder with a `trained_param.pkl` of unknown origin", (), strange("trained_param.pkl", "mine")),
-    *(Bad(f"{what} `config.json`", (), strange("config.json", text)) for what, text in (
-        ("an empty", ""), ("a list as", "[]"), ("half an object as", "{"), ("another object as", '{"options": 3}')
-    )),
-    Bad("another object as `config.json`, with `--overwrite`", ("--overwrite",), strange("config.json", "{}")),
+    Bad(
+        "a folder with a `trained_param.pkl` of unknown origin",
+        (),
+        strange("trained_param.pkl", "mine"),
+    ),
+    *(
+        Bad(f"{what} `config.json`", (), strange("config.json", text))
+        for what, text in (
+            ("an empty", ""),
+            ("a list as", "[]"),
+            ("half an object as", "{"),
+            ("another object as", '{"options": 3}'),
+        )
+    ),
+    Bad(
+        "another object as `config.json`, with `--overwrite`",
+        ("--overwrite",),
+        strange("config.json", "{}"),
+    ),
     Bad("another object as `result.json`", (), strange("result.json", '{"seconds": 1}')),
     Bad("a file in place of a folder", (), file("run", b"mine")),
     Bad("a folder inside a file", ("--train_path", "file/run"), file("file", b"mine")),
@@ -578,7 +597,11 @@ FOLDER = [
     ),
     Bad("`--search_from` a missing folder", ("--search_from", "other")),
     Bad("`--search_from` the run's own folder", ("--search_from", "run"), run_of(**DONE)),
-    Bad("`--search_from` a run with an unfinished search", ("--train_path", "new", "--search_from", "run"), run_of()),
+    Bad(
+        "`--search_from` a run with an unfinished search",
+        ("--train_path", "new", "--search_from", "run"),
+        run_of(),
+    ),
     Bad(
         "`--search_from` a run with another seed",
         ("--train_path", "new", "--search_from", "run", "--seed", "5"),
@@ -591,17 +614,26 @@ FOLDER = [
     Bad(
         "a damaged `search.jsonl` of an unfinished search",
         (),
-        run_of(baseline=network, warm_up=network, records=garbage, **{UNFINISHED["search"]: searched}),
+        run_of(
+            baseline=network, warm_up=network, records=garbage, **{UNFINISHED["search"]: searched}
+        ),
         runs=True,
     ),
-    Bad("a damaged `memory_bank.npy`", WHOLE, run_of(*WHOLE, **DONE, memory_bank=garbage), runs=True),
+    Bad(
+        "a damaged `memory_bank.npy`", WHOLE, run_of(*WHOLE, **DONE, memory_bank=garbage), runs=True
+    ),
     Bad(
         "a damaged, unfinished memory bank",
         WHOLE,
-        run_of(*WHOLE, **DONE, bank=garbage, **{UNFINISHED["memory_bank"]: lambda path: path.write_text('{"batches": 1}')}),
+        run_of(
+            *WHOLE,
+            **DONE,
+            bank=garbage,
+            **{UNFINISHED["memory_bank"]: lambda path: path.write_text('{"batches": 1}')},
+        ),
         runs=True,
     ),
-]  # fmt: skip
+]
 
 # ------------------------------------------------------------------------------------ during a run
 

@@ -72,7 +72,7 @@ def network():
 
 @pytest.fixture
 def resnet_8():
-    """A ResNet-8 of random arrays: a step's first call takes a third of the time ResNet-20 needs."""
+    """A ResNet-8 of random arrays: a first step takes a third of ResNet-20's time."""
     return build_network("ResNet-8", 10, 32, random_arrays("ResNet-8"))
 
 

@@ -84,7 +84,7 @@ class _TooLong(BaseException):
 
 @contextlib.contextmanager
 def within_bounds(seconds=SECONDS, size=BYTES):
-    """Raises AssertionError if this block takes longer, more resident memory (on Linux), or warns."""
+    """Raises AssertionError if the block takes too long or too much memory (Linux), or warns."""
 
     def stop(*_):
         raise _TooLong
@@ -110,7 +110,7 @@ def within_bounds(seconds=SECONDS, size=BYTES):
 
 
 def _restart_peak():
-    """Makes the peak of resident memory start from what is resident now, which is returned, bytes."""
+    """Resets the peak of resident memory; returns the bytes that are resident now."""
     with contextlib.suppress(FileNotFoundError):
         Path("/proc/self/clear_refs").write_text("5")
     return _status("VmRSS")

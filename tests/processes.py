@@ -17,9 +17,13 @@ WATCHED = """
 import os, runpy, sys
 folder = sys.argv[1]
 def watch(event, args):
-    writes = event == "open" and isinstance(args[2], int) and args[2] & (os.O_WRONLY | os.O_RDWR | os.O_CREAT)
-    writes = writes and not (str(args[0]).endswith("memory_bank.npy.part") and args[2] & ~os.O_CLOEXEC == os.O_WRONLY)
-    if (writes or event in ("os.rename", "os.mkdir", "os.remove")) and str(args[0]).startswith(folder):
+    if not args or not str(args[0]).startswith(folder):
+        return
+    opens = event == "open" and isinstance(args[2], int)
+    writes = opens and args[2] & (os.O_WRONLY | os.O_RDWR | os.O_CREAT)
+    rows = str(args[0]).endswith("memory_bank.npy.part")
+    writes = writes and not (rows and args[2] & ~os.O_CLOEXEC == os.O_WRONLY)
+    if writes or event in ("os.rename", "os.mkdir", "os.remove"):
         os.write(2, f"{event} {args}".encode())
         os._exit(77)
 sys.addaudithook(watch)

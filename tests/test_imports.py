@@ -75,7 +75,7 @@ def test_imports_point_down(module):
 
 
 def test_imports_run_in_no_circle():
-    """A package's __init__ counts for what is imported from it by name, not for its other modules."""
+    """A package's __init__ counts for names imported from it, not for its other modules."""
     graph = {module: imports_of(path, KNOWN) - {module} for module, path in KNOWN.items()}
     list(graphlib.TopologicalSorter(graph).static_order())
 

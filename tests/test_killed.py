@@ -232,8 +232,8 @@ def out_of_room(folder, flags, images, size):
     code, _, err = start(folder, flags, images, preexec_fn=limit)
     assert code == 1, err
     said = (
-        "/checkpoints/baseline.npz: File too large; files written before are complete; free some space;"
-        " the same command resumes"
+        "/checkpoints/baseline.npz: File too large; files written before are complete; free some"
+        " space; the same command resumes"
     )
     assert (
         len(err.splitlines()) == 1 and err.startswith("train_cifar.py: stopped: ") and said in err

@@ -109,7 +109,8 @@ def test_missing_data_path_is_named(program, tmp_path, parameters, dataset, path
 
 def test_three_replicas_are_served_where_every_batch_divides(program, tmp_path):
     """The first stage is reached: nothing is of a size that no flag changes."""
-    sizes = "--batch_size 126 --baseline_batch_size 126 --search_batch_size 39 --val_batch_size 255".split()
+    sizes = "--batch_size 126 --baseline_batch_size 126 --search_batch_size 39".split()
+    sizes += "--val_batch_size 255".split()
     with pytest.raises(AssertionError, match="has reached its baseline"):
         program(*train("--cpu_replicas", "3", *sizes, "--search_warmup_batch_size", "255"))
     assert "--search_warmup_batch_size: a batch of 256" in mistake(

@@ -70,7 +70,7 @@ def scores(judge):
 
 @pytest.fixture(scope="module")
 def search(judge):
-    """(Search, state, records) of a whole search to 80 %, T starting from the network's own logits."""
+    """(Search, state, records) of a search to 80 %, T starting from the network's logits."""
     search = Greedy(
         judge.network,
         judge.labels,

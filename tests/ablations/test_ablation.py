@@ -377,8 +377,11 @@ def test_tables_of_the_runs_that_are_done_so_far(study, tmp_path):
     with open(tmp_path / "runs" / "runs.csv", newline="") as file:
         each = list(csv.DictReader(file))
     assert [(line["row"], line["seed"]) for line in each] == [
-        ("baseline", ""), ("none / none", "0"), ("none / none", "2"), ("single / none", "0")
-    ]  # fmt: skip
+        ("baseline", ""),
+        ("none / none", "0"),
+        ("none / none", "2"),
+        ("single / none", "0"),
+    ]
 
 
 @pytest.mark.parametrize(
@@ -438,7 +441,8 @@ def test_a_table_of_small_runs(tmp_path, monkeypatch, capfd):
         "--table searches --arch ResNet-20 --dataset DIGITS --baseline_epoch 1 --train_epoch 1"
         " --do_log 0".split()
     )
-    flags += "--search_target_rate 0.95 --search_samples 3 --search_warmup_epoch 0 --num_teacher 2".split()
+    flags += "--search_target_rate 0.95 --search_samples 3 --search_warmup_epoch 0".split()
+    flags += "--num_teacher 2".split()
     flags += "--val_per_class 4 --subset_per_class 32".split()
     monkeypatch.setattr("sys.argv", ["ablation.py", *flags, "--train_path", str(tmp_path)])
     assert run_program(main, resumable=True) == 0

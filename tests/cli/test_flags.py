@@ -55,13 +55,15 @@ def test_unforeseen_errors_are_not_hidden():
 
 # ------------------------------------------------------------------------------------ flags, --help
 
-FLAGS = """--train_path --data_path --arch --dataset --trained_param --num_teacher --learning_rate --decay_points --decay_rate
-    --weight_decay --batch_size --val_batch_size --train_epoch --search_target_rate --search_step --search_batch_size
-    --search_seed --gpu_id --seed --accum --do_log --compile --search_warmup_epoch --subset_per_class --val_per_class
-    --candidate_filter --baseline_epoch --baseline_learning_rate --baseline_decay_points --baseline_decay_rate
-    --baseline_weight_decay --baseline_batch_size --schedule --warmup_epoch --label_smoothing --baseline_schedule
-    --baseline_warmup_epoch --baseline_label_smoothing --bank_top --temperature --steps_per_call
-    --search_from --resident_mib""".split()
+FLAGS = """--train_path --data_path --arch --dataset --trained_param --num_teacher --learning_rate
+    --decay_points --decay_rate --weight_decay --batch_size --val_batch_size --train_epoch
+    --search_target_rate --search_step --search_batch_size --search_seed --gpu_id --seed
+    --accum --do_log --compile --search_warmup_epoch --subset_per_class --val_per_class
+    --candidate_filter --baseline_epoch --baseline_learning_rate --baseline_decay_points
+    --baseline_decay_rate --baseline_weight_decay --baseline_batch_size --schedule
+    --warmup_epoch --label_smoothing --baseline_schedule --baseline_warmup_epoch
+    --baseline_label_smoothing --bank_top --temperature --steps_per_call --search_from
+    --resident_mib""".split()
 
 
 def without_tensorflow(folder, *command):
@@ -224,16 +226,20 @@ def test_do_log(flags, every):
 def test_every_flag_arrives_where_it_belongs():
     """Each with a value of its own, so that no two can be exchanged."""
     options = train_cifar.parse(
-        """--train_path a --data_path b --arch ResNet-20 --dataset CIFAR100 --trained_param c --num_teacher 3 --learning_rate 0.11
-        --decay_points 0.12 0.13 --decay_rate 0.14 --weight_decay 0.15 --batch_size 16 --val_batch_size 17 --train_epoch 18
-        --search_target_rate 0.19 --search_step 0.21 --search_batch_size 22 --search_seed 23 --gpu_id 1 2 --seed 24 --accum 25
-        --do_log 26 --compile --search_warmup_epoch 27 --subset_per_class 28 --val_per_class 29 --candidate_filter slice
-        --baseline_epoch 31 --baseline_learning_rate 0.32 --baseline_decay_points 0.33 --baseline_decay_rate 0.34
-        --baseline_weight_decay 0.35 --baseline_batch_size 36 --cpu_replicas 37
-        --search_warmup_batch_size 38 --precision float16 --sync_bn --schedule cosine --warmup_epoch 3.9 --label_smoothing 0.41
-        --baseline_schedule cosine --baseline_warmup_epoch 4.2 --baseline_label_smoothing 0.43 --bank_top 44
-        --temperature 4.5 --score l1 --search_teacher single --search random --search_samples 46
-        --finetune_teacher none --search_from d --width_multiplier 0.46 --search_precision bfloat16""".split()
+        """--train_path a --data_path b --arch ResNet-20 --dataset CIFAR100 --trained_param c
+    --num_teacher 3 --learning_rate 0.11 --decay_points 0.12 0.13 --decay_rate 0.14
+    --weight_decay 0.15 --batch_size 16 --val_batch_size 17 --train_epoch 18
+    --search_target_rate 0.19 --search_step 0.21 --search_batch_size 22 --search_seed 23
+    --gpu_id 1 2 --seed 24 --accum 25 --do_log 26 --compile --search_warmup_epoch 27
+    --subset_per_class 28 --val_per_class 29 --candidate_filter slice --baseline_epoch 31
+    --baseline_learning_rate 0.32 --baseline_decay_points 0.33 --baseline_decay_rate 0.34
+    --baseline_weight_decay 0.35 --baseline_batch_size 36 --cpu_replicas 37
+    --search_warmup_batch_size 38 --precision float16 --sync_bn --schedule cosine
+    --warmup_epoch 3.9 --label_smoothing 0.41 --baseline_schedule cosine
+    --baseline_warmup_epoch 4.2 --baseline_label_smoothing 0.43 --bank_top 44 --temperature
+    4.5 --score l1 --search_teacher single --search random --search_samples 46
+    --finetune_teacher none --search_from d --width_multiplier 0.46 --search_precision
+    bfloat16""".split()
     )
     assert (options.train_path, options.data_path, options.arch, options.dataset) == (
         "a",

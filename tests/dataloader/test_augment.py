@@ -26,7 +26,7 @@ def draws_of(count, views=1, **given):
 
 
 def odd_images(count):
-    """Images with values below 0 and above 255, as contrast leaves them, and some special pixels."""
+    """Images with values below 0 and above 255, as after contrast, and some special pixels."""
     images = np.random.default_rng(1).uniform(-60, 320, (count, 32, 32, 3)).astype(np.float32)
     special = [
         (0, 0, 0),

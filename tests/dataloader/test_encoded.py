@@ -1,4 +1,4 @@
-"""Images decode to what was encoded; what is damaged or promises too much is refused in one line."""
+"""Images decode to what was encoded; damaged ones are refused in one line."""
 
 import io
 import struct

@@ -53,8 +53,10 @@ def test_one_cpu_is_the_default_strategy_not_compiled_in_float32(no_gpu):
 def test_cpu_replicas_split_the_cpu(no_gpu):
     runtime, lines = make_runtime(asked(cpu_replicas=2, accum=3, precision="bfloat16"), Alone())
     assert (runtime.replicas, runtime.parts, runtime.dtype, lines) == (2, 6, tf.bfloat16, [])
-    assert runtime.strategy.extended.worker_devices == ("/job:localhost/replica:0/task:0/device:CPU:0",
-                                                        "/job:localhost/replica:0/task:0/device:CPU:1")  # fmt: skip
+    assert runtime.strategy.extended.worker_devices == (
+        "/job:localhost/replica:0/task:0/device:CPU:0",
+        "/job:localhost/replica:0/task:0/device:CPU:1",
+    )
     assert make_runtime(asked(cpu_replicas=1), Alone())[0].strategy is tf.distribute.get_strategy()
 
 

@@ -153,7 +153,7 @@ def in_batches(order, size, here=slice(None)):
 
 @pytest.mark.parametrize("sort", [True, False])
 def test_row_n_belongs_to_image_n_after_shuffling(tmp_path, sort):
-    """Built in any order and in batches that do not divide, looked up by index in shuffled batches."""
+    """Built in any order, in batches that do not divide; read by index in shuffled batches."""
     labels = np.sort(np.arange(23) % 4) if sort else np.arange(23) % 4
     path, shape = str(tmp_path / "bank.npy"), (23, 2, 3)
     new = begun(tmp_path, shape)

@@ -538,7 +538,8 @@ def test_apretrained_network_is_found_by_its_width(tmp_path, monkeypatch, flags,
 @pytest.mark.slow
 def test_the_whole_method_on_mobilenet_v2(data_path, tmp_path):
     """Narrow enough for runs of blocks to begin at the stem; every file says the width."""
-    flags = "--arch MobileNet-v2 --width_multiplier 0.1 --search_target_rate 0.45 --train_epoch 1".split()
+    flags = "--arch MobileNet-v2 --width_multiplier 0.1 --search_target_rate 0.45".split()
+    flags += "--train_epoch 1".split()
     folder = start(data_path, tmp_path / "run", *flags)
     figures, (arrays, meta) = result(folder), read_parameters(str(folder / "trained_param.pkl"))
     assert figures["baseline"]["flops"] == 6_964_224 and 0.4 < figures["flops_rate"] <= 0.45

@@ -19,7 +19,7 @@ def given(batch):
 
 
 def without(network, slices):
-    """float32 [F], all filters but the first of each gate: slices, a dict gate index -> how many."""
+    """float32 [F], all filters but the first ones. slices: dict gate index -> how many."""
     masks = [np.ones(size, np.float32) for size in network.gate_sizes]
     for gate, count in slices.items():
         masks[gate][:count] = 0

@@ -56,7 +56,7 @@ class Training:
         self.records, self.figures = [], {}
 
     def again(self, path):
-        """The same step, already traced, and what a new training has: initial values, no velocity."""
+        """The same traced step, with the initial values of a new training and no velocity."""
         initial = build_network("ResNet-8", 10, 32).parameters()
         for name, variable in self.network.variables_by_name().items():
             variable.assign(initial[name])

@@ -2,8 +2,8 @@
 100 of each form, 600 in `make test-slow`.
 
 What a check sum protects is damaged on both sides of it: outside, where the check sum sees it, and
-inside, packed again. `pytest -s tests/files/test_fuzz.py` prints how many of each form were loaded and
-refused.
+inside, packed again. `pytest -s tests/files/test_fuzz.py` prints how many of each form were loaded
+and refused.
 """
 
 import collections

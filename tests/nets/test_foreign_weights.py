@@ -61,7 +61,7 @@ def tensors(state):
 
 
 def assert_same(arrays, state):
-    """That `arrays` are those of the state dict, by the values of each kind of array and by name."""
+    """Asserts that `arrays` are those of the state dict, by name and by values of each kind."""
     assert len(arrays) == sum(np.ndim(array) > 0 for array in state.values())
     assert all(array.dtype == np.float32 for array in arrays.values())
     kernel = state["layer2.0.downsample.0.weight"]

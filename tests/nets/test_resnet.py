@@ -99,7 +99,7 @@ def test_gates_of_resnet_56():
 
 
 def test_initial_values():
-    """He-normal over fan-out; the last BN of a block starts at gamma 0; another seed, other values."""
+    """He-normal over fan-out; the last BN of a block has gamma 0; seeds give other values."""
     parameters = build_network("ResNet-56", 10, 32, seed=1).parameters()
     kernel = parameters["BasicBlock2.3/conv1/kernel:0"]
     assert kernel.std() == pytest.approx(np.sqrt(2 / (9 * 64)), rel=0.02)

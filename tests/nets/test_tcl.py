@@ -193,8 +193,8 @@ def test_dropping_filters_changes_neither_logits_nor_scores(
 
 
 def gradients(network, x, **settings):
-    """(logits, gradients of a loss, batch statistics) of the network as it is, in a Context of these
-    settings.
+    """(logits, gradients of a loss, batch statistics) of the network as it is, in a Context of
+    these settings.
     """
     with tf.GradientTape() as tape:
         ctx = Context("batch", **settings)
