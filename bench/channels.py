@@ -12,8 +12,7 @@ call by call, so that other load on the machine affects all alike; numbers are m
 import dataclasses
 import sys
 
-from harness import machine, print_heading, print_row
-from pruned import medians_ms, predicting, say
+from harness import machine, medians_ms, predicting, print_heading, print_row, say
 
 from cli.flags import PRECISIONS
 from cli.parser import Parser, count, positive

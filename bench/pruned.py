@@ -16,11 +16,10 @@ import collections
 import dataclasses
 import itertools
 import math
-import statistics
 import sys
-import time
 
-from harness import machine, print_heading, print_row
+from convolution_chains import chained, convolutions, gflops
+from harness import LEAST_CALLS, machine, medians_ms, predicting, print_heading, print_row, say
 
 from cli.flags import PRECISIONS
 from cli.parser import Parser, count, positive, share
@@ -32,38 +31,7 @@ from nets import build_network
 from nets.catalogue import BUILDERS
 from nets.parameters import check_saved_for, read_parameters
 
-LEAST_CALLS = 7  # smallest number of timed calls per cell
 BISECTIONS = 30  # halvings of the share of filters: much finer than one filter of any gate
-
-
-def say(text):
-    print(text, file=sys.stderr, flush=True)
-
-
-def medians_ms(calls, seconds):
-    """Median milliseconds of each function in `calls`.
-
-    They take turns for `seconds` seconds per function, and at least LEAST_CALLS times.
-    """
-    for call in calls * 2:  # untimed: the first call traces and compiles, the second warms up
-        call()
-    times, begin = [[] for _ in calls], time.perf_counter()
-    while len(times[0]) < LEAST_CALLS or time.perf_counter() - begin < seconds * len(calls):
-        for call, taken in zip(calls, times):
-            start = time.perf_counter()
-            call()
-            taken.append(1e3 * (time.perf_counter() - start))
-    return [statistics.median(taken) for taken in times]
-
-
-def normals(shape, scale=1.0):
-    """Random float32 of this shape on the device. Not zeros, which may be faster."""
-    import numpy as np
-    import tensorflow as tf
-
-    return tf.constant(
-        np.float32(scale) * np.random.default_rng(0).standard_normal(shape, np.float32)
-    )
 
 
 # ----------------------------------------------------------------------------------------- networks
@@ -136,117 +104,6 @@ def make_networks(args, files):
         else:
             networks[name] = extracted(dense, filters)
     return networks
-
-
-def predicting(network, runtime, batch):
-    """A function that computes the logits of `batch` images with `runtime` and copies them to the
-    host.
-    """
-    import tensorflow as tf
-
-    from op_utils import context
-
-    images = normals([batch, network.input_size, network.input_size, 3])
-    ctx = context(runtime, "moving")
-    predict = tf.function(lambda x: network(x, ctx), jit_compile=runtime.compile, autograph=False)
-    return lambda: predict(images).numpy()
-
-
-# ------------------------------------------------------------------------------------- convolutions
-
-
-@dataclasses.dataclass(frozen=True)
-class Convolution:
-    """Everything that the time of a convolution depends on.
-
-    kernel: [h, w, in, out], or [h, w, channels, 1] if depthwise.
-    """
-
-    kernel: tuple
-    strides: int
-    out_size: int
-    depthwise: bool
-
-    @property
-    def reads(self):
-        """(height and width, channels) of the input."""
-        return self.out_size * self.strides, self.kernel[2]
-
-    @property
-    def writes(self):
-        """(height and width, channels) of the output."""
-        return self.out_size, self.kernel[2] * self.kernel[3] if self.depthwise else self.kernel[3]
-
-    @property
-    def macs(self):
-        """Multiply-accumulates per image."""
-        return math.prod(self.kernel) * self.out_size**2
-
-    def __call__(self, x, kernel):
-        import tensorflow as tf
-
-        if self.depthwise:
-            return tf.nn.depthwise_conv2d(x, kernel, [1, self.strides, self.strides, 1], "SAME")
-        return tf.nn.conv2d(x, kernel, self.strides, "SAME")
-
-
-def convolutions(network):
-    """The list of Convolution of a network, in network order."""
-    from nets.tcl import Conv2d, DepthwiseConv2d
-
-    layers = (
-        layer for layer in network.network_layers if isinstance(layer, (Conv2d, DepthwiseConv2d))
-    )
-    return [
-        Convolution(
-            tuple(layer.shape("kernel")),
-            layer.strides,
-            layer.out_size,
-            isinstance(layer, DepthwiseConv2d),
-        )
-        for layer in layers
-    ]
-
-
-def chained(convs, batch):
-    """A function that computes all of `convs` for `batch` images in float32, and nothing else.
-
-    Each convolution reads the latest output of the right shape, or random values if there is none,
-    for example after a pooling layer.
-    """
-    import tensorflow as tf
-
-    # This scale keeps the variance without batch norm. Trained kernels would give infinite or
-    # denormal numbers, which distort the times.
-    kernels = [
-        normals(conv.kernel, 1 / math.sqrt(math.prod(conv.kernel[: 2 if conv.depthwise else 3])))
-        for conv in convs
-    ]
-    ready, written = {}, set()
-    for conv in convs:
-        if conv.reads not in written | ready.keys():
-            size, channels = conv.reads
-            ready[conv.reads] = normals([batch, size, size, channels])
-        written.add(conv.writes)
-
-    @tf.function(autograph=False)
-    def compute():
-        latest, ends = {shape: (None, x) for shape, x in ready.items()}, {}
-        for index, (conv, kernel) in enumerate(zip(convs, kernels)):
-            read, x = latest[conv.reads]
-            ends.pop(read, None)
-            ends[index] = y = conv(x, kernel)
-            latest[conv.writes] = index, y
-        # One value of each output that no convolution reads: so all are computed, without copying
-        # whole outputs to the host.
-        return tf.concat([y[0, 0, 0, :1] for y in ends.values()], 0)
-
-    return lambda: compute().numpy()
-
-
-def gflops(convs, batch, ms):
-    """10^9 floating-point operations per second; a multiply-accumulate counts as two."""
-    return 2 * batch * sum(conv.macs for conv in convs) / ms / 1e6
 
 
 # ------------------------------------------------------------------------------------------- tables

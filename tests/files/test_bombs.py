@@ -20,6 +20,8 @@ from files import guards, npz, pickle_reader, pickles
 from nets.parameters import read_parameters
 from utils import UserError
 
+pytestmark = pytest.mark.long  # each reads twice, once with its memory traced
+
 
 def refusal_of(read, megabytes=16, seconds=5):
     """The one line that `read()` is refused with, in little memory and time."""
