@@ -129,6 +129,10 @@ class RunFolder:
             return True
         differ = differences(former["options"], config["options"])
         if differ:
+            older = "search_precision" not in former["options"].get("device", {})
+            if older and differ.startswith("device.search_precision"):
+                # From before this option: the search has the precision of the trainings.
+                instead = f"give it the same --search_precision, {instead}"
             raise UserError(
                 f"--train_path {self.path} holds a run with other options ({differ}); {instead}"
             )

@@ -83,7 +83,8 @@ def test_a_folder_from_before_a_search_had_a_precision_of_its_own(tmp_path):
         tmp_path, OPTIONS | {"device": {"precision": "bfloat16", "search_precision": "bfloat16"}}
     ).close()
     with pytest.raises(
-        UserError, match=r"device.search_precision: bfloat16 there, float32 asked for"
+        UserError,
+        match=r"device.search_precision: bfloat16 there, .*; give it the same --search_precision, ",
     ):
         opened(
             tmp_path, OPTIONS | {"device": {"precision": "bfloat16", "search_precision": "float32"}}
