@@ -10,8 +10,7 @@ See README.md.
 import sys
 
 from cli.flags import add_data_flags, add_device_flags
-from cli.options import options_from
-from cli.parser import Parser
+from cli.options import parse_options
 from cli.program import prune_from, run_program
 from cli.training_flags import add_training_flags
 from dataloader import CLASSES
@@ -31,12 +30,8 @@ def add_flags(parser):
 
 
 def parse(argv=None):
-    parser = Parser(
-        description=__doc__.splitlines()[0],
-        epilog="README.md describes the run folder and the method.",
-    )
-    add_flags(parser)
-    return options_from(parser.parse_args(argv))
+    """The Options of a command line."""
+    return parse_options(__doc__, add_flags, argv)
 
 
 def main():

@@ -11,8 +11,8 @@ time and memory that a run needs. See README.md.
 import sys
 
 from cli.flags import IMAGENET_PATH, add_data_flags, add_device_flags, add_file_flags
-from cli.options import options_from
-from cli.parser import Parser, count
+from cli.options import parse_options
+from cli.parser import count
 from cli.program import prune_from, run_program
 from cli.training_flags import add_training_flags
 from dataloader import IN_FILES, FileOptions
@@ -43,12 +43,8 @@ def add_flags(parser):
 
 
 def parse(argv=None):
-    parser = Parser(
-        description=__doc__.splitlines()[0],
-        epilog="README.md describes the run folder and the method.",
-    )
-    add_flags(parser)
-    return options_from(parser.parse_args(argv))
+    """The Options of a command line."""
+    return parse_options(__doc__, add_flags, argv)
 
 
 def main():

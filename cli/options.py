@@ -2,6 +2,7 @@
 
 import dataclasses
 
+from cli.parser import Parser
 from dataloader import FileOptions
 from engine.options import (
     DeviceOptions,
@@ -23,6 +24,20 @@ def device_options(args, accum=1):
     if search_precision is None:
         return options
     return dataclasses.replace(options, search_precision=search_precision)
+
+
+def parse_options(doc, add_flags, argv=None):
+    """The Options of the command line of a training program.
+
+    doc: its docstring; add_flags: function that adds its flags to a parser; argv: list of str, None
+    for those of the process.
+    """
+    parser = Parser(
+        description=doc.splitlines()[0],
+        epilog="README.md describes the run folder and the method.",
+    )
+    add_flags(parser)
+    return options_from(parser.parse_args(argv))
 
 
 def options_from(args):

@@ -161,35 +161,24 @@ def test_what_was_skipped_is_written_down(in_folders):
     assert why.startswith("Invalid JPEG data")
 
 
+def start_again(folder, root):
+    """Starts the run in shards a second time."""
+    source = json.loads((folder / "config.json").read_text())["options"]["trained_param"]
+    flags = ("--data_path", str(root / "shards"), "--trained_param", source, "--bank_top", "2")
+    start(folder, *flags)
+
+
 def test_other_data_are_another_run(in_shards, root):
-    source = json.loads((in_shards[0] / "config.json").read_text())["options"]["trained_param"]
     shard = root / "shards" / "train-00000-of-00004"
     other = root / "shards" / "train-00004-of-00005"  # the same images in another order
     shard.rename(other)
     try:
         with pytest.raises(UserError, match="holds a run with other options \\(data: "):
-            start(
-                in_shards[0],
-                "--data_path",
-                str(root / "shards"),
-                "--trained_param",
-                source,
-                "--bank_top",
-                "2",
-            )
+            start_again(in_shards[0], root)
     finally:
         other.rename(shard)
 
 
 def test_a_second_start_finds_it_finished(in_shards, root, capsys):
-    source = json.loads((in_shards[0] / "config.json").read_text())["options"]["trained_param"]
-    start(
-        in_shards[0],
-        "--data_path",
-        str(root / "shards"),
-        "--trained_param",
-        source,
-        "--bank_top",
-        "2",
-    )
+    start_again(in_shards[0], root)
     assert "nothing is left to do" in capsys.readouterr().out

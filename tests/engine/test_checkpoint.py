@@ -6,6 +6,7 @@ import json
 import numpy as np
 import pytest
 import tensorflow as tf
+from trainings import OPTIONS
 
 from dataloader import AUGMENTATIONS
 from dataloader.augment import augment
@@ -13,7 +14,6 @@ from distribution.runtime import Runtime
 from ekg.contrastive import plain_loss
 from engine.checkpoint import Checkpoint, check_parameters, first_not_finite
 from engine.feed import Feed
-from engine.options import TrainOptions
 from engine.training import Progress, train
 from nets import build_network
 from op_utils import Optimizer, training_step
@@ -21,14 +21,6 @@ from utils import UserError
 
 pytestmark = pytest.mark.long
 
-OPTIONS = TrainOptions(
-    epochs=2,
-    learning_rate=0.05,
-    decay_points=(0.5,),
-    decay_rate=0.1,
-    weight_decay=1e-3,
-    batch_size=6,
-)
 RNG = np.random.default_rng(0)
 IMAGES, LABELS = RNG.integers(0, 256, (26, 32, 32, 3), np.uint8), RNG.permutation(26) % 10
 

@@ -4,26 +4,17 @@ import dataclasses
 
 import numpy as np
 import pytest
+from trainings import OPTIONS
 
 from dataloader import AUGMENTATIONS
 from dataloader.augment import augment
 from ekg.contrastive import contrastive_loss
 from engine.feed import Feed
-from engine.options import TrainOptions
 from engine.training import train
 from nets import build_network
 from op_utils import Optimizer, training_step
 
 pytestmark = pytest.mark.long
-
-OPTIONS = TrainOptions(
-    epochs=2,
-    learning_rate=0.05,
-    decay_points=(0.5,),
-    decay_rate=0.1,
-    weight_decay=1e-3,
-    batch_size=6,
-)
 
 
 def arrays(count):
