@@ -133,9 +133,9 @@ def _open_folder(options, prepared, machines):
     with machines.together():
         if options.search_from and machines.chief:
             adopted = find_search(options, prepared.described)
-    described_run = prepared.described
+    described_run = dict(prepared.described)
     if options.search_from:
-        described_run |= {ADOPTED: machines.exchange(adopted and adopted.identity)[0]}
+        described_run[ADOPTED] = machines.exchange(adopted and adopted.identity)[0]
     made_with = versions() | {"hardware": hardware()}
     return RunFolder(
         options.train_path, described_run, made_with, machines, options.overwrite, adopted

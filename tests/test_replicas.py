@@ -181,6 +181,7 @@ def test_four_parts_are_the_whole_where_batch_norm_uses_moving_averages(
             for sums in (parts[0], whole[0])
         ]
         assert off_by(*flat) <= 1e-5, kind
+    assert off_by(parts[1]["logits"], whole[1]["logits"]) <= 1e-5
 
 
 @pytest.mark.slow

@@ -84,7 +84,7 @@ def test_a_folder_from_before_a_search_had_a_precision_of_its_own(tmp_path):
     ).close()
     with pytest.raises(
         UserError,
-        match=r"device.search_precision: bfloat16 there, .*; give it the same --search_precision, ",
+        match=r"device.search_precision: bfloat16 there, float32 asked for\); give it the same",
     ):
         opened(
             tmp_path, OPTIONS | {"device": {"precision": "bfloat16", "search_precision": "float32"}}
