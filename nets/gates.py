@@ -8,6 +8,8 @@ import typing
 
 import tensorflow as tf
 
+STATISTICS = ("batch", "moving", "folded")
+
 
 class Gate:
     """One set of filters that are kept or dropped together.
@@ -33,7 +35,7 @@ class Context:
 
     After the pass:
         batch_statistics: list of (mean, biased variance), float32 [C], one pair per batch norm in
-            network order; empty with moving averages.
+            network order; empty unless statistics are "batch".
         probes: list of lists of float32 [C]: per gate, one probe for each place where it is
             observed, in network order. The gradient of a probe is the inner sum of Eq. 9.
     """
@@ -52,7 +54,8 @@ class Context:
         """
         Args:
             statistics: "batch" or "moving", the statistics that batch norm uses. A masked network
-                needs "batch".
+                needs "batch". "folded" is "moving" with a cheaper backward pass: the factor of
+                each batch norm is multiplied into the kernel of the convolution before it.
             masks: list of float32 [C], one per gate in gate order; None for an ordinary network.
             tape: tf.GradientTape that watches the probes, to compute importance; None: no probes.
             drop: whether masked filters are left out of all arrays, as far as `multiple` allows,
@@ -66,8 +69,8 @@ class Context:
             merge: function of (mean, biased variance) of this replica's batch to those of all
                 replicas' batches, or None.
         """
-        if statistics not in ("batch", "moving"):
-            raise ValueError(f"statistics must be 'batch' or 'moving', not {statistics!r}")
+        if statistics not in STATISTICS:
+            raise ValueError(f"statistics must be one of {STATISTICS}, not {statistics!r}")
         self.statistics, self.masks, self.tape = statistics, masks, tape
         self.multiple, self.dtype, self.merge = multiple, dtype, merge
         # int32 [channels] per gate: the channels, after padding, that this pass computes.

@@ -1,5 +1,6 @@
 """The base class of all architectures: a chain of parts, their layers, gates, costs, parameters."""
 
+import itertools
 import math
 import typing
 
@@ -56,6 +57,9 @@ class Network(tf.Module):
         """Called once by the subclass, with all parts in order."""
         self.parts = parts
         self.network_layers = [layer for part in parts for layer in part.layers]
+        for layer, following in itertools.pairwise(self.network_layers):
+            if isinstance(following, BatchNorm):
+                layer.norm = following
         self.gates = [gate for part in parts for gate in part.gates]
         for index, gate in enumerate(self.gates):
             gate.index = index

@@ -46,10 +46,21 @@ class Layer(tf.Module):
     out_size: height and width of the output.
     """
 
+    _outputs = [-1]  # shape of a vector over the outputs, beside the kernel
+
     def __init__(self, name):
         super().__init__(name=name.replace("/", "_").replace(".", "_"))
         self.path = name
         self.arrays, self.gated = {}, {}
+        self.norm: BatchNorm | None = None  # what follows; set when the network is complete
+
+    def _kernel(self, ctx):
+        """The kernel in this pass, with the factor of the batch norm behind it if it is folded."""
+        kernel = ctx.kernel(self.arrays["kernel"], self.gated["kernel"])
+        if ctx.statistics == "folded" and self.norm is not None:
+            # (x * k) s = x * (k s), s [C] along the kernel's outputs
+            kernel = kernel * tf.reshape(self.norm.scale(ctx), self._outputs)
+        return kernel
 
     def _add(self, array_name, value, gated, trainable=True):
         """Makes the variable of an array. gated: dict axis -> Gate or None."""
@@ -134,12 +145,13 @@ class Conv2d(Layer):
         return self.kernel.shape[3]
 
     def __call__(self, x, ctx):
-        kernel = ctx.kernel(self.kernel, self.gated["kernel"])
-        return tf.nn.conv2d(x, tf.cast(kernel, x.dtype), self.strides, self.padding)
+        return tf.nn.conv2d(x, tf.cast(self._kernel(ctx), x.dtype), self.strides, self.padding)
 
 
 class DepthwiseConv2d(Layer):
     """Depthwise convolution without bias. One gate owns both its inputs and its outputs."""
+
+    _outputs = [-1, 1]  # kernels are [kh, kw, C, 1]
 
     def __init__(
         self, name, arrays, kernel_size, channels, *, in_size, strides=1, gate=None, padding="SAME"
@@ -163,10 +175,8 @@ class DepthwiseConv2d(Layer):
         self.kernel = self._add("kernel", value, {2: gate})
 
     def __call__(self, x, ctx):
-        kernel = ctx.kernel(self.kernel, self.gated["kernel"])
-        return tf.nn.depthwise_conv2d(
-            x, tf.cast(kernel, x.dtype), [1, self.strides, self.strides, 1], self.padding
-        )
+        strides = [1, self.strides, self.strides, 1]
+        return tf.nn.depthwise_conv2d(x, tf.cast(self._kernel(ctx), x.dtype), strides, self.padding)
 
 
 class FC(Layer):
@@ -192,8 +202,7 @@ class FC(Layer):
         self.biases = self._add("biases", biases, {})
 
     def __call__(self, x, ctx):
-        kernel = ctx.kernel(self.kernel, self.gated["kernel"])
-        return tf.cast(x, tf.float32) @ kernel + self.biases
+        return tf.cast(x, tf.float32) @ self._kernel(ctx) + self.biases
 
 
 class BatchNorm(Layer):
@@ -221,11 +230,22 @@ class BatchNorm(Layer):
             value = arrays.take(f"{name}/{array_name}:0", [1, 1, 1, channels], fill)
             self._add(array_name, value, {3: gate}, trainable=not array_name.startswith("moving"))
 
+    def _vector(self, name, ctx):
+        return ctx.vector(tf.reshape(self.arrays[name], [-1]), self.in_gate)
+
+    def scale(self, ctx):
+        """The factor of the layer with moving averages, float32 [C]."""
+        variance = self._vector("moving_variance", ctx)
+        return self._vector("gamma", ctx) * tf.math.rsqrt(variance + BN_EPSILON)
+
     def __call__(self, x, ctx):
-        vector = lambda name: ctx.vector(tf.reshape(self.arrays[name], [-1]), self.in_gate)
+        vector = lambda name: self._vector(name, ctx)
         gamma, beta = vector("gamma"), vector("beta")
         if ctx.statistics == "moving":
             return self._fused(x, gamma, beta, vector("moving_mean"), vector("moving_variance")).y
+        if ctx.statistics == "folded":  # the convolution before has multiplied by the scale
+            shift = beta - vector("moving_mean") * self.scale(ctx)
+            return tf.nn.bias_add(x, tf.cast(shift, x.dtype))
         if ctx.merge is not None:
             wide = tf.cast(x, tf.float32)
             mean, variance = ctx.merge(*tf.nn.moments(wide, [0, 1, 2]))

@@ -236,6 +236,23 @@ def test_filling_up_channels_changes_nothing(network, small, images, x, which):
     )
 
 
+@pytest.mark.parametrize("masked", [False, True], ids=["whole", "masked"])
+@pytest.mark.parametrize("multiple", [1, 16])
+def test_folded_batch_norm_is_batch_norm_with_moving_averages(small, x, multiple, masked):
+    """Logits, and the gradient of every trainable array, vectors of batch norm included."""
+    for bn in small.batch_norms:
+        bn.arrays["moving_variance"].assign(np.abs(bn.arrays["moving_variance"]))
+    masks = small.split_masks(FLAT) if masked else None
+    found = {}
+    for statistics in ("moving", "folded"):
+        with tf.GradientTape() as tape:
+            logits = small(x, Context(statistics, masks, multiple=multiple))
+            loss = tf.reduce_sum(logits**2)
+        found[statistics] = [logits, *tape.gradient(loss, small.trainable)]
+    for folded, moving in zip(found["folded"], found["moving"]):
+        assert np.abs(folded - moving).max() <= 1e-5 * np.abs(moving).max()
+
+
 @pytest.mark.skipif(
     platform.machine() not in ("x86_64", "AMD64"), reason="how sums are taken is another CPU's"
 )
