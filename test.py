@@ -18,13 +18,12 @@ from cli.flags import (
     add_file_flags,
     add_width_flag,
 )
+from cli.network_file import read_network_file
 from cli.options import device_options
 from cli.parser import Parser
 from cli.program import run_program
-from dataloader import DATASETS, IN_FILES, FileOptions
-from nets import classes_of, input_size_of, variant_of
-from nets.catalogue import BUILDERS, IMAGENET
-from nets.parameters import check_saved_for
+from dataloader import DATASETS
+from nets.catalogue import BUILDERS
 from utils import UserError
 
 
@@ -54,40 +53,6 @@ def parse(argv=None):
     return parser.parse_args(argv)
 
 
-def settle(asked, meta, key, known, fallback, path):
-    """The value of --arch or --dataset.
-
-    Args:
-        asked: value of the flag or None; it must not contradict the file.
-        meta: dict, metadata of the file.
-        key: "arch" or "dataset".
-        known: allowed values.
-        fallback: used if neither the flag nor the file gives a value.
-        path: of the parameter file, for messages.
-    """
-    written = meta.get(key)
-    if asked:
-        check_saved_for(path, meta, key, asked)
-    if not asked and written and written not in known:
-        raise UserError(f"{path} was saved for {key} {written}, which this program does not know")
-    return asked or written or fallback
-
-
-def file_options(args, dataset, meta):
-    """FileOptions if the images of `dataset` are in files, else None.
-
-    The input size is that of --input_size, else of the file, else 224.
-    """
-    if dataset not in IN_FILES:
-        given = {"--input_size": args.input_size, "--val_labels": args.val_labels}
-        wrong = next((flag for flag, value in given.items() if value is not None), None)
-        if wrong:
-            raise UserError(f"{wrong} is only for images in files, not for {dataset}; leave it out")
-        return None
-    size = args.input_size or input_size_of(meta) or FileOptions.input_size
-    return FileOptions(size, args.val_labels)
-
-
 def main():
     args = parse()
     from distribution.machines import meet
@@ -101,7 +66,6 @@ def evaluate(args, machines):
     """Evaluates on all machines; the chief prints the result."""
     # After parsing, so that --help and a wrong flag are answered at once.
     from distribution.startup import import_tensorflow
-    from nets.parameters import read_parameters
     from utils import digest
 
     with machines.together():
@@ -109,34 +73,23 @@ def evaluate(args, machines):
             raise UserError(
                 "--sync_bn goes with --batch_stats: moving averages are the same on all replicas"
             )
-        parameters, meta = read_parameters(args.trained_param)
-        arch = settle(args.arch, meta, "arch", BUILDERS, "ResNet-56", args.trained_param)
-        fallback = "ImageNet" if arch in IMAGENET else "CIFAR10"
-        dataset = settle(args.dataset, meta, "dataset", DATASETS, fallback, args.trained_param)
-        files = file_options(args, dataset, meta)
-        variant = variant_of(meta, args.trained_param, args.width_multiplier)
+        file = read_network_file(args.trained_param, args)
     import_tensorflow()
     from dataloader import load_test_set
     from engine.configuration import check_agreement
-    from nets import build_network
 
     with machines.together():
         share = machines.index, len(machines.addresses)
-        data = load_test_set(dataset, args.data_path, files, share, classes_of(parameters))
-    facts = {**vars(args), "parameters": digest(parameters), "variant": variant}
+        data = load_test_set(file.dataset, args.data_path, file.files, share, file.classes)
+    facts = {**vars(args), "parameters": digest(file.parameters), "variant": file.variant}
     check_agreement(machines, facts, data)
-
-    def build():
-        shape = arch, data.classes, data.input_size
-        return build_network(*shape, parameters, origin=args.trained_param, **variant)
-
-    network, metrics = measure(args, machines, data, build)
+    network, metrics = measure(args, machines, data, file)
     if machines.chief:
-        report(args, network, f"{arch} on {dataset}", metrics)
+        report(args, network, f"{file.arch} on {file.dataset}", metrics)
 
 
-def measure(args, machines, data, build):
-    """(Network, dict of metrics). build: makes the network; called in the scope of the devices."""
+def measure(args, machines, data, file):
+    """(Network, dict of metrics). file: NetworkFile."""
     from distribution.runtime import make_runtime
     from engine.console import Console
     from engine.evaluation import Evaluator
@@ -145,7 +98,7 @@ def measure(args, machines, data, build):
     batch_size = min(args.val_batch_size, len(data.y_test))
     runtime.check_batch("--val_batch_size", batch_size)
     with runtime.strategy.scope():
-        network = build()
+        network = file.build(data)
     statistics = "batch" if args.batch_stats else "moving"
     evaluator = Evaluator(
         network, runtime, data.augmentation, data.x_test, data.y_test, batch_size, statistics
