@@ -20,11 +20,8 @@ from utils import UserError, cores
 START_SECONDS = 180
 
 # On CPUs, gates are padded to a multiple of this many channels, because oneDNN's kernels are faster
-# then (bench/channels.py, docs/performance.md). In float32, 8 has two more reasons:
-# - sums are bit-identical to those of the network with all filters, so a search makes the same
-#   choices;
-# - with fewer than 8 channels, oneDNN's AVX2 kernel computes a wrong gradient of a strided 1x1
-#   convolution (uxlfoundation/oneDNN#6035).
+# then (bench/channels.py, docs/performance.md). In float32, 8 has another reason: sums are
+# bit-identical to those of the network with all filters, so a search makes the same choices.
 MULTIPLES = {"float32": 8, "bfloat16": 16}
 
 

@@ -109,8 +109,8 @@ def test_batches_that_do_not_divide_are_refused():
 
 
 def test_channels_are_filled_up_where_onednn_computes():
-    """To what docs/performance.md measured; in float32 never to fewer than 8, where a kernel of
-    AVX2 is wrong.
+    """To what docs/performance.md measured; in float32 never to fewer than the 8 that a search
+    needs for its rounding.
     """
     one = tf.distribute.get_strategy()
     on_cpu = {
