@@ -3,12 +3,11 @@ second start can resume the run.
 """
 
 import contextlib
-import fcntl
 import os
-import socket
 import time
 
 from engine.configuration import differences
+from engine.folder_lock import FolderLock
 from engine.memory import peak_rss_mib, reset_peak
 from engine.run_files import (
     CONFIG,
@@ -22,8 +21,6 @@ from engine.run_files import (
     write_lines,
 )
 from utils import FULL, TEMPORARY, UserError, write_json
-
-LOCK = ".lock"
 
 
 class RunFolder:
@@ -48,10 +45,9 @@ class RunFolder:
         Raises UserError if the folder holds another run, or files that belong to no run; if it is
         in use or cannot be written; or if this machine sees another folder than the chief.
         """
-        self.path, self.writes, self._lock = path, machines.chief, None
+        self.path, self.writes = path, machines.chief
+        self._lock: FolderLock | None = None  # a finished run is not locked
         self.result: dict = {}
-        # Stays False if the file system has no locks, or if the run is finished.
-        self.locked = False
         try:
             with machines.together():
                 if self.writes:
@@ -83,6 +79,13 @@ class RunFolder:
             self._lock.close()
             self._lock = None
 
+    @property
+    def locked(self):
+        """Whether other processes are kept out. Not if the file system has no locks, or if the run
+        is finished.
+        """
+        return self._lock is not None and self._lock.locked
+
     def _contents(self):
         """(names of the stages' files that exist, config.json, result.json)"""
         there = [name for name in (*STAGES.values(), *UNFINISHED.values()) if self.has(name)]
@@ -95,7 +98,7 @@ class RunFolder:
             return  # a finished run is only read: it needs no lock
         try:
             os.makedirs(self.file("checkpoints"), exist_ok=True)
-            self._take_lock()
+            self._lock = FolderLock(path)
             # Check again under the lock: another process may have started at the same time.
             fresh = self._check(config, overwrite)
             self._tidy(overwrite)
@@ -137,26 +140,6 @@ class RunFolder:
                 f"--train_path {self.path} holds a run with other options ({differ}); {instead}"
             )
         return False
-
-    def _take_lock(self):
-        # Unbuffered: otherwise close() would write again what a full disk has refused.
-        self._lock = open(self.file(LOCK), "a+b", buffering=0)
-        try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            self._lock.seek(0)
-            owner = self._lock.read(200).decode(errors="replace").strip() or "another process"
-            self.close()
-            raise UserError(
-                f"--train_path {self.path} is in use by {owner}; wait for it, or choose another"
-                " folder"
-            ) from error
-        except OSError:
-            return  # the file system has no locks
-        self.locked = True
-        with contextlib.suppress(OSError):  # on a full disk the lock works without the owner's name
-            self._lock.truncate(0)
-            self._lock.write(f"process {os.getpid()} on {socket.gethostname()}\n".encode())
 
     def _tidy(self, overwrite):
         """Deletes temporary files of killed processes, and checkpoints of finished stages. With
