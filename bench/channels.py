@@ -12,7 +12,9 @@ call by call, so that other load on the machine affects all alike; numbers are m
 import dataclasses
 import sys
 
+import numpy as np
 from harness import machine, medians_ms, predicting, print_heading, print_row, say
+from random_training import RATES, random_batch, random_step
 
 from cli.flags import PRECISIONS
 from cli.parser import Parser, count, positive
@@ -26,22 +28,8 @@ from nets.parameters import check_saved_for, read_parameters
 
 def training(network, runtime, batch):
     """A function that makes one step of fine-tuning, on two views of `batch` images."""
-    import numpy as np
-    from train import random_set
-
-    from dataloader import AUGMENTATIONS
-    from dataloader.augment import augment, draw
-    from ekg.contrastive import contrastive_loss
-    from op_utils import Optimizer, training_step
-
-    prepare = lambda data: augment(
-        data["images"], data["draws"], AUGMENTATIONS["CIFAR10"], colour=True
-    )
-    step = training_step(
-        network, Optimizer(network.trainable, runtime), runtime, prepare, contrastive_loss
-    )
-    data = {**random_set(batch, 2), "draws": draw(np.random.default_rng(0), batch, 2)}
-    rates = {"learning_rate": np.float32(1e-4), "weight_decay": np.float32(5e-4)}
+    step, data = random_step(network, runtime, views=2), random_batch(batch, views=2)
+    rates = RATES | {"learning_rate": np.float32(1e-4)}  # small: the weights stay trained ones
     return lambda: float(step(data, **rates)[0]["loss"])
 
 

@@ -17,9 +17,11 @@ import sys
 import time
 
 from harness import ROOT, in_own_process, machine, parent_or_child, print_heading, print_row
+from random_training import DATASET, SIZE, random_set, random_step
 
 from cli.parser import Parser, count
 from cli.program import run_program
+from dataloader import CLASSES
 from engine.options import DeviceOptions, TrainOptions
 from nets.catalogue import BUILDERS
 
@@ -29,34 +31,17 @@ def child(job):
     from distribution.startup import import_tensorflow
 
     import_tensorflow()
-    import numpy as np
-
-    from dataloader import AUGMENTATIONS
-    from dataloader.augment import augment
     from distribution.machines import Alone
     from distribution.runtime import make_runtime
-    from ekg.contrastive import plain_loss
     from engine.feed import Feed
     from engine.training import train
     from nets import build_network
-    from op_utils import Optimizer, training_step
 
-    size, rng = job["batch_size"], np.random.default_rng(0)
+    size = job["batch_size"]
     runtime, _ = make_runtime(DeviceOptions(None, 1, job["compile"], 1, "float32", False), Alone())
-    network = build_network(job["arch"], 10, 32)
-    feed = Feed(
-        {
-            "images": rng.integers(0, 256, (size, 32, 32, 3), np.uint8),
-            "labels": rng.integers(0, 10, size),
-        },
-        runtime,
-    )
-    prepare = lambda batch: augment(
-        batch["images"], batch["draws"], AUGMENTATIONS["CIFAR10"], colour=False
-    )
-    step = training_step(
-        network, Optimizer(network.trainable, runtime), runtime, prepare, plain_loss, feed.tables
-    )
+    network = build_network(job["arch"], CLASSES[DATASET], SIZE)
+    feed = Feed(random_set(size, views=1), runtime)
+    step = random_step(network, runtime, 1, feed.tables)
     options = TrainOptions(1, 0.1, (), 1.0, 1e-4, size)
     train(step, feed, options, seed=[0])
     print('{"done": true}', flush=True)

@@ -23,7 +23,9 @@ import subprocess
 import sys
 import time
 
+import numpy as np
 from harness import brief, machine, parent_or_child, print_heading, print_row
+from random_training import DATASET, RATES, SIZE, random_batch, random_set, random_step
 
 from cli.flags import PRECISIONS
 from cli.parser import Parser, count, positive
@@ -35,7 +37,6 @@ from engine.options import DeviceOptions
 from nets import build_network
 from nets.catalogue import BUILDERS
 
-DATASET, SIZE, TEACHERS = "CIFAR10", 32, 5
 LEAST_CALLS = 3  # smallest number of timed calls of a step
 SPEED = {
     "train": "training",
@@ -86,60 +87,34 @@ class Steps:
             self.network = build_network(job["arch"], CLASSES[DATASET], SIZE)
         self.job = job
 
-    def batch(self, flag, views=1):
-        """Random arrays for any step: a dict of [B, ...]. B is the value of `flag`."""
-        import numpy as np
-
-        from dataloader.augment import draw
-
-        n, classes, rng = self.job[flag], CLASSES[DATASET], np.random.default_rng(0)
-        self.runtime.check_batch(f"--{flag}", n)
-        return {
-            "images": rng.integers(0, 256, (n, SIZE, SIZE, 3), np.uint8),
-            "labels": rng.integers(0, classes, n),
-            "draws": draw(rng, n, views),
-            "bank": rng.standard_normal((n, classes, TEACHERS), np.float32).astype(np.float16),
-            "knowledge": rng.standard_normal((n, classes), np.float32),
-            "weights": np.full(n, 1 / n, np.float32),
-        }
+    def size(self, flag):
+        """The value of `flag`, images per batch. Raises UserError if it cannot be split."""
+        self.runtime.check_batch(f"--{flag}", self.job[flag])
+        return self.job[flag]
 
     def masks(self):
-        import numpy as np
-
         return np.ones(self.network.gate_sizes.sum(), np.float32)
 
     def train(self, flag="batch_size", views=1):
-        import numpy as np
-
-        from dataloader.augment import augment
-        from ekg.contrastive import contrastive_loss, plain_loss
-        from op_utils import Optimizer, training_step
-
-        prepare = lambda batch: augment(
-            batch["images"], batch["draws"], AUGMENTATIONS[DATASET], colour=views > 1
-        )
-        loss = plain_loss if views == 1 else contrastive_loss
-        optimizer = Optimizer(self.network.trainable, self.runtime)
-        step = training_step(self.network, optimizer, self.runtime, prepare, loss)
-        names = ["images", "labels", "draws"] + ["bank"] * (views > 1)
-        batch = {name: array for name, array in self.batch(flag, views).items() if name in names}
-        shared = {"learning_rate": np.float32(0.01), "weight_decay": np.float32(5e-4)}
-        return lambda: {name: float(value) for name, value in step(batch, **shared)[0].items()}
+        step = random_step(self.network, self.runtime, views)
+        batch = random_batch(self.size(flag), views)
+        return lambda: {name: float(value) for name, value in step(batch, **RATES)[0].items()}
 
     def distil(self, flag="batch_size"):
         return self.train(flag, views=2)
 
     def score(self):
-        import numpy as np
         import tensorflow as tf
 
         from ekg.knowledge import reward_loss
         from op_utils import scoring_step
 
         step = scoring_step(self.network, self.runtime, self.normalised, reward_loss)
-        names = "images", "labels", "knowledge", "weights"
+        n, rng = self.size("search_batch_size"), np.random.default_rng(0)
         batch = {
-            name: array for name, array in self.batch("search_batch_size").items() if name in names
+            **random_set(n, views=1),
+            "knowledge": rng.standard_normal((n, CLASSES[DATASET]), np.float32),
+            "weights": np.full(n, 1 / n, np.float32),
         }
         masks = self.masks()
         return lambda: tf.nest.map_structure(np.asarray, step(batch, masks=masks)[0]["signed"])
@@ -148,8 +123,8 @@ class Steps:
         from ekg.sub_networks import SubNetworks
 
         predict = SubNetworks(self.network, self.runtime, self.normalised, 1)
-        batch, masks = {"images": self.batch("search_batch_size")["images"]}, self.masks()
-        return lambda: predict(batch, masks[None])
+        images, masks = random_set(self.size("search_batch_size"), views=1)["images"], self.masks()
+        return lambda: predict({"images": images}, masks[None])
 
     @staticmethod
     def normalised(batch):

@@ -29,18 +29,17 @@ import sys
 import time
 
 from harness import brief, in_own_process, machine, parent_or_child, print_heading, print_row
+from random_training import DATASET, RATES, SIZE, random_batch, random_set, random_step
 
 from cli.parser import Parser, count, positive
 from cli.program import run_program
-from dataloader import AUGMENTATIONS, CLASSES
+from dataloader import CLASSES
 from distribution.startup import import_tensorflow
 from engine.options import DeviceOptions, TrainOptions
 from nets import build_network
 from nets.catalogue import BUILDERS
 from utils import UserError
 
-DATASET, SIZE, TEACHERS = "CIFAR10", 32, 5
-LEARNING_RATE, WEIGHT_DECAY = 0.01, 5e-4
 LEAST_CALLS = 5  # smallest number of timed calls of a step
 WARM_UP = 2  # untimed calls first: tracing, memory, oneDNN's kernels
 PRECISIONS = ["float32", "bfloat16"]
@@ -107,44 +106,21 @@ class Enough(Exception):
     """The training has been timed for long enough."""
 
 
-def random_set(images, views):
-    """A random data set, dict of arrays [images, ...]. For two views it includes a memory bank."""
-    import numpy as np
-
-    classes, rng = CLASSES[DATASET], np.random.default_rng(0)
-    data = {
-        "images": rng.integers(0, 256, (images, SIZE, SIZE, 3), np.uint8),
-        "labels": rng.integers(0, classes, images),
-    }
-    if views > 1:
-        data["bank"] = rng.standard_normal((images, classes, TEACHERS), np.float32).astype(
-            np.float16
-        )
-    return data
-
-
 def make_step(job, arrays, resident_mib=0):
-    """(step, feed) of a job: a step of the baseline for one view, of fine-tuning for two.
+    """(step, feed) of a job.
 
     job: dict; arrays: from random_set; resident_mib: MiB of them to keep on the device.
     """
-    from dataloader.augment import augment
     from distribution.machines import Alone
     from distribution.runtime import make_runtime
-    from ekg.contrastive import contrastive_loss, plain_loss
     from engine.feed import Feed
-    from op_utils import Optimizer, training_step
 
     runtime, _ = make_runtime(
         DeviceOptions(None, 1, job["compile"], 1, job["precision"], False), Alone()
     )
-    network, several = build_network(job["arch"], CLASSES[DATASET], SIZE), job["views"] > 1
-    prepare = lambda batch: augment(
-        batch["images"], batch["draws"], AUGMENTATIONS[DATASET], colour=several
-    )
-    optimizer, feed = Optimizer(network.trainable, runtime), Feed(arrays, runtime, resident_mib)
-    loss = contrastive_loss if several else plain_loss
-    return training_step(network, optimizer, runtime, prepare, loss, feed.tables), feed
+    network = build_network(job["arch"], CLASSES[DATASET], SIZE)
+    feed = Feed(arrays, runtime, resident_mib)
+    return random_step(network, runtime, job["views"], feed.tables), feed
 
 
 def rate_with_data(job):
@@ -161,7 +137,8 @@ def rate_with_data(job):
         if len(times) * steps >= LEAST_CALLS and sum(times) >= job["seconds"]:
             raise Enough
 
-    options = TrainOptions(1_000_000, LEARNING_RATE, (), 1.0, WEIGHT_DECAY, job["batch_size"])
+    learning_rate, weight_decay = (float(rate) for rate in RATES.values())
+    options = TrainOptions(1_000_000, learning_rate, (), 1.0, weight_decay, job["batch_size"])
     settings = dict(seed=[0], views=job["views"], steps_per_call=job["steps_per_call"])
     step, feed = make_step(job, random_set(job["images"], job["views"]), job["resident_mib"])
     try:
@@ -173,20 +150,14 @@ def rate_with_data(job):
 
 def rate_alone(job):
     """Images per second of the step on one batch, made before."""
-    import numpy as np
-
-    from dataloader.augment import draw
-
     size = job["batch_size"]
-    arrays = random_set(size, job["views"])
-    step, _ = make_step(job, arrays)
-    batch = {**arrays, "draws": draw(np.random.default_rng(0), size, job["views"])}
-    shared = {"learning_rate": np.float32(LEARNING_RATE), "weight_decay": np.float32(WEIGHT_DECAY)}
+    step, _ = make_step(job, random_set(size, job["views"]))
+    batch = random_batch(size, job["views"])
 
     # As many steps as in an epoch with data, so that both are means over the same number.
     def steps():
         for _ in range(job["images"] // size):
-            _ = {name: float(value) for name, value in step(batch, **shared)[0].items()}
+            _ = {name: float(value) for name, value in step(batch, **RATES)[0].items()}
 
     # Each call makes many steps: one untimed call and one timed call are enough.
     return rate_of(steps, job, job["images"] // size * size, warm_up=1, least=1)
