@@ -58,6 +58,15 @@ def in_own_process(file, job, python=sys.executable, timeout=None):
     return [json.loads(line) for line in ended.stdout.splitlines() if line.startswith("{")]
 
 
+def run_child(doc, child):
+    """Calls child(job) in a program that only in_own_process starts. doc: its docstring."""
+    from cli.parser import Parser
+
+    parser = Parser(description=doc.splitlines()[0])
+    parser.add_argument("--one", type=json.loads, required=True, metavar="JSON", help="the job")
+    child(parser.parse_args().one)
+
+
 def parent_or_child(args, report, child):
     """Calls report(args), or child(job) in a process that in_own_process has started."""
     return report(args) if args.one is None else child(args.one)

@@ -19,29 +19,22 @@ bench/.torch. If pip would install a build with CUDA, set PIP_INDEX_URL or PIP_F
 with CPU builds.
 """
 
-import argparse
 import dataclasses
-import json
-import os
 import statistics
 import subprocess
 import sys
-import time
 
-from harness import brief, in_own_process, machine, parent_or_child, print_heading, print_row
-from random_training import DATASET, RATES, SIZE, random_batch, random_set, random_step
+import train_cell
+from harness import in_own_process, machine, print_heading, print_row, say
+from random_training import DATASET, SIZE
+from torch_install import TORCH_PROGRAM, torch_python
+from train_cell import LEAST_CALLS
 
 from cli.parser import Parser, count, positive
 from cli.program import run_program
 from dataloader import CLASSES
-from distribution.startup import import_tensorflow
-from engine.options import DeviceOptions, TrainOptions
-from nets import build_network
 from nets.catalogue import BUILDERS
-from utils import UserError
 
-LEAST_CALLS = 5  # smallest number of timed calls of a step
-WARM_UP = 2  # untimed calls first: tracing, memory, oneDNN's kernels
 PRECISIONS = ["float32", "bfloat16"]
 # Only networks of basic blocks: torch_resnet.py has no others.
 ARCHITECTURES = {
@@ -49,10 +42,6 @@ ARCHITECTURES = {
     for arch, (_, name, settings) in BUILDERS.items()
     if name == "CifarResNet"
 }
-
-HERE = os.path.dirname(os.path.abspath(__file__))
-TORCH_PROGRAM, TORCH_FOLDER = os.path.join(HERE, "torch_resnet.py"), os.path.join(HERE, ".torch")
-TORCH_PACKAGES = ["torch==2.13.0", "numpy"]
 
 PLAIN = "plain: step alone"
 # --feeds -> (end of a heading, steps per call, MiB of data on the device)
@@ -88,7 +77,7 @@ class Row:
     precision: str  # float32 or bfloat16: rows of the same precision are compared
     words: list  # its first cells
     jobs: dict  # column -> job
-    program: str = __file__
+    program: str = train_cell.__file__
     python: str = sys.executable
     # column -> list of images per second, one per round
     rates: dict = dataclasses.field(default_factory=dict)
@@ -97,153 +86,6 @@ class Row:
     def median_rate(self, column):
         """Images per second, median over rounds; None without a measurement."""
         return statistics.median(self.rates[column]) if self.rates.get(column) else None
-
-
-# --------------------------------------------------------------------- the process that is measured
-
-
-class Enough(Exception):
-    """The training has been timed for long enough."""
-
-
-def make_step(job, arrays, resident_mib=0):
-    """(step, feed) of a job.
-
-    job: dict; arrays: from random_set; resident_mib: MiB of them to keep on the device.
-    """
-    from distribution.machines import Alone
-    from distribution.runtime import make_runtime
-    from engine.feed import Feed
-
-    runtime, _ = make_runtime(
-        DeviceOptions(None, 1, job["compile"], 1, job["precision"], False), Alone()
-    )
-    network = build_network(job["arch"], CLASSES[DATASET], SIZE)
-    feed = Feed(arrays, runtime, resident_mib)
-    return random_step(network, runtime, job["views"], feed.tables), feed
-
-
-def rate_with_data(job):
-    """Images per second in whole epochs of engine.training.train. The first epoch, which includes
-    tracing, does not count.
-    """
-    from engine.training import train
-
-    steps, times = job["images"] // job["batch_size"], []
-
-    def on_epoch(record, _):
-        if record["epoch"] > 1:
-            times.append(record["seconds"])
-        if len(times) * steps >= LEAST_CALLS and sum(times) >= job["seconds"]:
-            raise Enough
-
-    learning_rate, weight_decay = (float(rate) for rate in RATES.values())
-    options = TrainOptions(1_000_000, learning_rate, (), 1.0, weight_decay, job["batch_size"])
-    settings = dict(seed=[0], views=job["views"], steps_per_call=job["steps_per_call"])
-    step, feed = make_step(job, random_set(job["images"], job["views"]), job["resident_mib"])
-    try:
-        train(step, feed, options, **settings, on_epoch=on_epoch)
-    except Enough:
-        pass
-    return steps * job["batch_size"] / statistics.median(times)
-
-
-def rate_alone(job):
-    """Images per second of the step on one batch, made before."""
-    size = job["batch_size"]
-    step, _ = make_step(job, random_set(size, job["views"]))
-    batch = random_batch(size, job["views"])
-
-    # As many steps as in an epoch with data, so that both are means over the same number.
-    def steps():
-        for _ in range(job["images"] // size):
-            _ = {name: float(value) for name, value in step(batch, **RATES)[0].items()}
-
-    # Each call makes many steps: one untimed call and one timed call are enough.
-    return rate_of(steps, job, job["images"] // size * size, warm_up=1, least=1)
-
-
-def rate_of_convolutions(job):
-    import tensorflow as tf
-    from convolutions import convolutions_step
-
-    tf.config.set_visible_devices([], "GPU")
-    network = build_network(job["arch"], CLASSES[DATASET], SIZE)
-    step = convolutions_step(network, job["batch_size"], tf.as_dtype(job["precision"]))
-    return rate_of(step, job, job["batch_size"], WARM_UP, LEAST_CALLS)
-
-
-def rate_of(call, job, images, warm_up, least):
-    """Images per second, from the median time of a call.
-
-    Args:
-        call: function to time.
-        job: dict; job["seconds"]: how long to time calls.
-        images: images per call.
-        warm_up: number of untimed calls first.
-        least: smallest number of timed calls.
-    """
-    for _ in range(warm_up):
-        call()
-    times = []
-    while len(times) < least or sum(times) < job["seconds"]:
-        begin = time.perf_counter()
-        call()
-        times.append(time.perf_counter() - begin)
-    return images / statistics.median(times)
-
-
-def child(job):
-    """Prints {"rate": images per second} of one cell."""
-    import_tensorflow()
-    rates = {"alone": rate_alone, "data": rate_with_data, "convolutions": rate_of_convolutions}
-    print(json.dumps({"rate": rates[job["cell"]](job)}), flush=True)
-
-
-# ---------------------------------------------------------------------------- the process that asks
-
-
-def torch_python(wanted):
-    """(path of a Python with torch, version of torch); (None, None) for --torch none.
-
-    Raises UserError if that Python has no torch.
-    """
-    if wanted == "none":
-        return None, None
-    python = install_torch() if wanted == "install" else wanted
-    try:
-        (answer,) = in_own_process(TORCH_PROGRAM, {"cell": "version"}, python)
-    except (OSError, RuntimeError) as error:
-        raise UserError(f"--torch {wanted}: {python} has no PyTorch: {error}") from error
-    return python, answer["version"]
-
-
-def install_torch():
-    """Path of the Python in bench/.torch. Installs it first if it is missing or incomplete."""
-    python = os.path.join(TORCH_FOLDER, "Scripts" if os.name == "nt" else "bin", "python")
-    ready = os.path.join(TORCH_FOLDER, ".ready")
-    if os.path.exists(ready):
-        return python
-    print(
-        f"installing {' '.join(TORCH_PACKAGES)} in {os.path.relpath(TORCH_FOLDER)}, once",
-        file=sys.stderr,
-        flush=True,
-    )
-    flags = "--quiet", "--disable-pip-version-check"
-    pip = [python, "-m", "pip", "install", *flags, *TORCH_PACKAGES]
-    for command in ([sys.executable, "-m", "venv", TORCH_FOLDER], pip):
-        ended = subprocess.run(command, capture_output=True, text=True)
-        if ended.returncode:
-            lines = f"{ended.stdout}\n{ended.stderr}".splitlines()
-            errors = [line for line in lines if line.startswith("ERROR")] or lines[::-1]
-            raise UserError(
-                f"--torch install: {brief(chr(10).join(errors))}; try --torch PYTHON or --torch"
-                " none"
-            )
-    for name, content in ((".gitignore", "*\n"), (".ready", "")):
-        with open(os.path.join(TORCH_FOLDER, name), "w") as file:
-            file.write(content)
-    return python
 
 
 def project_rows(args, job):
@@ -295,11 +137,7 @@ def measure(rows, rounds, timeout):
             for column, job in row.jobs.items():
                 if column in row.errors:
                     continue
-                print(
-                    f"round {number} of {rounds}: {row.table}, {', '.join(row.words)}, {column}",
-                    file=sys.stderr,
-                    flush=True,
-                )
+                say(f"round {number} of {rounds}: {row.table}, {', '.join(row.words)}, {column}")
                 try:
                     rate = in_own_process(row.program, job, row.python, timeout)[0]["rate"]
                     row.rates.setdefault(column, []).append(rate)
@@ -407,7 +245,6 @@ def parse(argv=None):
         help="where PyTorch is: install it in bench/.torch, path of a Python that has it, or none"
         " to skip its rows",
     )
-    parser.add_argument("--one", type=json.loads, help=argparse.SUPPRESS)
     args = parser.parse_args(argv)
     if args.images < args.batch_size:
         parser.error(f"--images {args.images} is less than one --batch_size {args.batch_size}")
@@ -415,4 +252,4 @@ def parse(argv=None):
 
 
 if __name__ == "__main__":
-    sys.exit(run_program(lambda: parent_or_child(parse(), report, child)))
+    sys.exit(run_program(lambda: report(parse())))
