@@ -16,11 +16,20 @@ import sys
 import tempfile
 import time
 
-from harness import in_own_process, machine, parent_or_child, print_heading, print_row
+from harness import add_numbers, in_own_process, machine, parent_or_child, print_heading, print_row
 
 from cli.parser import Parser, count
 from cli.program import run_program
 from distribution.machines import Alone
+
+NUMBERS = {  # flags: type, default, help
+    "images": (count, [10_000, 100_000, 1_000_000], "rows of the bank"),
+    "classes": (count, 1000, "logits per teacher"),
+    "teachers": (count, 5, "number of teachers"),
+    "batch_size": (count, 256, "rows per batch"),
+    "batches": (count, 300, "number of batches to write, then to read"),
+    "top": (count, None, "largest logits to keep per teacher (default: all)"),
+}
 
 
 def child(job):
@@ -65,22 +74,7 @@ def child(job):
 
 def parse(argv=None):
     parser = Parser(description=__doc__.splitlines()[0])
-    parser.add_argument(
-        "--images",
-        type=count,
-        nargs="+",
-        default=[10_000, 100_000, 1_000_000],
-        help="rows of the bank",
-    )
-    parser.add_argument("--classes", type=count, default=1000, help="logits per teacher")
-    parser.add_argument("--teachers", type=count, default=5, help="number of teachers")
-    parser.add_argument("--batch_size", type=count, default=256, help="rows per batch")
-    parser.add_argument(
-        "--batches", type=count, default=300, help="number of batches to write, then to read"
-    )
-    parser.add_argument(
-        "--top", type=count, help="largest logits to keep per teacher (default: all)"
-    )
+    add_numbers(parser, NUMBERS)
     parser.add_argument(
         "--folder",
         help="for the temporary files (default: that of the system)",

@@ -13,8 +13,9 @@ import dataclasses
 import sys
 
 import numpy as np
-from harness import machine, medians_ms, predicting, print_heading, print_row, say
+from harness import OF_PRECISION, add_choices, add_numbers, machine, print_heading, print_row, say
 from random_training import RATES, random_batch, random_step
+from timing import medians_ms, predicting
 
 from cli.flags import PRECISIONS
 from cli.parser import Parser, count, positive
@@ -24,6 +25,14 @@ from engine.options import DeviceOptions
 from nets import build_network
 from nets.catalogue import BUILDERS
 from nets.parameters import check_saved_for, read_parameters
+
+NUMBERS = {  # flags: type, default, help
+    "size": (count, 32, "height and width in pixels"),
+    "multiples": (count, [4, 8, 16, 32], "channels to fill up to"),
+    "batch_size": (count, 128, "images per training step"),
+    "val_batch_size": (count, 256, "images per call in inference"),
+    "seconds": (positive, 3.0, "timed seconds per row"),
+}
 
 
 def training(network, runtime, batch):
@@ -91,29 +100,15 @@ def report(args):
 def parse(argv=None):
     parser = Parser(description=__doc__.splitlines()[0])
     parser.add_argument("--arch", choices=list(BUILDERS), default="ResNet-56", help="network")
-    parser.add_argument("--size", type=count, default=32, help="height and width in pixels")
+    add_numbers(parser, NUMBERS)
     parser.add_argument(
         "--trained_param", metavar="FILE", required=True, help="parameter file of the dense network"
     )
     parser.add_argument(
         "--pruned_param", metavar="FILE", required=True, help="parameter file of the pruned network"
     )
-    parser.add_argument(
-        "--multiples", type=count, nargs="+", default=[4, 8, 16, 32], help="channels to fill up to"
-    )
-    parser.add_argument(
-        "--precision",
-        choices=PRECISIONS,
-        nargs="+",
-        default=["float32", "bfloat16"],
-        help="types in which layers compute",
-    )
+    add_choices(parser, "precision", PRECISIONS, ["float32", "bfloat16"], OF_PRECISION)
     parser.add_argument("--compile", action="store_true", help="use XLA")
-    parser.add_argument("--batch_size", type=count, default=128, help="images per training step")
-    parser.add_argument(
-        "--val_batch_size", type=count, default=256, help="images per call in inference"
-    )
-    parser.add_argument("--seconds", type=positive, default=3.0, help="timed seconds per row")
     return parser.parse_args(argv)
 
 

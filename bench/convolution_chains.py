@@ -3,7 +3,7 @@
 import dataclasses
 import math
 
-from harness import normals
+from timing import normals
 
 
 @dataclasses.dataclass(frozen=True)

@@ -12,12 +12,14 @@ the medians over the rounds.
 """
 
 import contextlib
+import functools
 import itertools
 import statistics
 import sys
 import time
 
-from harness import machine, print_heading, print_row
+from harness import add_numbers, machine, print_heading, print_row
+from timing import in_turn
 
 from cli.parser import Parser, count, positive, side
 from cli.program import run_program
@@ -25,6 +27,12 @@ from distribution.startup import import_tensorflow
 from utils import cores
 
 IN_MEMORY = 512  # encoded images that ceiling and floor repeat
+NUMBERS = {  # flags: type, default, help
+    "input_size": (side, 224, "height and width in pixels"),
+    "batch_size": (count, 64, "images per batch"),
+    "seconds": (positive, 5.0, "seconds per measurement"),
+    "rounds": (count, 5, "measurements per row"),
+}
 
 
 def rates_of(stream, seconds):
@@ -75,10 +83,7 @@ def parse(argv=None):
         metavar="PATH",
         help="folder in the layout of train_imagenet.py",
     )
-    parser.add_argument("--input_size", type=side, default=224, help="height and width in pixels")
-    parser.add_argument("--batch_size", type=count, default=64, help="images per batch")
-    parser.add_argument("--seconds", type=positive, default=5.0, help="seconds per measurement")
-    parser.add_argument("--rounds", type=count, default=5, help="measurements per row")
+    add_numbers(parser, NUMBERS)
     return parser.parse_args(argv)
 
 
@@ -108,11 +113,13 @@ def report(args):
         f" {machine()}",
         flush=True,
     )
-    rates = {name: [] for name in streams}
-    for _ in range(args.rounds):
-        for name, stream in streams.items():
-            with contextlib.closing(stream()) as running:
-                rates[name].append(rates_of(running, args.seconds) / cores())
+
+    def measured(stream):
+        with contextlib.closing(stream()) as running:
+            return rates_of(running, args.seconds) / cores()
+
+    calls = {name: functools.partial(measured, stream) for name, stream in streams.items()}
+    rates = in_turn(calls, args.rounds)
     title = f"{args.input_size} pixels, medians of {args.rounds}"
     print_heading(title, ["what"], ["images/s/core", "of the ceiling", "from", "to"])
     ceiling = statistics.median(rates["decode (ceiling)"])

@@ -1,21 +1,17 @@
-"""What the benchmarks share: the name of the machine, child processes, tables."""
+"""What the benchmarks share: the name of the machine, child processes, flags, tables."""
 
 import importlib.metadata
 import json
 import os
 import platform
 import re
-import statistics
 import subprocess
 import sys
-import time
-
-import numpy as np
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 sys.path.insert(0, ROOT)  # the project is in the parent folder
 
-LEAST_CALLS = 7  # smallest number of timed calls per cell
+OF_PRECISION = "types in which layers compute"  # the help of --precision
 
 
 def machine():
@@ -72,6 +68,22 @@ def parent_or_child(args, report, child):
     return report(args) if args.one is None else child(args.one)
 
 
+def add_numbers(parser, flags):
+    """Adds flags that take numbers.
+
+    flags: dict name -> (type, default, help). A flag takes several numbers if its default is a
+    list.
+    """
+    for name, (kind, default, text) in flags.items():
+        several = {"nargs": "+"} if isinstance(default, list) else {}
+        parser.add_argument(f"--{name}", type=kind, default=default, help=text, **several)
+
+
+def add_choices(parser, name, choices, default, text):
+    """Adds a flag that takes one or more of `choices`."""
+    parser.add_argument(f"--{name}", choices=choices, nargs="+", default=default, help=text)
+
+
 def print_heading(title, names, numbers):
     """Prints the head of a Markdown table. names, numbers: headings of text and number columns."""
     print(
@@ -87,42 +99,3 @@ def print_row(cells):
 
 def say(text):
     print(text, file=sys.stderr, flush=True)
-
-
-def medians_ms(calls, seconds):
-    """Median milliseconds of each function in `calls`.
-
-    They take turns for `seconds` seconds per function, and at least LEAST_CALLS times.
-    """
-    for call in calls * 2:  # untimed: the first call traces and compiles, the second warms up
-        call()
-    times, begin = [[] for _ in calls], time.perf_counter()
-    while len(times[0]) < LEAST_CALLS or time.perf_counter() - begin < seconds * len(calls):
-        for call, taken in zip(calls, times):
-            start = time.perf_counter()
-            call()
-            taken.append(1e3 * (time.perf_counter() - start))
-    return [statistics.median(taken) for taken in times]
-
-
-def predicting(network, runtime, batch):
-    """A function that computes the logits of `batch` images with `runtime` and copies them to the
-    host.
-    """
-    import tensorflow as tf
-
-    from op_utils import context
-
-    images = normals([batch, network.input_size, network.input_size, 3])
-    ctx = context(runtime, "moving")
-    predict = tf.function(lambda x: network(x, ctx), jit_compile=runtime.compile, autograph=False)
-    return lambda: predict(images).numpy()
-
-
-def normals(shape, scale=1.0):
-    """Random float32 of this shape on the device. Not zeros, which may be faster."""
-    import tensorflow as tf
-
-    return tf.constant(
-        np.float32(scale) * np.random.default_rng(0).standard_normal(shape, np.float32)
-    )

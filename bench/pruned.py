@@ -19,7 +19,8 @@ import math
 import sys
 
 from convolution_chains import chained, convolutions, gflops
-from harness import LEAST_CALLS, machine, medians_ms, predicting, print_heading, print_row, say
+from harness import OF_PRECISION, add_choices, add_numbers, machine, print_heading, print_row, say
+from timing import LEAST_CALLS, medians_ms, predicting
 
 from cli.flags import PRECISIONS
 from cli.parser import Parser, count, positive, share
@@ -32,6 +33,13 @@ from nets.catalogue import BUILDERS
 from nets.parameters import check_saved_for, read_parameters
 
 BISECTIONS = 30  # halvings of the share of filters: much finer than one filter of any gate
+NUMBERS = {  # flags: type, default, help
+    "classes": (count, 10, "number of classes"),
+    "size": (count, 32, "height and width in pixels"),
+    "target_rate": (share, 0.45, "share of the FLOPs that remains in the other networks"),
+    "batch_sizes": (count, [1, 32, 256], "images per call"),
+    "seconds": (positive, 1.5, f"timed seconds per cell, at least {LEAST_CALLS} calls"),
+}
 
 
 # ----------------------------------------------------------------------------------------- networks
@@ -239,8 +247,7 @@ def report(args):
 def parse(argv=None):
     parser = Parser(description=__doc__.splitlines()[0])
     parser.add_argument("--arch", choices=list(BUILDERS), default="ResNet-56", help="network")
-    parser.add_argument("--classes", type=count, default=10, help="number of classes")
-    parser.add_argument("--size", type=count, default=32, help="height and width in pixels")
+    add_numbers(parser, NUMBERS)
     parser.add_argument(
         "--trained_param",
         metavar="FILE",
@@ -253,31 +260,8 @@ def parse(argv=None):
         default=[],
         help="parameter files of pruned networks",
     )
-    parser.add_argument(
-        "--target_rate",
-        type=share,
-        default=0.45,
-        help="share of the FLOPs that remains in the other networks",
-    )
-    parser.add_argument(
-        "--batch_sizes", type=count, nargs="+", default=[1, 32, 256], help="images per call"
-    )
-    parser.add_argument(
-        "--precision",
-        choices=PRECISIONS,
-        nargs="+",
-        default=["float32", "bfloat16"],
-        help="types in which layers compute",
-    )
-    parser.add_argument(
-        "--compile", choices=["off", "on"], nargs="+", default=["off", "on"], help="XLA"
-    )
-    parser.add_argument(
-        "--seconds",
-        type=positive,
-        default=1.5,
-        help=f"timed seconds per cell, at least {LEAST_CALLS} calls",
-    )
+    add_choices(parser, "precision", PRECISIONS, ["float32", "bfloat16"], OF_PRECISION)
+    add_choices(parser, "compile", ["off", "on"], ["off", "on"], "XLA")
     parser.add_argument(
         "--layers", action="store_true", help="also time every shape of convolution"
     )

@@ -11,7 +11,7 @@ import statistics
 import sys
 
 import numpy as np
-from harness import print_heading, print_row
+from harness import add_numbers, print_heading, print_row
 
 from cli.parser import Parser, count, count_or_none, positive, share
 from cli.program import run_program
@@ -21,7 +21,10 @@ from ekg.importance import filters_kept
 from nets import build_network
 from nets.catalogue import BUILDERS, CIFAR
 
-FLAGS = {  # name: (type, default, help)
+NUMBERS = {  # flags: type, default, help
+    "gpus": (count, [1, 4, 8, 16, 32, 64], "numbers of GPUs, over all machines"),
+    "rate": (positive, [500.0, 2000.0], "images per second of training on one GPU"),
+    "bank_top": (count, [64, 100], "logits per teacher in a row, one bank file each"),
     "images": (count, 1_281_167, "training images"),
     "classes": (count, 1000, "classes"),
     "test": (count_or_none, 50_000, "test images"),
@@ -44,29 +47,7 @@ FLAGS = {  # name: (type, default, help)
 def parse(argv=None):
     parser = Parser(description=__doc__.splitlines()[0])
     parser.add_argument("--arch", choices=list(BUILDERS), default="ResNet-50", help="network")
-    parser.add_argument(
-        "--gpus",
-        type=count,
-        nargs="+",
-        default=[1, 4, 8, 16, 32, 64],
-        help="numbers of GPUs, over all machines",
-    )
-    parser.add_argument(
-        "--rate",
-        type=positive,
-        nargs="+",
-        default=[500.0, 2000.0],
-        help="images per second of training on one GPU",
-    )
-    parser.add_argument(
-        "--bank_top",
-        type=count,
-        nargs="+",
-        default=[64, 100],
-        help="logits per teacher in a row, one bank file each",
-    )
-    for name, (kind, default, text) in FLAGS.items():
-        parser.add_argument(f"--{name}", type=kind, default=default, help=text)
+    add_numbers(parser, NUMBERS)
     return parser.parse_args(argv)
 
 

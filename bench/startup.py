@@ -9,6 +9,7 @@ CIFAR images.
 """
 
 import argparse
+import functools
 import json
 import os
 import statistics
@@ -18,6 +19,7 @@ import time
 
 from harness import ROOT, in_own_process, machine, parent_or_child, print_heading, print_row
 from random_training import DATASET, SIZE, random_set, random_step
+from timing import in_turn
 
 from cli.parser import Parser, count
 from cli.program import run_program
@@ -83,10 +85,8 @@ def report(args):
         f" {machine()}",
         flush=True,
     )
-    seconds = {name: [] for name in runs}
-    for _ in range(args.rounds):
-        for name, run in runs.items():
-            seconds[name].append(timed(run))
+    calls = {name: functools.partial(timed, run) for name, run in runs.items()}
+    seconds = in_turn(calls, args.rounds)
     print_heading(f"Seconds from the start of a process, median of {args.rounds}", ["until"], ["s"])
     for name, values in seconds.items():
         print_row([name, f"{statistics.median(values):.2f}"])

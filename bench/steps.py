@@ -21,7 +21,16 @@ import subprocess
 import sys
 
 import steps_row
-from harness import brief, machine, print_heading, print_row, say
+from harness import (
+    OF_PRECISION,
+    add_choices,
+    add_numbers,
+    brief,
+    machine,
+    print_heading,
+    print_row,
+    say,
+)
 from random_training import SIZE
 from steps_row import LEAST_CALLS, Case
 
@@ -37,6 +46,17 @@ SPEED = {
     "predict": "candidates, bank",
 }
 HEADER = ["precision", "replicas", "accum", "XLA"]
+NUMBERS = {  # flags: type, default, help
+    "replicas": (count, [1, 2], "numbers of replicas on the CPU"),
+    "accum": (count, [1, 2], "parts per replica's batch"),
+    "memory_accum": (count, [1, 2, 4, 8], "the same, in the memory table"),
+    "batch_size": (count, 128, "images per batch in training and distillation"),
+    "search_batch_size": (count, 256, "images per batch in scoring and for candidates"),
+    "memory_batch_size": (count, 256, "images per batch in the memory table"),
+    "seconds": (positive, 3.0, f"timed seconds per step, at least {LEAST_CALLS} calls"),
+    "timeout": (count, 90, "seconds after which a step is given up"),
+    "rounds": (count, 1, "repetitions of each table"),
+}
 
 
 def measured(job):
@@ -169,33 +189,16 @@ def report(args):
 
 def parse(argv=None):
     parser = Parser(description=__doc__.splitlines()[0])
-
-    def numbers(name, default, text, kind=count, **settings):
-        parser.add_argument(name, type=kind, default=default, help=text, **settings)
-
-    def several(name, choices, default, text):
-        parser.add_argument(name, choices=choices, nargs="+", default=default, help=text)
-
     parser.add_argument("--arch", choices=list(BUILDERS), default="ResNet-56", help="network")
-    several("--tables", ["speed", "memory"], ["speed", "memory"], "what to measure")
-    several("--steps", list(SPEED), list(SPEED), "columns of the speed table")
-    several("--compile", ["off", "on"], ["off", "on"], "XLA")
-    several(
-        "--precision",
-        PRECISIONS,
-        None,
-        "types in which layers compute, in all combinations (default: all three, but float16, and"
-        " bfloat16 with XLA, only with one replica and --accum 1)",
+    add_choices(parser, "tables", ["speed", "memory"], ["speed", "memory"], "what to measure")
+    add_choices(parser, "steps", list(SPEED), list(SPEED), "columns of the speed table")
+    add_choices(parser, "compile", ["off", "on"], ["off", "on"], "XLA")
+    text = (
+        f"{OF_PRECISION}, in all combinations (default: all three, but float16, and bfloat16 with"
+        " XLA, only with one replica and --accum 1)"
     )
-    numbers("--replicas", [1, 2], "numbers of replicas on the CPU", nargs="+")
-    numbers("--accum", [1, 2], "parts per replica's batch", nargs="+")
-    numbers("--memory_accum", [1, 2, 4, 8], "the same, in the memory table", nargs="+")
-    numbers("--batch_size", 128, "images per batch in training and distillation")
-    numbers("--search_batch_size", 256, "images per batch in scoring and for candidates")
-    numbers("--memory_batch_size", 256, "images per batch in the memory table")
-    numbers("--seconds", 3.0, f"timed seconds per step, at least {LEAST_CALLS} calls", positive)
-    numbers("--timeout", 90, "seconds after which a step is given up")
-    numbers("--rounds", 1, "repetitions of each table")
+    add_choices(parser, "precision", PRECISIONS, None, text)
+    add_numbers(parser, NUMBERS)
     return parser.parse_args(argv)
 
 

@@ -25,7 +25,16 @@ import subprocess
 import sys
 
 import train_cell
-from harness import in_own_process, machine, print_heading, print_row, say
+from harness import (
+    OF_PRECISION,
+    add_choices,
+    add_numbers,
+    in_own_process,
+    machine,
+    print_heading,
+    print_row,
+    say,
+)
 from random_training import DATASET, SIZE
 from torch_install import TORCH_PROGRAM, torch_python
 from train_cell import LEAST_CALLS
@@ -50,6 +59,13 @@ FEEDS = {
     "several": ("10 steps per call", 10, 0),
     "resident": ("resident data", 1, 1024),
     "both": ("both", 10, 1024),
+}
+NUMBERS = {  # flags: type, default, help
+    "batch_size": (count, 128, "images per batch"),
+    "images": (count, 1280, "images of the data set, in the columns with data"),
+    "rounds": (count, 3, "measurements per cell"),
+    "seconds": (positive, 3.0, f"timed seconds per cell, at least {LEAST_CALLS} calls"),
+    "timeout": (count, 300, "seconds after which the process of a cell is ended"),
 }
 
 
@@ -222,22 +238,11 @@ def report(args):
 
 def parse(argv=None):
     parser = Parser(description=__doc__.splitlines()[0])
-
-    def several(name, choices, default, text):
-        parser.add_argument(name, choices=choices, nargs="+", default=default, help=text)
-
-    def number(name, default, text, kind=count):
-        parser.add_argument(name, type=kind, default=default, help=text)
-
     parser.add_argument("--arch", choices=list(ARCHITECTURES), default="ResNet-56", help="network")
-    several("--precision", PRECISIONS, PRECISIONS, "types in which layers compute")
-    several("--compile", ["off", "on"], ["off", "on"], "XLA, in this project")
-    several("--feeds", list(FEEDS), ["host"], "ways to feed the data, one column each")
-    number("--batch_size", 128, "images per batch")
-    number("--images", 1280, "images of the data set, in the columns with data")
-    number("--rounds", 3, "measurements per cell")
-    number("--seconds", 3.0, f"timed seconds per cell, at least {LEAST_CALLS} calls", positive)
-    number("--timeout", 300, "seconds after which the process of a cell is ended")
+    add_choices(parser, "precision", PRECISIONS, PRECISIONS, OF_PRECISION)
+    add_choices(parser, "compile", ["off", "on"], ["off", "on"], "XLA, in this project")
+    add_choices(parser, "feeds", list(FEEDS), ["host"], "ways to feed the data, one column each")
+    add_numbers(parser, NUMBERS)
     parser.add_argument(
         "--torch",
         default="install",
