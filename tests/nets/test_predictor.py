@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+import tensorflow as tf
 
 import nets
 from dataloader import AUGMENTATIONS
@@ -47,6 +48,30 @@ def test_images_of_another_shape_or_type_are_named(path):
         loaded(np.zeros((1, 28, 28, 3), np.uint8))
     with pytest.raises(ValueError, match=r"images are int64 \[1, 32, 32, 3\]"):
         loaded(np.zeros((1, 32, 32, 3), np.int64))
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_floats_that_are_not_normalised_are_refused(path, dtype):
+    loaded = nets.load(path)
+    pixels = np.random.default_rng(0).integers(0, 256, (2, 32, 32, 3), np.uint8)
+    with pytest.raises(
+        ValueError, match=r"normalised, within -2.04 to 2.04; these reach 255; pass"
+    ):
+        loaded(pixels.astype(dtype))
+    with pytest.raises(ValueError, match="pass pixels of 0 to 255 as uint8, or normalise them"):
+        loaded(-pixels.astype(dtype))
+    dark = np.full((1, 32, 32, 3), 20, dtype)
+    with pytest.raises(ValueError, match="these reach 20"):
+        loaded(dark)
+
+
+def test_the_extremes_of_normalised_pixels_are_taken_with_noise_on_them(path):
+    loaded = nets.load(path)
+    extremes = np.stack([np.zeros((32, 32, 3)), np.full((32, 32, 3), 255)])
+    prepared = normalise(extremes, AUGMENTATIONS["CIFAR100"]).numpy()
+    np.testing.assert_allclose(loaded(prepared), loaded(extremes.astype(np.uint8)), atol=1e-4)
+    assert np.isfinite(loaded(prepared * 2)).all()
+    assert np.isfinite(tf.function(loaded)(prepared)).all()
 
 
 def test_a_file_that_says_nothing_is_loaded_by_name(pruned, tmp_path):
