@@ -90,9 +90,9 @@ def kind(gate):
 def look(run, data_path, every):
     """Evaluates all candidates of one in `every` interim sub-networks of a run.
 
-    Returns (search, list of dicts, one per sub-network). Entries: left: its share of the FLOPs;
-    gates: int [n], those that can lose filters; score: [n], -R of each candidate minus that of the
-    best one; saved: [n], MACs that each candidate saves; allowed: dict rule -> gates.
+    Returns (search, list of dicts, one per sub-network). Entries: flops_rate: its share of the
+    FLOPs; gates: int [n], those that can lose filters; score: [n], -R of each candidate minus that
+    of the best one; saved: [n], MACs that each candidate saves; allowed: dict rule -> gates.
     """
     from dataloader.augment import normalise
     from distribution.machines import Alone
@@ -155,7 +155,7 @@ def one_step(search, state, member):
         for one, logits in zip(rates, found)
     ]
     return {
-        "left": search.left(state),
+        "flops_rate": search.flops_rate(state),
         "gates": np.array(gates),
         "score": np.array(values) - min(values),
         "saved": given.saved[gates],
@@ -198,11 +198,11 @@ def kinds(search, steps):
     ]
     names = np.array([kind(gate) for gate in search.network.gates])
     halves = [
-        ("above 70 % of the FLOPs", lambda left: left > 0.7),
-        ("below", lambda left: left <= 0.7),
+        ("above 70 % of the FLOPs", lambda rate: rate > 0.7),
+        ("below", lambda rate: rate <= 0.7),
     ]
     for title, holds in halves:
-        some = [step for step in steps if holds(step["left"])]
+        some = [step for step in steps if holds(step["flops_rate"])]
         if not some:
             continue
         print_heading(

@@ -64,19 +64,19 @@ def measured(job):
 
     If a cell ends its process, another process measures the cells after it.
     """
-    results, left = {}, job["cells"]
-    while left:
-        own = json.dumps({**job, "cells": left})
+    results, remaining = {}, job["cells"]
+    while remaining:
+        own = json.dumps({**job, "cells": remaining})
         command = [sys.executable, steps_row.__file__, "--one", own]
         ended = subprocess.run(command, capture_output=True, text=True)
         lines = [
             json.loads(line) for line in ended.stdout.splitlines() if line.startswith('{"cell"')
         ]
         results |= {metrics.pop("cell"): metrics for metrics in lines}
-        left = left[len(lines) :]
-        if left:
-            results[left[0]] = why(ended, job["timeout"])
-            left = left[1:]
+        remaining = remaining[len(lines) :]
+        if remaining:
+            results[remaining[0]] = why(ended, job["timeout"])
+            remaining = remaining[1:]
     return results
 
 

@@ -61,7 +61,7 @@ class Search:
         """MACs of the current sub-network."""
         return self.flops_of(state.history[-1].filters(self.sizes))
 
-    def left(self, state):
+    def flops_rate(self, state):
         """The share of the unpruned network's MACs that the current sub-network has."""
         return self.current_flops(state) / self.all_flops
 
@@ -71,7 +71,7 @@ class Search:
 
     def progress(self, state):
         """Progress of a search that is not done, from 0 to 1."""
-        return (1 - self.left(state)) / (1 - self.options.target_rate)
+        return (1 - self.flops_rate(state)) / (1 - self.options.target_rate)
 
     def start(self):
         """(state, record) of the unpruned network. Its logits are T_0 (METHOD 4)."""

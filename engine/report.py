@@ -93,14 +93,14 @@ def _trajectory(plt, search):
     last.
     """
     figure, axes = plt.subplots(1, 2, figsize=(10, 3.8))
-    left = [100 * record["flops_rate"] for record in search]
+    flops = [100 * record["flops_rate"] for record in search]
     for ax, values, label, colour in (
         (axes[0], [record["loss"] for record in search], "loss on D_val", BLUE),
         (axes[1], [100 * record["accuracy"] for record in search], "accuracy on D_val, %", ORANGE),
     ):
         # Only a random search has "best" in its records. Its draws do not follow each other.
         draws = any("best" in record for record in search)
-        ax.plot(left, values, "o" if draws else "o-", color=colour, markersize=3, linewidth=1.2)
+        ax.plot(flops, values, "o" if draws else "o-", color=colour, markersize=3, linewidth=1.2)
         ax.set(xlabel="FLOPs left, %", ylabel=label)
         ax.invert_xaxis()
         ax.grid(color=LIGHT, linewidth=0.5)
