@@ -38,11 +38,12 @@ MADE_WITH = (
 )
 HEAD = f"""# Answers to bad inputs
 
-Made by `make errors` with {MADE_WITH}. The test suite tries every bad input and compares the answers. An
-answer is one line on stderr, after the name of the program.
+Made by `make errors` with {MADE_WITH}.
+The test suite tries every bad input and compares the answers.
+An answer is one line on stderr, after the name of the program.
 
-- Exit code 2: the command is wrong, or a file that it names; nothing was written. Or a file of the run is damaged; the stage that needs it
-  wrote nothing.
+- Exit code 2: the command is wrong, or a file that it names; nothing was written. Or a file of the
+  run is damaged; the stage that needs it wrote nothing.
 - Exit code 1: the run stopped. Everything done before is complete on the disk.
 - Exit code 128 + n: signal n stopped the program.
 """

@@ -152,7 +152,7 @@ def test_the_baseline_is_trained_once_with_the_first_seed(study, tmp_path):
 
 
 def test_some_rows_of_a_table_are_made_on_request(study):
-    """In the table's order, beside the baseline; only their runs; a space in a name is not needed."""
+    """In the table's order, beside the baseline; only their runs. Names need no space."""
     asked = study(
         "--table", "teachers", "--rows", "ensemble/ensemble", "none / none", "--seeds", "0", "1"
     )
@@ -338,7 +338,8 @@ PAGE = """# head
 
 ## teachers
 
-| row | top-1, % | published | before fine-tuning, % | loss on D_val | FLOPs left, % | steps | search, s | fine-tuning, s | runs |
+| row | top-1, % | published | before fine-tuning, % | loss on D_val | FLOPs left, % | steps \
+| search, s | fine-tuning, s | runs |
 | --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: |
 | baseline | 93.84 ± - | 93.84 | - | - | 100.00 | - | - | - | 1 |
 | none / none | 93.00 ± 1.41 | 93.78 ± 0.07 | 91.00 | 1.1250 | 45.00 | 2.0 | 10.0 | 26.0 | 2 |
