@@ -67,7 +67,8 @@ def _add_network_flags(group, architectures, arch):
         "--search_from",
         metavar="FOLDER",
         help="take baseline, search and extraction from the run in this folder and do only the"
-        " rest; the options of these stages must be the same",
+        " rest; the options of these stages must be the same; --precision may differ: a baseline"
+        " that was trained there keeps the precision it was trained in",
     )
     add(
         "--seed",

@@ -13,9 +13,12 @@ from utils import UserError, digest, whole_file, write_json
 # The stages to copy. The file of the last one is copied last: it shows that the copy is complete.
 TAKEN = ("baseline", "warm_up", "search", "extraction")
 NEEDED = (*(STAGES[stage] for stage in TAKEN[1:]), "search.jsonl", "config.json")
-# Options that do not affect the stages taken over. --precision affects only the baseline, which is
-# copied with its search.
+# Options that do not affect the stages taken over.
 LATER = {"fine_tuning", "finetune_teacher", "num_teacher", "bank_top", "temperature", ADOPTED}
+# --precision does affect a baseline that the other run trained. It may differ all the same: that
+# baseline is copied as it is, and one search serves fine-tunings in any precision. Only the other
+# run's config.json has the precision in which the baseline was trained.
+MAY_DIFFER = ("device.precision",)
 FLAG = "--search_from"
 
 
@@ -82,9 +85,7 @@ def find_search(options, described_run):
             " that search first"
         )
     earlier = lambda run: {key: value for key, value in run.items() if key not in LATER}
-    differ = differences(
-        earlier(config["options"]), earlier(described_run), ignored=("device.precision",)
-    )
+    differ = differences(earlier(config["options"]), earlier(described_run), ignored=MAY_DIFFER)
     if differ:
         raise UserError(
             f"{FLAG} {path} holds a search with other options ({differ}); search again, or choose"

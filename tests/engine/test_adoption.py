@@ -216,3 +216,26 @@ def test_a_run_of_another_precision_may_take_a_search_over(tmp_path, searched):
     check_adopted(
         opened(tmp_path / "run", searched, "--precision", "bfloat16"), tmp_path / "run", searched
     )
+
+
+def precision_of(path):
+    return json.loads((path / "config.json").read_text())["options"]["device"]["precision"]
+
+
+def test_a_baseline_trained_there_keeps_its_precision(tmp_path, searched):
+    """It is the other run's to the byte; the rest of the run, and a second start, have another."""
+    run, trained = tmp_path / "run", (searched / STAGES["baseline"]).read_bytes()
+    for _ in range(2):
+        opened(run, searched, "--precision", "bfloat16").close()
+        assert (run / STAGES["baseline"]).read_bytes() == trained
+        assert (precision_of(searched), precision_of(run)) == ("float32", "bfloat16")
+    with pytest.raises(UserError, match=r"device\.precision: bfloat16 there, float32 asked for"):
+        opened(run, searched)
+
+
+def test_the_help_names_the_option_that_may_differ(capsys):
+    with pytest.raises(SystemExit):
+        parse(["--help"])
+    text = " ".join(capsys.readouterr().out.split())
+    assert adoption.MAY_DIFFER == ("device.precision",)
+    assert "--precision may differ: a baseline that was trained there keeps the precision" in text
