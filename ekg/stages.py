@@ -12,7 +12,8 @@ from ekg import extraction
 from ekg.contrastive import contrastive_loss, plain_loss, taught_loss
 from engine.evaluation import latencies_ms
 from engine.fitting import fit
-from engine.report import closing_table, write_plots
+from engine.plots import write_plots
+from engine.report import closing_table
 from engine.run import stage
 from engine.run_files import SIDES
 from op_utils import statistics_step

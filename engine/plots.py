@@ -1,0 +1,158 @@
+"""The plots of a run. They take their colours from matplotlib's settings, see STYLE."""
+
+import collections
+import os
+
+import numpy as np
+
+from utils import whole_file
+
+INK, LIGHT = "#222222", "#cbd5e0"
+BLUE, ORANGE, GREEN = "#2b6cb0", "#c05621", "#2f855a"  # C0, C1, C2
+# matplotlib's settings for all plots.
+STYLE: dict = {
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.edgecolor": INK,
+    "axes.prop_cycle": f"cycler('color', {[BLUE, ORANGE, GREEN]})",
+    "grid.color": LIGHT,
+    "grid.linewidth": 0.5,
+    "font.size": 10,
+    "legend.frameon": False,
+}
+
+
+def write_plots(folder, search, training, filters, kept, has_teacher=True):
+    """Writes trajectory.png, filters.png and, if a stage has several epochs, training.png.
+
+    Args:
+        folder: for the plots; made if it does not exist.
+        search: records of search.jsonl.
+        training: records of training.jsonl.
+        filters: dict layer name -> number of filters before pruning.
+        kept: dict layer name -> number of filters kept.
+        has_teacher: whether fine-tuning had a teacher.
+
+    Returns a text for the user that says what was done.
+    """
+    try:
+        import matplotlib
+    except ImportError:
+        return "no plots: they need matplotlib (pip install matplotlib)"
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    os.makedirs(folder, exist_ok=True)
+    with plt.rc_context(STYLE):
+        drawn = {"trajectory": _trajectory(plt, search), "filters": _filters(plt, filters, kept)}
+        stages = several_epochs(training)
+        if stages:
+            drawn["training"] = _training(plt, training, stages, has_teacher)
+        for name, figure in drawn.items():
+            with whole_file(os.path.join(folder, f"{name}.png")) as file:
+                figure.savefig(file, dpi=120, bbox_inches="tight", format="png")
+            plt.close(figure)
+    return f"plots in {folder}"
+
+
+def several_epochs(training):
+    """The stages that trained for more than one epoch: a curve needs two points.
+
+    training: records of training.jsonl.
+    """
+    epochs = collections.Counter(record["stage"] for record in training)
+    return [stage for stage, count in epochs.items() if count > 1]
+
+
+# ---------------------------------------------------------------------------------------- one chart
+
+
+def draw_search(ax, search, key, colour):
+    """Draws the `key` of each sub-network over its FLOPs. Points are joined if each step follows
+    the last.
+
+    Args:
+        ax: matplotlib's Axes.
+        search: records of search.jsonl.
+        key: "loss" or "accuracy", on D_val.
+        colour: of the points.
+    """
+    # Only a random search has "best" in its records. Its draws do not follow each other.
+    style = "o" if any("best" in record for record in search) else "o-"
+    factor, unit = (100, ", %") if key == "accuracy" else (1, "")
+    flops = [100 * record["flops_rate"] for record in search]
+    values = [factor * record[key] for record in search]
+    ax.plot(flops, values, style, color=colour, markersize=3, linewidth=1.2)
+    ax.set(xlabel="FLOPs left, %", ylabel=f"{key} on D_val{unit}")
+    ax.grid(True)
+
+
+def draw_training(ax, records, key, taught=False):
+    """Draws the `key` of one training over its epochs, and that of the test set if it is known.
+
+    Args:
+        ax: matplotlib's Axes.
+        records: of training.jsonl, of one stage.
+        key: "loss" or "accuracy".
+        taught: whether the loss includes knowledge.
+    """
+    factor, unit = (100, ", %") if key == "accuracy" else (1, "")
+    both = " (two views, labels and knowledge)" if taught and key == "loss" else ""
+    test = {"loss": "test_loss", "accuracy": "test_top1"}[key]
+    epochs = [record["epoch"] for record in records]
+    ax.plot(epochs, [factor * r[key] for r in records], color="C0", label=f"training{both}")
+    if test in records[0]:
+        values = [factor * record.get(test, np.nan) for record in records]
+        ax.plot(epochs, values, color="C1", label="test")
+    ax.set(xlabel="epoch", ylabel=f"{key}{unit}")
+    ax.xaxis.get_major_locator().set_params(integer=True)
+    ax.grid(True)
+    ax.legend()
+
+
+# ----------------------------------------------------------------------------------- whole pictures
+
+
+def _trajectory(plt, search):
+    """Loss and accuracy on D_val over the FLOPs left."""
+    figure, axes = plt.subplots(1, 2, figsize=(10, 3.8))
+    for ax, key, colour in zip(axes, ("loss", "accuracy"), ("C0", "C1")):
+        draw_search(ax, search, key, colour)
+        ax.invert_xaxis()
+    figure.suptitle("Search trajectory, unpruned network at the left")
+    figure.tight_layout()
+    return figure
+
+
+def _filters(plt, filters, kept):
+    """Filters kept and dropped in each convolution."""
+    figure, ax = plt.subplots(figsize=(8, 1.2 + 0.2 * len(filters)))
+    y, sizes = np.arange(len(filters)), list(filters.values())
+    ax.barh(y, sizes, color=LIGHT, label="dropped")
+    ax.barh(y, list(kept.values()), color="C2", label="kept")
+    for i, (layer, size) in enumerate(filters.items()):
+        ax.text(
+            size + max(sizes) * 0.01, i, f"{kept[layer]}/{size}", va="center", fontsize=7, color=INK
+        )
+    ax.set_yticks(y, list(filters), fontsize=7)
+    ax.invert_yaxis()
+    ax.margins(y=0.01)
+    ax.set(xlabel="filters", title="Filters kept per layer")
+    ax.legend(loc="upper right")
+    return figure
+
+
+def _training(plt, training, stages, has_teacher):
+    """Loss and accuracy over epochs, one row of plots per stage in `stages`.
+
+    has_teacher: whether the loss of fine-tuning includes knowledge.
+    """
+    figure, axes = plt.subplots(len(stages), 2, figsize=(10, 3.2 * len(stages)), squeeze=False)
+    for row, stage in zip(axes, stages):
+        records = [record for record in training if record["stage"] == stage]
+        taught = has_teacher and stage == "fine_tuning"
+        for ax, key in zip(row, ("loss", "accuracy")):
+            draw_training(ax, records, key, taught)
+            ax.set_title(stage.replace("_", " "))
+    figure.tight_layout()
+    return figure
