@@ -12,6 +12,7 @@ ROOT = pathlib.Path(__file__).resolve().parents[1]
 # Each room may import what stands below it. op_utils.py and utils.py are rooms of their own.
 ROOMS = [
     "programs",
+    "reports",
     "ablations",
     "cli",
     "ekg",

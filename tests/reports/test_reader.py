@@ -1,0 +1,222 @@
+"""What is read of run folders and analyses, and what is refused."""
+
+import os
+
+import numpy as np
+import pytest
+from run_folders import (
+    NETWORKS,
+    make_analysis,
+    make_run,
+    search_records,
+    training_records,
+    write,
+    write_lines,
+)
+
+import train_cifar
+import train_imagenet
+from cli.parser import Parser
+from engine.configuration import described
+from engine.run_files import read_object
+from reports.analyses import read_analysis
+from reports.reader import read_run, read_runs
+from reports.runs import names_of
+from reports.settings import differing, flat, shown, unusual
+from utils import UserError, digest
+
+
+def test_a_finished_run(tmp_path):
+    run = read_run(make_run(tmp_path / "run"), "run")
+    assert run.finished and run.title == "ResNet-20 on DIGITS"
+    assert [stage.name for stage in run.stages if stage.state == "done"] == [
+        "baseline",
+        "warm_up",
+        "search",
+        "memory_bank",
+        "extraction",
+        "fine_tuning",
+    ]
+    assert run.stage("fine_tuning").epochs == (4, 4) and run.stage("search").seconds == 180
+    assert run.seconds == 60 * (1 + 2 + 3 + 4 + 5 + 6)
+    assert run.sides["pruned"]["top1"] == 0.9775 and run.flops_left == 0.45
+    # The depthwise convolution has the filters of the first one.
+    assert run.filters == {"first": (8, 3), "second": (16, 16)}
+    assert run.digests == {stage: digest(arrays) for stage, arrays in NETWORKS.items()}
+
+
+def test_an_unfinished_run(tmp_path):
+    run = read_run(make_run(tmp_path / "run", until="extraction", tuned=2), "run")
+    assert not run.finished and run.sides == {}
+    assert run.stage("fine_tuning").state == "unfinished"
+    assert run.stage("fine_tuning").epochs == (2, 4)
+    begun = read_run(make_run(tmp_path / "begun", until="baseline"), "begun")
+    assert begun.chosen is None and begun.filters == {} and list(begun.digests) == ["baseline"]
+    assert begun.stage("warm_up").state == "not begun"
+
+
+def test_a_run_needs_the_stages_of_its_options(tmp_path):
+    without = read_run(make_run(tmp_path / "run", "--train_epoch", "0"), "run")
+    assert not without.fine_tunes and without.finished
+    assert [stage.name for stage in without.stages][-1] == "extraction"
+    config = read_object(without.path, "config.json", {})
+    config["options"]["start"] = "parameters 0123456789abcdef, width multiplier 0.5"
+    write(without.path, "config.json", config)
+    os.unlink(os.path.join(without.path, "baseline_param.pkl"))
+    given = read_run(without.path, "run")
+    assert given.stage("baseline") is None and given.digests["baseline"] == "0123456789abcdef"
+    single = read_run(make_run(tmp_path / "single", "--finetune_teacher", "single"), "single")
+    assert single.stage("memory_bank") is None and single.stage("fine_tuning")
+
+
+def test_a_random_search_has_come_to_its_best_draw(tmp_path):
+    folder = make_run(tmp_path / "run")
+    draws = [r | {"best": i == 2} for i, r in enumerate(search_records())]
+    write_lines(folder, "search.jsonl", draws)
+    assert read_run(folder, "run").chosen["step"] == 2
+
+
+def test_a_run_from_before_search_precision_has_one_precision(tmp_path):
+    folder = make_run(tmp_path / "run", "--precision", "bfloat16")
+    config = read_object(folder, "config.json", {})
+    del config["options"]["device"]["search_precision"]
+    write(folder, "config.json", config)
+    assert flat(read_run(folder, "run").options)["search_precision"] == "bfloat16"
+
+
+def test_names_are_as_short_as_they_can_be():
+    assert names_of(["/runs/a", "/runs/b/"]) == ["a", "b"]
+    assert names_of(["/runs/a/seed-0", "/runs/b/seed-0", "/runs/c"]) == [
+        "a/seed-0",
+        "b/seed-0",
+        "c",
+    ]
+    assert names_of(["/run", "/other/run"]) == ["run", "other/run"]
+
+
+def test_a_run_is_given_once(tmp_path):
+    folder = make_run(tmp_path / "run")
+    with pytest.raises(UserError, match="given twice"):
+        read_runs([folder, f"{folder}/../run"])
+
+
+@pytest.mark.parametrize(
+    "name, damage",
+    [
+        ("config.json", lambda config: config["options"].pop("arch")),
+        ("config.json", lambda config: config["options"].update(fine_tuning=4)),
+        ("config.json", lambda config: config["options"]["search"].update(target_rate="half")),
+        ("config.json", lambda config: config.update(versions=["2.21"])),
+        ("config.json", lambda config: config.update(begun="yesterday")),
+        ("result.json", lambda result: result["seconds"].update(search="long")),
+        ("result.json", lambda result: result.update(broken=[1])),
+        ("result.json", lambda result: result["baseline"].update(flops=10**400)),
+    ],
+)
+def test_another_object_is_named(tmp_path, name, damage):
+    folder = make_run(tmp_path / "run")
+    value = read_object(folder, name, {})
+    damage(value)
+    write(folder, name, value)
+    with pytest.raises(UserError, match=f"{name} was not written by this program"):
+        read_run(folder, "run")
+
+
+@pytest.mark.parametrize(
+    "name, record",
+    [
+        ("search.jsonl", search_records()[1] | {"widths": ["wide"]}),
+        ("search.jsonl", search_records()[1] | {"gate": 3}),
+        ("search.jsonl", search_records()[1] | {"params": 10**400}),
+        ("training.jsonl", training_records("baseline", 1)[0] | {"test_top1": "high"}),
+    ],
+)
+def test_another_record_is_named(tmp_path, name, record):
+    folder = make_run(tmp_path / "run")
+    write_lines(folder, name, [record])
+    with pytest.raises(UserError, match=f"{name} was not written by this program"):
+        read_run(folder, "run")
+
+
+# ------------------------------------------------------------------------------------------ options
+
+
+@pytest.mark.parametrize("program", [train_cifar, train_imagenet])
+def test_every_option_has_its_flag(program):
+    parser = Parser()
+    program.add_flags(parser)
+    flags = {flag for action in parser._actions for flag in action.option_strings}
+    own = {f"--{flag}" for flag in flat(described(program.parse([]), "", 1))}
+    assert own <= flags
+    others = {"-h", "--help", "--overwrite", "--train_path", "--no-compile", "--no-do_log"}
+    assert flags - own == others
+
+
+def test_options_that_are_not_the_defaults(tmp_path):
+    flags = ["--search_step", "0.1", "--decay_points", "0.5", "0.75", "--sync_bn", "--do_log", "7"]
+    own, usual = (described(train_cifar.parse(argv), "", 1) for argv in (flags, []))
+    texts = {flag: (shown(new), shown(default)) for flag, new, default in unusual(own, usual)}
+    assert texts == {
+        "do_log": ("7", "200"),
+        "sync_bn": ("yes", "no"),
+        "search_step": ("0.1", "0.2"),
+        "decay_points": ("0.5 0.75", "0.3 0.6 0.8"),
+    }
+    runs = read_runs([make_run(tmp_path / "a"), make_run(tmp_path / "b", "--seed", "3")])
+    assert differing(runs) == [("seed", [0, 3])]
+
+
+# ----------------------------------------------------------------------------------------- analyses
+
+
+def test_an_analysis(tmp_path):
+    analysis = read_analysis(make_analysis(tmp_path / "analysis", {"a": "11", "b": "22"}))
+    assert [found.digest for found in analysis.curvatures] == ["11", "22"]
+    assert analysis.curvatures[1].numbers["lambda_max"] == 124.5
+    assert [found.converged for found in analysis.curvatures] == [True, False]
+    assert analysis.landscape.digests == ["11", "22"]
+    assert analysis.landscape.loss.shape == (2, 5, 7)
+
+
+def test_no_analysis_is_no_mistake_unless_asked_for(tmp_path, monkeypatch):
+    (tmp_path / "inner").mkdir()
+    monkeypatch.chdir(tmp_path / "inner")
+    assert not read_analysis(None)
+    make_analysis(tmp_path / "analysis", {"a": "11"})
+    assert read_analysis(None).landscape
+    with pytest.raises(UserError, match="--analysis missing is no folder"):
+        read_analysis("missing")
+
+
+def test_an_unfinished_landscape_is_left_out(tmp_path):
+    folder = make_analysis(tmp_path / "analysis", {"a": "11"})
+    path = os.path.join(folder, "landscape", "grid.npz")
+    arrays = dict(np.load(path))
+    np.savez(path, **arrays | {"complete": np.array(False)})
+    assert read_analysis(folder).landscape is None
+
+
+def test_a_loss_that_overflows_is_the_largest_one(tmp_path):
+    folder = make_analysis(tmp_path / "analysis", {"a": "11"})
+    path = os.path.join(folder, "landscape", "grid.npz")
+    arrays = dict(np.load(path))
+    highest = arrays["loss"][0, 1:].max()
+    arrays["loss"][0, 0] = np.inf
+    np.savez(path, **arrays)
+    assert (read_analysis(folder).landscape.loss[0, 0] == highest).all()
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"loss": np.zeros((1, 5, 5))},
+        {"loss": np.full((1, 5, 7), np.nan)},
+        {"alpha": np.array(["left"] * 5)},
+    ],
+)
+def test_another_grid_is_named(tmp_path, change):
+    folder = make_analysis(tmp_path / "analysis", {"a": "11"})
+    path = os.path.join(folder, "landscape", "grid.npz")
+    np.savez(path, **dict(np.load(path)) | change)
+    with pytest.raises(UserError, match=r"grid\.npz was not written by this program"):
+        read_analysis(folder)
