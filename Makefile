@@ -28,6 +28,7 @@ demo: setup
 	$(RUN) train_cifar.py --arch ResNet-20 --dataset DIGITS --train_path $(DEMO) \
 	    --baseline_epoch 20 --baseline_batch_size 64 --baseline_learning_rate 0.2 \
 	    --search_target_rate 0.45 --search_batch_size 320 --train_epoch 20 --batch_size 64
+	$(RUN) report.py $(DEMO)
 
 check: lint
 	$(TEST) -m "not long and not slow"

@@ -61,8 +61,11 @@ class Analysis:
     curvatures: list[Curvature]
     landscape: Landscape | None
 
-    def __bool__(self):
-        return bool(self.curvatures or self.landscape)
+    @property
+    def digests(self):
+        """Set of the digests of all networks in it."""
+        found = {curvature.digest for curvature in self.curvatures}
+        return found.union(self.landscape.digests if self.landscape else ())
 
 
 def read_analysis(folder):

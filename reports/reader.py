@@ -71,7 +71,7 @@ def read_run(path, name):
     search, training = (_records(path, file) for file in MORE)
     finished, sides = is_finished(result), {}
     with written_by_a_run(os.path.join(path, "result.json")):
-        stages = _stages(path, options, result, training)
+        stages = _stages(path, options, result, search, training)
         broken = number(result.get("broken"))
         if finished:
             sides = {side: {key: number(result[side][key]) for key in MEASURED} for side in SIDES}
@@ -91,7 +91,7 @@ def read_run(path, name):
 
 
 @contextlib.contextmanager
-def written_by_a_run(path, advice="leave it out"):
+def written_by_a_run(path, advice="choose another RUN"):
     """Raises a UserError that names the file, if the block finds its content to be another."""
     try:
         yield
@@ -137,7 +137,7 @@ def _records(folder, name):
     return records
 
 
-def _stages(folder, options, result, training):
+def _stages(folder, options, result, search, training):
     """list of Stage: those that a run with these options needs."""
     epochs = {stage: options[stage]["epochs"] for stage in TRAININGS}
     needed = set(STAGES)
@@ -150,10 +150,14 @@ def _stages(folder, options, result, training):
     stages = []
     for name in (name for name in STAGES if name in needed):
         has = lambda file: os.path.exists(os.path.join(folder, file))
-        trained = sum(record["stage"] == name for record in training)
+        records = [record for record in training if record["stage"] == name]
+        trained = len(records)
         begun = trained or (name in UNFINISHED and has(UNFINISHED[name]))
         state = "done" if has(STAGES[name]) else "unfinished" if begun else "not begun"
         of_all = (trained, epochs[name]) if epochs.get(name) else None
         seconds, mib = (number(result[entry].get(name)) for entry in RESULT)
+        if seconds is None and state == "unfinished":
+            steps = search if name == "search" else records
+            seconds = sum(step.get("seconds") or 0 for step in steps)
         stages.append(Stage(name, state, of_all, seconds, mib))
     return stages

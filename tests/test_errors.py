@@ -1,8 +1,8 @@
 """A bad input is one line on stderr, its exit code, and nothing written;
 tests/data/errors.md has them all.
 
-`make errors` writes that page anew, from what the cases of bad_inputs.py and bad_images.py are
-answered with now.
+`make errors` writes that page anew, from what the cases of bad_inputs.py, bad_images.py and
+bad_reports.py are answered with now.
 """
 
 import os
@@ -14,9 +14,11 @@ import numpy as np
 import pytest
 from bad_images import IMAGES
 from bad_inputs import SECTIONS
+from bad_reports import REPORTS
 from test_programs import files_under
 
 import ablation
+import report
 import test as test_py  # the program beside this folder, not Python's own tests
 import train_cifar
 import train_imagenet
@@ -29,8 +31,10 @@ MAINS = {
     "train_imagenet.py": train_imagenet.main,
     "test.py": test_py.main,
     "ablation.py": ablation.main,
+    "report.py": report.main,
 }
-SECTIONS = {**SECTIONS, "Images in files": IMAGES}
+FLEETING = ("test.py", "report.py")  # programs that no second start resumes
+SECTIONS = {**SECTIONS, "Images in files": IMAGES, "Reports": REPORTS}
 CASES = [(section, bad) for section, cases in SECTIONS.items() for bad in cases]
 MADE_WITH = (
     f"Python {sys.version_info.major}.{sys.version_info.minor} and NumPy"
@@ -88,7 +92,7 @@ def answered(bad, program, folder, patches, capfd):
     before = files_under(folder)
     capfd.readouterr()
     try:
-        code = run_program(MAINS[program], resumable=program != "test.py")
+        code = run_program(MAINS[program], resumable=program not in FLEETING)
     except SystemExit as stop:
         code = stop.code
     patches.undo()

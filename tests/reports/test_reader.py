@@ -49,7 +49,7 @@ def test_an_unfinished_run(tmp_path):
     run = read_run(make_run(tmp_path / "run", until="extraction", tuned=2), "run")
     assert not run.finished and run.sides == {}
     assert run.stage("fine_tuning").state == "unfinished"
-    assert run.stage("fine_tuning").epochs == (2, 4)
+    assert run.stage("fine_tuning").epochs == (2, 4) and run.stage("fine_tuning").seconds == 4
     begun = read_run(make_run(tmp_path / "begun", until="baseline"), "begun")
     assert begun.chosen is None and begun.filters == {} and list(begun.digests) == ["baseline"]
     assert begun.stage("warm_up").state == "not begun"
@@ -174,14 +174,14 @@ def test_an_analysis(tmp_path):
     assert [found.digest for found in analysis.curvatures] == ["11", "22"]
     assert analysis.curvatures[1].numbers["lambda_max"] == 124.5
     assert [found.converged for found in analysis.curvatures] == [True, False]
-    assert analysis.landscape.digests == ["11", "22"]
+    assert analysis.landscape.digests == ["11", "22"] and analysis.digests == {"11", "22"}
     assert analysis.landscape.loss.shape == (2, 5, 7)
 
 
 def test_no_analysis_is_no_mistake_unless_asked_for(tmp_path, monkeypatch):
     (tmp_path / "inner").mkdir()
     monkeypatch.chdir(tmp_path / "inner")
-    assert not read_analysis(None)
+    assert not read_analysis(None).digests
     make_analysis(tmp_path / "analysis", {"a": "11"})
     assert read_analysis(None).landscape
     with pytest.raises(UserError, match="--analysis missing is no folder"):

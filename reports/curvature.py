@@ -1,0 +1,84 @@
+"""The sections on curvature and landscapes, for networks whose digest is that of a run's network.
+
+See reports.analyses. Each function returns Html, empty if nothing is known of the networks.
+"""
+
+from reports import pictures, values
+from reports.markup import Html, charts, figure, section, table
+from reports.runs import NETWORKS
+
+# Keys of reports.analyses.Curvature.numbers, with their names and texts.
+NUMBERS = {
+    "images": ("images", values.count),
+    "loss": ("loss", values.decimal),
+    "lambda_max": ("largest eigenvalue", values.short),
+    "lambda_min": ("smallest eigenvalue", values.short),
+    "condition_number": ("condition number", values.short),
+    "iterations": ("products", values.count),
+}
+
+
+def of_run(run, analysis):
+    """list of (stage in NETWORKS, Curvature), in the order of the stages."""
+    if not analysis.curvatures:
+        return []
+    # Without a warm-up the first two networks are one: it is shown once.
+    stages = {digest: stage for stage, digest in reversed(run.digests.items())}
+    return [
+        (stage, found)
+        for digest, stage in reversed(stages.items())
+        for found in analysis.curvatures
+        if found.digest == digest
+    ]
+
+
+def curvature(run, analysis):
+    """The eigenvalues of the Hessians of a run's networks."""
+    found = of_run(run, analysis)
+    if not found:
+        return Html()
+    head = ["network", "over", "images of", *(name for name, _ in NUMBERS.values())]
+    rows = []
+    densities: dict[str, tuple] = {}
+    for stage, hessian in found:
+        numbers = [show(hessian.numbers[key]) for key, (_, show) in NUMBERS.items()]
+        if not hessian.converged:
+            numbers[-1] = f"{numbers[-1]}, not converged"
+        rows.append([NETWORKS[stage], hessian.arrays, hessian.split, *numbers])
+        if hessian.density is not None:
+            densities.setdefault(NETWORKS[stage], hessian.density)
+    drawn = []
+    if densities:
+        drawn.append(
+            figure(pictures.density_picture(densities), "Density of the Hessian's eigenvalues")
+        )
+    return section("Curvature of the loss", table(head, rows, "curvature", 3), charts(drawn))
+
+
+def landscape(run, analysis):
+    """Contours and surfaces of the loss around a run's networks."""
+    found = analysis.landscape
+    if found is None:
+        return Html()
+    names = {digest: NETWORKS[stage] for stage, digest in reversed(run.digests.items())}
+    own = [(i, names[digest]) for i, digest in enumerate(found.digests) if digest in names]
+    drawn = [
+        figure(draw(found, found.loss[i], which), f"{what}, {which}")
+        for draw, what in (
+            (pictures.contour_picture, "Loss"),
+            (pictures.surface_picture, "log10 of the loss"),
+        )
+        for i, which in own
+    ]
+    return section("Landscape of the loss", charts(drawn, "small charts")) if any(drawn) else Html()
+
+
+def compared(runs, analysis):
+    """The largest eigenvalue of each network of each run."""
+    head, rows = ["run", *NETWORKS.values()], []
+    for run in runs:
+        largest = {stage: found.numbers["lambda_max"] for stage, found in of_run(run, analysis)}
+        rows.append([run.name, *(values.short(largest.get(stage)) for stage in NETWORKS)])
+    if not any(any(row[1:]) for row in rows):
+        return Html()
+    return section("Largest eigenvalue of the Hessian", table(head, rows, "curvature of all runs"))
