@@ -18,8 +18,12 @@ IMAGENET_PATH = (
 )
 
 
-def add_device_flags(parser):
-    """Adds the argument group of the devices."""
+def add_device_flags(parser, precision=True):
+    """Adds the argument group of the devices.
+
+    precision: whether the program may compute in other types than float32, and with batch
+    statistics.
+    """
     add = parser.add_argument_group(
         "devices", "On several machines: run the same command on each, with TF_CONFIG set."
     ).add_argument
@@ -41,6 +45,9 @@ def add_device_flags(parser):
         default=None,
         help="compile steps with XLA (default: on for GPUs; off for CPUs, oneDNN is faster there)",
     )
+    if not precision:
+        parser.set_defaults(precision="float32", sync_bn=False)
+        return
     add(
         "--precision",
         choices=PRECISIONS,

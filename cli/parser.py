@@ -62,6 +62,17 @@ def _number(kind, least, most=None, above=False):
 
 
 count = _number(int, 1)
+
+
+def odd(text):
+    """argparse type: an odd number of at least 3."""
+    value = _number(int, 3)(text)
+    if value % 2 == 0:
+        raise argparse.ArgumentTypeError(f"{text!r} is not an odd number")
+    return value
+
+
+odd.metavar = "N"
 count_or_none = _number(int, 0)
 share = _number(float, 0, 1, above=True)
 positive = _number(float, 0, above=True)

@@ -18,16 +18,25 @@ def extract(network, flat_masks):
     arrays = {}
     for layer in network.network_layers:
         for name, variable in layer.arrays.items():
-            array = whole = variable.numpy()
-            for axis, gate in layer.gated[name].items():
-                if gate is not None:
-                    array = np.compress(keep[gate.index], array, axis)
+            whole = variable.numpy()
+            array = sliced(whole, layer.gated[name], keep)
             if name == "kernel":
                 # METHOD 1a and 6: k * ||kernel|| / ||k||; a kernel of zeros stays zeros
                 norm = np.linalg.norm(array)
                 array = array * (np.linalg.norm(whole) / norm if norm else 0)
             arrays[f"{layer.path}/{name}:0"] = np.asarray(array, np.float32)
     return arrays
+
+
+def sliced(array, gated, keep):
+    """The part of an array that a sub-network has.
+
+    gated: dict axis -> Gate or None (nets.tcl.Layer); keep: list of bool [C], one per gate.
+    """
+    for axis, gate in gated.items():
+        if gate is not None:
+            array = np.compress(keep[gate.index], array, axis)
+    return array
 
 
 def reestimate(network, step, batches):

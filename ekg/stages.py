@@ -74,6 +74,18 @@ def extract(run, supernet, chosen):
     """
     if run.folder.done("extraction"):
         return run.load("extraction")
+    pruned = extracted(run, supernet, chosen)
+    run.save(pruned)
+    flops, params = pruned.cost()
+    old_flops, old_params = supernet.cost()
+    run.console.say(
+        f"extracted: FLOPs {old_flops:,} -> {flops:,}, parameters {old_params:,} -> {params:,}"
+    )
+    return pruned
+
+
+def extracted(run, supernet, chosen):
+    """The sub-network `chosen` as a Network, with moving averages re-estimated on D_subset."""
     pruned = run.network(extraction.extract(supernet, chosen.masks(supernet.gate_sizes)))
     step = statistics_step(pruned, run.search_runtime, run.normalised)
     size = min(run.options.val_batch_size, len(run.subset))
@@ -83,12 +95,6 @@ def extract(run, supernet, chosen):
     with contextlib.closing(found):
         batches = ({"images": images} for _, images in found)
         extraction.reestimate(pruned, step, run.bar(batches, "moving averages", whole))
-    run.save(pruned)
-    flops, params = pruned.cost()
-    old_flops, old_params = supernet.cost()
-    run.console.say(
-        f"extracted: FLOPs {old_flops:,} -> {flops:,}, parameters {old_params:,} -> {params:,}"
-    )
     return pruned
 
 

@@ -1,6 +1,7 @@
 """The plots of a run. They take their colours from matplotlib's settings, see STYLE."""
 
 import collections
+import contextlib
 import os
 
 import numpy as np
@@ -22,6 +23,31 @@ STYLE: dict = {
 }
 
 
+MISSING = "no plots: they need matplotlib (pip install matplotlib)"
+
+
+@contextlib.contextmanager
+def plotting():
+    """Yields matplotlib.pyplot with STYLE, for files and not for a screen; None without it."""
+    try:
+        import matplotlib
+    except ImportError:
+        yield None
+        return
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    with plt.rc_context(STYLE):
+        yield plt
+
+
+def save_plot(plt, figure, path, dpi=120):
+    """Writes a figure as PNG, whole or not at all, and closes it."""
+    with whole_file(path) as file:
+        figure.savefig(file, dpi=dpi, bbox_inches="tight", format="png")
+    plt.close(figure)
+
+
 def write_plots(folder, search, training, filters, kept, has_teacher=True):
     """Writes trajectory.png, filters.png and, if a stage has several epochs, training.png.
 
@@ -35,23 +61,16 @@ def write_plots(folder, search, training, filters, kept, has_teacher=True):
 
     Returns a text for the user that says what was done.
     """
-    try:
-        import matplotlib
-    except ImportError:
-        return "no plots: they need matplotlib (pip install matplotlib)"
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-
-    os.makedirs(folder, exist_ok=True)
-    with plt.rc_context(STYLE):
+    with plotting() as plt:
+        if plt is None:
+            return MISSING
+        os.makedirs(folder, exist_ok=True)
         drawn = {"trajectory": _trajectory(plt, search), "filters": _filters(plt, filters, kept)}
         stages = several_epochs(training)
         if stages:
             drawn["training"] = _training(plt, training, stages, has_teacher)
         for name, figure in drawn.items():
-            with whole_file(os.path.join(folder, f"{name}.png")) as file:
-                figure.savefig(file, dpi=120, bbox_inches="tight", format="png")
-            plt.close(figure)
+            save_plot(plt, figure, os.path.join(folder, f"{name}.png"))
     return f"plots in {folder}"
 
 

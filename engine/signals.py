@@ -60,6 +60,11 @@ def deferred():
         _State.deferred = False
 
 
+def resumable_from_here():
+    """Says that from here on the program has work that can be resumed; signals act at once."""
+    _State.begun = True
+
+
 def begun():
     """Whether the program has started work that can be resumed."""
     return _State.begun

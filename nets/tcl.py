@@ -46,7 +46,7 @@ class Layer(tf.Module):
     out_size: height and width of the output.
     """
 
-    _outputs = [-1]  # shape of a vector over the outputs, beside the kernel
+    filter_axis = -1  # axis of the kernel along which its filters lie
 
     def __init__(self, name):
         super().__init__(name=name.replace("/", "_").replace(".", "_"))
@@ -58,8 +58,9 @@ class Layer(tf.Module):
         """The kernel in this pass, with the factor of the batch norm behind it if it is folded."""
         kernel = ctx.kernel(self.arrays["kernel"], self.gated["kernel"])
         if ctx.statistics == "folded" and self.norm is not None:
-            # (x * k) s = x * (k s), s [C] along the kernel's outputs
-            kernel = kernel * tf.reshape(self.norm.scale(ctx), self._outputs)
+            # (x * k) s = x * (k s), s [C] along the filters
+            behind = [1] * (-1 - self.filter_axis)
+            kernel = kernel * tf.reshape(self.norm.scale(ctx), [-1, *behind])
         return kernel
 
     def _add(self, array_name, value, gated, trainable=True):
@@ -158,7 +159,7 @@ class Conv2d(Layer):
 class DepthwiseConv2d(Layer):
     """Depthwise convolution without bias. One gate owns both its inputs and its outputs."""
 
-    _outputs = [-1, 1]  # kernels are [kh, kw, C, 1]
+    filter_axis = -2  # kernels are [kh, kw, C, 1]
 
     def __init__(
         self, name, arrays, kernel_size, channels, *, in_size, strides=1, gate=None, padding="SAME"

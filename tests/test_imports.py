@@ -14,6 +14,7 @@ ROOMS = [
     "programs",
     "reports",
     "ablations",
+    "analysis",
     "cli",
     "ekg",
     "engine",
@@ -67,7 +68,10 @@ def test_imports_point_down(module):
     above = ROOMS[: ROOMS.index(room_of(module))]
     for imported in imports_of(KNOWN[module], KNOWN) - {module}:
         # These know the flags of the programs that prune.
-        program = module in ("ablation", "report") and imported in ("train_cifar", "train_imagenet")
+        program = module in ("ablation", "report", "analyze") and imported in (
+            "train_cifar",
+            "train_imagenet",
+        )
         assert room_of(imported) not in above and (room_of(imported) != "programs" or program), (
             f"{module} -> {imported}"
         )
@@ -89,4 +93,5 @@ def test_the_engine_would_serve_another_method():
 
 def test_the_root_holds_programs_and_two_more_files():
     programs = {"train_cifar.py", "train_imagenet.py", "test.py", "ablation.py", "report.py"}
+    programs |= {"analyze.py"}
     assert {path.name for path in ROOT.glob("*.py")} == programs | {"op_utils.py", "utils.py"}

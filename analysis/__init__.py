@@ -1,0 +1,1 @@
+"""What can be measured of a network besides its accuracy: curvature, landscapes, potential."""
