@@ -16,7 +16,9 @@ import sys
 
 import train_cifar
 import train_imagenet
+from ablations.curvature import Curvature
 from ablations.plan import BASELINE, FLAGS, TABLES, Study, baseline_seed, carry_out, clear, plan
+from analysis import flags as flags_of
 from cli.options import options_from
 from cli.parser import Parser, count_or_none
 from cli.program import run_program
@@ -57,7 +59,12 @@ def parse(argv=None):
     )
     command = shlex.join(["python", os.path.basename(sys.argv[0]), *argv])
     tables, rows = tuple(dict.fromkeys(args.table)), args.rows and _rows(args)
-    return Study(tables, tuple(args.seeds), args.train_path, options, *of_flags, command, rows)
+    curvature = None
+    if "scores" in tables and not args.no_hessian:
+        image, hessian = flags_of.image_options(args), flags_of.hessian_options(args)
+        curvature = Curvature(image, hessian, args.image_batch_size)
+    seeds = tuple(args.seeds)
+    return Study(tables, seeds, args.train_path, options, *of_flags, command, rows, curvature)
 
 
 def _parser(name):
@@ -91,6 +98,10 @@ def _parser(name):
         default=[0],
         help="seeds; every row is run once per seed, with it as --seed and --search_seed",
     )
+    group = parser.add_argument_group("condition numbers in the table of scores")
+    group.add_argument("--no_hessian", action="store_true", help="leave them out")
+    flags_of.add_image_flags(group, images=320, split="val")
+    flags_of.add_hessian_flags(group)
     PROGRAMS[name].add_flags(parser)
     parser.set_defaults(train_path="../ablation")
     return parser
@@ -138,6 +149,7 @@ def main():
     study = parse()
     asked = study.options({})  # the options that all runs share
     import_tensorflow()
+    from ablations.curvature import known_condition_number, measure_condition_number
     from ablations.report import write_tables
     from ekg.pipeline import prune, train_baseline
     from ekg.preparation import check, pretrained
@@ -150,7 +162,14 @@ def main():
         clear(planned.tasks)
     say = Console().say
 
+    of_scores = {
+        row.search for (table, _), rows in planned.rows.items() for row in rows if table == "scores"
+    }
+
     def after(done):
+        for task in done if study.curvature else ():
+            if task.folder in of_scores and known_condition_number(task.folder) is None:
+                measure_condition_number(task.folder, task.options, study.curvature)
         if done:
             write_tables(study, planned, done, asked)
 

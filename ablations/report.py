@@ -6,6 +6,7 @@ import csv
 import math
 import statistics
 
+from ablations.curvature import known_condition_number
 from ablations.plan import BASELINE, COMPARED, width_of
 from ablations.published import published
 from engine.adoption import TAKEN
@@ -15,17 +16,18 @@ from files.npz import load_npz
 from utils import UserError, whole_file
 
 # The metrics of a run. top1, before_fine_tuning, flops_left: percent; loss: cross-entropy on D_val
-# at the end of the search.
+# at the end of the search; condition_number: of the Hessian there, before fine-tuning.
 METRICS = (
     "top1",
     "loss",
+    "condition_number",
     "before_fine_tuning",
     "flops_left",
     "steps",
     "search_seconds",
     "fine_tuning_seconds",
 )
-PAPER = ("top1", "deviation", "loss")  # fields of ablations.published.Published
+PAPER = ("top1", "deviation", "loss", "condition_number")  # fields of ablations.published.Published
 
 
 def metrics_of(task):
@@ -47,6 +49,7 @@ def metrics_of(task):
     return {
         "top1": 100 * result["pruned"]["top1"],
         "loss": float(losses[-1]),
+        "condition_number": known_condition_number(task.search),
         "before_fine_tuning": None if before is None else 100 * before,
         "flops_left": 100 * result["pruned"]["flops"] / result["baseline"]["flops"],
         "steps": len(losses) - 1,
@@ -128,6 +131,8 @@ COLUMNS = {
     "before fine-tuning, %": lambda line: _number(line["before_fine_tuning"], 2),
     "loss on D_val": lambda line: _number(line["loss"], 4),
     "published loss": lambda line: _number(line["published_loss"], 4),
+    "condition number": lambda line: _number(line["condition_number"], 4),
+    "published condition number": lambda line: _number(line["published_condition_number"], 4),
     "FLOPs left, %": lambda line: _number(line["flops_left"], 2),
     "steps": lambda line: _number(line["steps"], 1),
     "search, s": lambda line: _number(line["search_seconds"], 1),

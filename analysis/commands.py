@@ -6,7 +6,6 @@ import dataclasses
 from analysis import landscape as landscapes
 from analysis import pictures
 from analysis.flags import hessian_options, image_options, landscape_options
-from analysis.folder import AnalysisFolder
 from analysis.hessian import measure
 from analysis.setting import make_setting
 from analysis.subjects import subjects
@@ -20,19 +19,11 @@ def _opened(args, kind, options):
     options: dataclass of what decides the results, besides the images.
     """
     found = subjects(args.networks, args, args.step)
-    image = image_options(args)
+    devices, image = device_options(args), image_options(args)
     setting = make_setting(
-        found[0].described, args.data_path, device_options(args), image, args.image_batch_size
+        found[0].described, args.data_path, devices, image, args.image_batch_size
     )
-    decisive = {
-        "dataset": setting.data.name,
-        "data": setting.data.digest(),
-        "image": dataclasses.asdict(image),
-        **dataclasses.asdict(options),
-    }
-    folder = AnalysisFolder(
-        args.analysis_path, kind, decisive, setting.made_with, overwrite=args.overwrite
-    )
+    folder = setting.folder(args.analysis_path, kind, options, args.overwrite)
     resumable_from_here()
     return setting, found, folder
 
@@ -45,7 +36,7 @@ def hessian(args):
     with contextlib.closing(folder):
         for subject in found:
             loaded = setting.load(subject)
-            figures = hessian_of(setting, loaded, options, image_options(args), folder)
+            figures = hessian_of(setting, loaded, options, folder)
             for line in lines_of(figures, options.tolerance):
                 say(line)
             if figures["density"] is not None:
@@ -54,7 +45,7 @@ def hessian(args):
     say(f"\nresults in {folder.path}")
 
 
-def hessian_of(setting, loaded, options, image, folder):
+def hessian_of(setting, loaded, options, folder):
     """dict of the figures of a Loaded network's Hessian, see analysis.hessian.measure."""
     subject = loaded.subject
     facts = {
@@ -65,7 +56,7 @@ def hessian_of(setting, loaded, options, image, folder):
         "arch": loaded.network.arch,
         "dataset": setting.data.name,
         "arrays": options.hessian_over,
-        **dataclasses.asdict(image),
+        **dataclasses.asdict(setting.image),
     }
     setting.console.say(f"{subject.name}: {setting.data.name}, {len(setting.images):,} images")
     hessian = setting.hessian(loaded.network, options.hessian_over)

@@ -47,11 +47,11 @@ def add_network_flags(parser, group):
     add_device_flags(parser, precision=False)
 
 
-def add_image_flags(group, images=1000):
-    """Adds the flags of the images. images: default of --images."""
+def add_image_flags(group, images=1000, split="train"):
+    """Adds the flags of the images. images, split: defaults."""
     add = group.add_argument
     add("--images", type=count, default=images, help="number of images, with all classes alike")
-    add("--split", choices=SPLITS, default="train", help="set that they come from; val: D_val")
+    add("--split", choices=SPLITS, default=split, help="set that they come from; val: D_val")
     add("--image_seed", type=count_or_none, default=0, help="seed that draws them")
     add("--image_batch_size", type=count, default=128, help="images per batch; changes no result")
 

@@ -5,7 +5,9 @@ import shlex
 import sys
 
 from analysis.curvature import Hessian
+from analysis.folder import AnalysisFolder
 from analysis.images import Images, select
+from analysis.options import ImageOptions
 from analysis.subjects import load
 from dataloader import Dataset, load_dataset
 from dataloader.augment import normalise
@@ -22,13 +24,15 @@ class Setting:
     Args:
         data: Dataset.
         runtime: Runtime.
-        images: Images.
+        image: ImageOptions.
+        images: Images, chosen by them.
         console: Console.
         batch_size: images per batch.
     """
 
     data: Dataset
     runtime: Runtime
+    image: ImageOptions
     images: Images
     console: Console
     batch_size: int
@@ -51,10 +55,19 @@ class Setting:
         """
         return Hessian(network, over, self.runtime, self.images, self.prepare, bar)
 
-    @property
-    def made_with(self):
-        """Facts for an analysis folder: command and hardware."""
-        return {"command": shlex.join(["python", *sys.argv]), "hardware": hardware()}
+    def folder(self, path, kind, options, overwrite=False):
+        """The AnalysisFolder of these images. For path, kind and overwrite see there.
+
+        options: dataclass of what decides the results besides the images.
+        """
+        decisive = {
+            "dataset": self.data.name,
+            "data": self.data.digest(),
+            "image": dataclasses.asdict(self.image),
+            **dataclasses.asdict(options),
+        }
+        made_with = {"command": shlex.join(["python", *sys.argv]), "hardware": hardware()}
+        return AnalysisFolder(path, kind, decisive, made_with, overwrite)
 
 
 def make_setting(described, data_path, device, image, batch_size):
@@ -79,4 +92,4 @@ def make_setting(described, data_path, device, image, batch_size):
     batch_size = min(batch_size, image.images)
     runtime.check_batch("--image_batch_size", batch_size)
     images = select(data, image.split, image.images, image.seed, batch_size)
-    return Setting(data, runtime, images, console, batch_size)
+    return Setting(data, runtime, image, images, console, batch_size)

@@ -198,3 +198,10 @@ def test_candidates_compares_rules_on_the_steps_of_a_search(tmp_path):
     }
     assert float(found["none"][0]) == 12 and found["none"][1:3] == ["100%", "0.00000"]
     assert 1 <= float(found["published"][0]) <= 12 and float(found["published"][2]) >= 0
+
+
+@pytest.mark.slow
+def test_hessian_compares_a_product_with_gradients():
+    flags = "--arch ResNet-8 --batch_size 4 --seconds 0.01"
+    (row,) = rows_of(f"bench/hessian.py {flags}", "4")
+    assert all(float(cell) > 0 for cell in row[1:]) and len(row) == 7

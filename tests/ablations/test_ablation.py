@@ -17,7 +17,8 @@ from engine.adoption import LATER
 from engine.configuration import described
 from engine.run_files import MEASURED, SIDES, STAGES, is_finished
 from engine.run_folder import RunFolder
-from utils import UserError
+from nets.parameters import write_parameters
+from utils import UserError, digest
 
 START = "parameters 0123456789abcdef"
 MADE = {"python": "3.12", "hardware": "2 cores"}
@@ -428,6 +429,36 @@ def test_published_figures_are_of_rows_that_there_are(study):
         assert line["published_top1"] is None, "it is of something else"
     assert all(line[name] is None for name in METRICS)
     assert "| baseline | 0 |" in markdown([line], ["# head"])
+
+
+def test_condition_numbers_stand_in_the_table_of_scores(study):
+    """Of the network that the search has found, and of no other that lay in its folder before."""
+    asked = study("--table", "scores", "--rows", "ekg", "l1")
+    _, the_plan = carried_out(asked)
+    arrays = {"a/kernel:0": np.ones(2, np.float32)}
+    for name, own in (("ekg", True), ("l1", False)):
+        folder = pathlib.Path(the_plan.rows["scores", name][0].search)
+        write_parameters(str(folder / STAGES["extraction"]), arrays, {})
+        results = folder / "analysis" / "hessian"
+        results.mkdir(parents=True)
+        identity = digest(arrays) if own else "another network"
+        figures = {"digest": identity, "condition_number": 0.5}
+        (results / "found.json").write_text(json.dumps(figures))
+    write_tables(asked, the_plan, the_plan.tasks, asked.options({}))
+    with open(asked.file("ablation.csv"), newline="") as file:
+        lines = {line["row"]: line for line in csv.DictReader(file)}
+    assert lines["ekg"]["condition_number"] == "0.5" and lines["l1"]["condition_number"] == ""
+    assert lines["l1"]["published_condition_number"] == "0.4078"
+    page = pathlib.Path(asked.file("ablation.md")).read_text()
+    assert "| condition number | published condition number |" in page
+    assert "| 0.5000 | 0.0211 |" in page
+
+
+def test_flags_of_condition_numbers(study):
+    asked = study("--table", "scores", "--images", "64", "--tolerance", "0.1").curvature
+    assert (asked.image.images, asked.image.split, asked.hessian.tolerance) == (64, "val", 0.1)
+    assert study("--table", "scores", "--no_hessian").curvature is None
+    assert study("--table", "teachers").curvature is None
 
 
 # ----------------------------------------------------------------------------------------- for real

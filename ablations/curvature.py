@@ -1,0 +1,68 @@
+"""The condition number of the sub-network that a search has found, for a table of scores."""
+
+import contextlib
+import dataclasses
+import os
+
+from analysis.options import HessianOptions, ImageOptions
+from engine.run_files import STAGES, read_object
+from nets.parameters import read_parameters
+from utils import digest
+
+FOLDER = "analysis"  # in the folder of the search
+ENTRIES = {"digest": str, "condition_number": (int, float)}
+
+
+@dataclasses.dataclass(frozen=True)
+class Curvature:
+    """How condition numbers are measured.
+
+    image: ImageOptions; hessian: HessianOptions; batch_size: images per batch.
+    """
+
+    image: ImageOptions
+    hessian: HessianOptions
+    batch_size: int
+
+
+def known_condition_number(folder):
+    """The condition number that was measured of the network extracted in the run folder `folder`;
+    None if it was not measured.
+    """
+    results = os.path.join(folder, FOLDER, "hessian")
+    pruned = os.path.join(folder, STAGES["extraction"])
+    if not os.path.isdir(results) or not os.path.exists(pruned):
+        return None
+    own = digest(read_parameters(pruned)[0])
+    for name in sorted(os.listdir(results)):
+        if name.endswith(".json") and name != "config.json":
+            figures = read_object(results, name, ENTRIES)
+            if figures is not None and figures["digest"] == own:
+                return figures["condition_number"]
+    return None
+
+
+def measure_condition_number(folder, options, asked):
+    """Measures the network extracted in the run folder `folder`. Interrupted, it resumes.
+
+    options: Options of the run; asked: Curvature. Raises what analysis.setting.make_setting raises.
+    """
+    from analysis.commands import hessian_of, lines_of
+    from analysis.setting import make_setting
+    from analysis.subjects import Subject
+    from cli.network_file import NetworkFile
+    from nets import variant_of
+
+    path = os.path.join(folder, STAGES["extraction"])
+    parameters, meta = read_parameters(path)
+    file = NetworkFile(
+        path, parameters, options.arch, options.dataset, variant_of(meta, path), options.files
+    )
+    device = dataclasses.replace(options.device, precision="float32", sync_bn=False, accum=1)
+    setting = make_setting(file, options.data_path, device, asked.image, asked.batch_size)
+    results = setting.folder(os.path.join(folder, FOLDER), "hessian", asked.hessian)
+    with contextlib.closing(results):
+        loaded = setting.load(Subject(os.path.basename(folder), file, None))
+        figures = hessian_of(setting, loaded, asked.hessian, results)
+        for line in lines_of(figures, asked.hessian.tolerance):
+            setting.console.say(line)
