@@ -50,7 +50,7 @@ def hessian_of(setting, loaded, options, folder):
     subject = loaded.subject
     facts = {
         "name": subject.name,
-        "file": (subject.file or subject.search.supernet).path,
+        "file": subject.described.path,
         "step": None if subject.file else subject.search.step,
         "digest": loaded.digest,
         "arch": loaded.network.arch,

@@ -155,20 +155,23 @@ class _Process:
 
     def open(self, size):
         """Begins, or resumes where an earlier start was. size: P."""
-        saved = {"alphas": (), "betas": (), "seconds": 0.0}
+        alphas, betas = [], []
         if self.folder.has(f"{self.name}.npz"):
-            saved = _loaded(self.folder.file(f"{self.name}.npz"), tuple(saved))
-        self.seconds, self.begin = float(saved["seconds"]), time.perf_counter()
+            names = "alphas", "betas", "seconds"
+            saved = _loaded(self.folder.file(f"{self.name}.npz"), names)
+            alphas, betas = saved["alphas"].tolist(), saved["betas"].tolist()
+            self.seconds = float(saved["seconds"])
+        self.begin = time.perf_counter()
         self.basis = Basis(self.folder.file(f"{self.name}.basis"), size)
-        self.lanczos = Lanczos(self.basis, self.seed, saved["alphas"], saved["betas"])
+        self.lanczos = Lanczos(self.basis, self.seed, alphas, betas)
 
     def advance(self, product):
         self.lanczos.advance(product)
         seconds = self.seconds + time.perf_counter() - self.begin
         # The vectors are on the disk already: a process that is cut off here has one too many.
         with whole_file(self.folder.file(f"{self.name}.npz")) as file:
-            matrix = {"alphas": self.lanczos.alphas, "betas": self.lanczos.betas}
-            np.savez(file, seconds=seconds, **matrix)
+            alphas, betas = np.array(self.lanczos.alphas), np.array(self.lanczos.betas)
+            np.savez(file, alphas=alphas, betas=betas, seconds=np.array(seconds))
 
     def discard(self):
         """Deletes the files: the result is known."""

@@ -128,7 +128,7 @@ def measure(setting, found, options, folder):
         loaded = setting.load(subject)
         path = folder.file(f"{subject.name}-{loaded.digest[:8]}.npz")
         loss[i] = _rows(setting, loaded, options, path)
-        file = (subject.file or subject.search.supernet).path
+        file = subject.described.path
         origin = float(loss[i][len(along) // 2, len(along) // 2])
         networks.append(
             {"name": subject.name, "file": file, "digest": loaded.digest, "loss": origin}

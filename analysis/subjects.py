@@ -65,7 +65,10 @@ class Subject:
     @property
     def described(self):
         """A NetworkFile that says its architecture, data set and classes."""
-        return self.file or self.search.supernet
+        if self.file is not None:
+            return self.file
+        assert self.search is not None, "a sub-network to extract has a search"
+        return self.search.supernet
 
 
 def subjects(paths, args, step=None):
