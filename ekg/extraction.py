@@ -31,7 +31,7 @@ def extract(network, flat_masks):
 def sliced(array, gated, keep):
     """The part of an array that a sub-network has.
 
-    gated: dict axis -> Gate or None (nets.tcl.Layer); keep: list of bool [C], one per gate.
+    gated: dict axis -> Gate or None (nets.layer.Layer); keep: list of bool [C], one per gate.
     """
     for axis, gate in gated.items():
         if gate is not None:
