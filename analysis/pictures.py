@@ -21,7 +21,7 @@ def draw_density(path, figures):
         ax.set(xlabel="eigenvalue", ylabel="density", title=f"Hessian of {figures['name']}")
         ax.grid()
         note = f"{density['vectors']} vectors, {density['steps']} products each, Gaussians of width"
-        figure.text(0.5, -0.03, f"{note} {density['sigma']:.3g}", ha="center", fontsize=8)
+        figure.text(0.5, -0.08, f"{note} {density['sigma']:.3g}", ha="center", fontsize=8)
         save_plot(plt, figure, path)
     return f"picture: {path}"
 
@@ -48,7 +48,12 @@ def _panels(plt, grid, size, **settings):
     columns = min(count, 4)
     rows = -(-count // columns)
     figure, axes = plt.subplots(
-        rows, columns, figsize=(size * columns, size * rows), squeeze=False, **settings
+        rows,
+        columns,
+        figsize=(size * columns + 1, size * rows),
+        squeeze=False,
+        layout="constrained",
+        **settings,
     )
     for ax in axes.flat[count:]:
         ax.remove()
@@ -63,14 +68,15 @@ def _surfaces(plt, grid, low, high):
     """3-D surfaces: the height is the logarithm of the loss."""
     figure, axes = _panels(plt, grid, 4.0, subplot_kw={"projection": "3d"})
     b, a = np.meshgrid(grid["beta"], grid["alpha"])
-    ticks = np.arange(np.floor(np.log10(low)), np.ceil(np.log10(high)) + 1)
+    ticks, edges = np.geomspace(low, high, 4), grid["alpha"][[0, len(grid["alpha"]) // 2, -1]]
     for ax, entry, loss in zip(axes, grid["networks"], grid["loss"]):
         height = np.log10(np.clip(np.nan_to_num(loss, nan=high, posinf=high), low, high))
         limits = dict(vmin=np.log10(low), vmax=np.log10(high))
         ax.plot_surface(a, b, height, cmap="viridis", rcount=60, ccount=60, linewidth=0, **limits)
+        ax.set_box_aspect((1, 1, 0.8), zoom=0.85)  # else the label of the heights is cut off
         ax.set_zlim(np.log10(low), np.log10(high))
-        ax.set_zticks(ticks, [f"$10^{{{tick:.0f}}}$" for tick in ticks])
-        ax.set(xlabel="d1", ylabel="d2")
+        ax.set_zticks(np.log10(ticks), [f"{tick:.2g}" for tick in ticks])
+        ax.set(xlabel="d1", ylabel="d2", xticks=edges, yticks=edges)
         ax.tick_params(labelsize=7)
         _title(ax, entry)
     return figure
@@ -91,11 +97,12 @@ def _contours(plt, grid, low, high):
             grid["beta"], grid["alpha"], values, levels=levels[::3], colors="k", linewidths=0.3
         )
         ax.plot(0, 0, "+", color="w", markersize=6)
-        ax.set(xlabel="d2", ylabel="d1", aspect="equal")
+        edges = grid["alpha"][[0, len(grid["alpha"]) // 2, -1]]
+        ax.set(xlabel="d2", ylabel="d1", aspect="equal", xticks=edges, yticks=edges)
         _title(ax, entry)
     bar = figure.colorbar(drawn, ax=list(axes), shrink=0.8, label="loss")
-    ticks = 10.0 ** np.arange(np.ceil(np.log10(low)), np.floor(np.log10(high)) + 1)
-    bar.set_ticks(ticks, labels=[f"{tick:g}" for tick in ticks])
+    ticks = np.geomspace(low, high, 6)
+    bar.set_ticks(ticks, labels=[f"{tick:.2g}" for tick in ticks])
     bar.minorticks_off()
     return figure
 
@@ -119,6 +126,7 @@ def draw_potential(path, entries, correlations):
             found = correlations[key]["pearson"]
             text = "" if found is None else f"r = {found['value']:.2f}"
             ax.set(xlabel=label, title=text)
+            ax.locator_params("x", nbins=5)
             ax.grid()
         axes[0].set_ylabel("test loss after fine-tuning")
         figure.tight_layout()
