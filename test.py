@@ -10,19 +10,11 @@ import contextlib
 import json
 import sys
 
-from cli.flags import (
-    CIFAR_PATH,
-    IMAGENET_PATH,
-    add_data_flags,
-    add_device_flags,
-    add_file_flags,
-    add_width_flag,
-)
+from cli.flags import add_any_data_flags, add_device_flags, add_width_flag
 from cli.network_file import read_network_file
 from cli.options import device_options
 from cli.parser import Parser
 from cli.program import run_program
-from dataloader import DATASETS
 from nets.catalogue import BUILDERS
 from utils import UserError
 
@@ -46,9 +38,7 @@ def parse(argv=None):
         help="batch norm uses the statistics of each batch, as in the published code",
     )
     group.add_argument("--json", action="store_true", help="print one JSON object and nothing else")
-    add_file_flags(
-        add_data_flags(parser, list(DATASETS), None, f"{CIFAR_PATH}; or {IMAGENET_PATH}"), None
-    )
+    add_any_data_flags(parser)
     add_device_flags(parser)
     return parser.parse_args(argv)
 

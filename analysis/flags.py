@@ -1,16 +1,8 @@
 """The flags of analyze.py. Nothing here imports TensorFlow."""
 
 from analysis.options import OVER, SPLITS, HessianOptions, ImageOptions, LandscapeOptions
-from cli.flags import (
-    CIFAR_PATH,
-    IMAGENET_PATH,
-    add_data_flags,
-    add_device_flags,
-    add_file_flags,
-    add_width_flag,
-)
+from cli.flags import add_any_data_flags, add_device_flags, add_width_flag
 from cli.parser import count, count_or_none, odd, positive
-from dataloader import DATASETS
 from nets.catalogue import BUILDERS
 
 
@@ -41,9 +33,7 @@ def add_network_flags(parser, group):
     )
     add("--overwrite", action="store_true", help="delete earlier results of this kind there first")
     add_image_flags(parser.add_argument_group("images"))
-    paths = f"{CIFAR_PATH}; or {IMAGENET_PATH}"
-    data = add_data_flags(parser, list(DATASETS), None, paths)
-    add_file_flags(data, None)
+    add_any_data_flags(parser)
     add_device_flags(parser, precision=False)
 
 

@@ -6,6 +6,7 @@ Nothing here imports TensorFlow, so that --help and a wrong flag are answered at
 import argparse
 
 from cli.parser import count, count_or_none, side, width
+from dataloader import DATASETS
 
 PRECISIONS = ("float32", "bfloat16", "float16")
 CIFAR_PATH = (
@@ -89,6 +90,14 @@ def add_data_flags(parser, datasets, default, path=CIFAR_PATH):
         help="images per batch in evaluation and for the memory bank",
     )
     return group
+
+
+def add_any_data_flags(parser):
+    """Adds the flags of any data set to a program that reads parameter files: the default is the
+    data set of the file.
+    """
+    paths = f"{CIFAR_PATH}; or {IMAGENET_PATH}"
+    add_file_flags(add_data_flags(parser, list(DATASETS), None, paths), None)
 
 
 def add_file_flags(group, input_size):
