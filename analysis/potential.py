@@ -65,11 +65,7 @@ def measure_potential(options, asked, command):
         start = stages.baseline(run)
         supernet = stages.warm_up(run, start)
         history = search(run, supernet)
-        decisive = dataclasses.asdict(asked)
-        del decisive["batch_size"]
-        folder = AnalysisFolder(
-            options.train_path, "potential", decisive, {"command": command}, flag="--train_path"
-        )
+        folder = _folder(run, asked, supernet, history, command)
         with contextlib.closing(folder):
             entries = []
             for number, member in enumerate(history[1:]):
@@ -77,6 +73,18 @@ def measure_potential(options, asked, command):
                 entries.append(_entry(where, number, member))
                 run.console.say(_line(number, len(history) - 1, entries[-1]))
                 _write(run, folder, entries)
+
+
+def _folder(run, asked, supernet, history, command):
+    """The AnalysisFolder of these sub-networks, in the run folder."""
+    decisive = dataclasses.asdict(asked)
+    del decisive["batch_size"]
+    # Results are kept by number: they are of exactly these sub-networks.
+    masks = {f"{i}": member.masks(supernet.gate_sizes) for i, member in enumerate(history)}
+    decisive["sub_networks"] = digest(supernet.parameters() | masks)
+    path, overwrite = run.options.train_path, run.options.overwrite
+    made_with = {"command": command}
+    return AnalysisFolder(path, "potential", decisive, made_with, overwrite, flag="--train_path")
 
 
 def _setting(run, asked):
