@@ -60,6 +60,11 @@ def _panels(plt, grid, size, **settings):
     return figure, axes.flat[:count]
 
 
+def _short(value):
+    """'0.27', '35', '402'"""
+    return f"{value:.0f}" if value >= 10 else f"{value:.2g}"
+
+
 def _title(ax, entry):
     ax.set_title(f"{entry['name']}\nloss {entry['loss']:.4f} at the origin", fontsize=9)
 
@@ -75,7 +80,7 @@ def _surfaces(plt, grid, low, high):
         ax.plot_surface(a, b, height, cmap="viridis", rcount=60, ccount=60, linewidth=0, **limits)
         ax.set_box_aspect((1, 1, 0.8), zoom=0.85)  # else the label of the heights is cut off
         ax.set_zlim(np.log10(low), np.log10(high))
-        ax.set_zticks(np.log10(ticks), [f"{tick:.2g}" for tick in ticks])
+        ax.set_zticks(np.log10(ticks), [_short(tick) for tick in ticks])
         ax.set(xlabel="d1", ylabel="d2", xticks=edges, yticks=edges)
         ax.tick_params(labelsize=7)
         _title(ax, entry)
@@ -102,7 +107,7 @@ def _contours(plt, grid, low, high):
         _title(ax, entry)
     bar = figure.colorbar(drawn, ax=list(axes), shrink=0.8, label="loss")
     ticks = np.geomspace(low, high, 6)
-    bar.set_ticks(ticks, labels=[f"{tick:.2g}" for tick in ticks])
+    bar.set_ticks(ticks, labels=[_short(tick) for tick in ticks])
     bar.minorticks_off()
     return figure
 
