@@ -137,6 +137,7 @@ def measure(setting, found, options, folder):
         np.savez(file, alpha=along, beta=along, loss=loss, complete=True)
     result = {"networks": networks, "seed": options.seed, "range": options.range}
     result |= {"points": options.points, "images": len(setting.images)}
+    result |= {"split": setting.image.split}
     write_json(folder.file("result.json"), result)
     return {"networks": networks, "alpha": along, "beta": along, "loss": loss}
 
