@@ -1,7 +1,5 @@
 """Correlations with intervals (METHOD 12)."""
 
-import warnings
-
 import numpy as np
 import scipy.stats
 
@@ -17,22 +15,30 @@ def correlations(x, y, seed=0):
 
     x, y: float [n].
     """
+    rank = lambda pairs: scipy.stats.rankdata(pairs, axis=-1)
     return {
-        "pearson": _correlation(lambda a, b: scipy.stats.pearsonr(a, b).statistic, x, y, seed),
-        "spearman": _correlation(lambda a, b: scipy.stats.spearmanr(a, b).statistic, x, y, seed),
+        "pearson": _correlation(_pearson, x, y, seed),
+        "spearman": _correlation(lambda x, y: _pearson(rank(x), rank(y)), x, y, seed),
     }
+
+
+def _pearson(x, y):
+    """Pearson's correlation along the last axis, float64 [...]; NaN where x or y is constant."""
+    constant = (np.ptp(x, axis=-1) == 0) | (np.ptp(y, axis=-1) == 0)
+    x, y = (values - values.mean(-1, keepdims=True) for values in (x, y))
+    norms = np.sqrt(np.sum(x * x, -1) * np.sum(y * y, -1))
+    norms = np.where(constant, np.nan, norms)  # where a mean is rounded, it is not exactly 0
+    return np.sum(x * y, -1) / norms
 
 
 def _correlation(measure, x, y, seed):
     x, y = np.asarray(x, np.float64), np.asarray(y, np.float64)
     if len(x) < FEWEST or np.ptp(x) == 0 or np.ptp(y) == 0:
         return None
-    rng = np.random.default_rng(seed)
-    with warnings.catch_warnings():  # a resample of one pair alone has no correlation
-        warnings.simplefilter("ignore")
-        drawn = rng.integers(0, len(x), (RESAMPLES, len(x)))
-        values = np.array([measure(x[rows], y[rows]) for rows in drawn])
+    drawn = np.random.default_rng(seed).integers(0, len(x), (RESAMPLES, len(x)))
+    values = measure(x[drawn], y[drawn])
     margin = 100 * (1 - LEVEL) / 2
+    # A resample that has drawn one pair alone has no correlation.
     low, high = np.nanpercentile(values, [margin, 100 - margin])
     value = float(measure(x, y))
     return {"value": value, "low": float(low), "high": float(high), "n": len(x)}
