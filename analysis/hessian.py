@@ -26,9 +26,24 @@ def measure(hessian, options, folder, name, facts, bar):
         facts: dict (JSON) to write beside the figures.
         bar: bar(label, total) shows iterations.
     """
-    known = folder.read(f"{name}.json", RESULT)
-    if known is not None:
-        return known
+    figures = folder.read(f"{name}.json", RESULT)
+    if figures is None:
+        figures = _computed(hessian, options, folder, name, facts, bar)
+        write_json(folder.file(f"{name}.json"), figures)
+    # Now the progress is not needed any more. A process that is killed here leaves it behind.
+    folder.delete(*_progress_files(name, options.density))
+    return figures
+
+
+def _progress_files(name, vectors):
+    """Names of the files that keep the progress. vectors: of the density."""
+    parts = [f"{name}.density-{number}" for number in range(vectors)]
+    processes = [f"{part}.process{end}" for part in (name, *parts) for end in (".npz", ".basis")]
+    return [*processes, *(f"{part}.npz" for part in parts)]
+
+
+def _computed(hessian, options, folder, name, facts, bar):
+    """The figures of `measure`."""
     process = _Process(folder, f"{name}.process", options.seed)
     process.open(hessian.size)
     done = lambda: (
@@ -46,9 +61,7 @@ def measure(hessian, options, folder, name, facts, bar):
     figures["density"] = None
     if options.density:
         figures["density"] = spectral_density(hessian, options, folder, name, bar, figures)
-    write_json(folder.file(f"{name}.json"), figures)
-    process.discard()
-    folder.delete(*(f"{name}.density-{number}.npz" for number in range(options.density)))
+    process.basis.close()
     return figures
 
 
