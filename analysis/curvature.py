@@ -8,17 +8,17 @@ from engine.console import Silent
 from op_utils import context
 
 
-def is_kernel(variable):
-    """Whether an array is a kernel, and not a bias or a vector of batch norm (METHOD 12).
-
-    Vectors are stored with leading axes of size 1, so the number of axes does not tell.
-    """
-    return max(variable.shape[:-1], default=1) > 1
-
-
 def arrays_of(network, over):
-    """The variables that the Hessian is taken over. over: one of analysis.options.OVER."""
-    return [v for v in network.trainable if over == "all" or is_kernel(v)]
+    """The variables that the Hessian is taken over, in network order.
+
+    over: one of analysis.options.OVER. kernels: those of convolutions and of the fully connected
+    layer, without biases and vectors of batch norm (METHOD 12). Shapes do not tell them apart:
+    vectors are stored as [1, 1, 1, C], and so is a 1x1 kernel that has one input channel left.
+    """
+    if over == "all":
+        return network.trainable
+    layers = network.network_layers
+    return [layer.arrays["kernel"] for layer in layers if "kernel" in layer.arrays]
 
 
 def _loss(network, runtime, images, batch):

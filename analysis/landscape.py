@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from analysis.curvature import is_kernel, loss_step, mean_loss
+from analysis.curvature import loss_step, mean_loss
 from ekg.extraction import sliced
 from ekg.importance import split
 from files.npz import load_npz
@@ -41,7 +41,7 @@ def directions(loaded, whole, seed):
     for axis in range(AXES):
         rng, arrays = np.random.default_rng([seed, axis]), {}
         for layer in whole.network_layers:
-            if "kernel" not in layer.arrays or not is_kernel(layer.arrays["kernel"]):
+            if "kernel" not in layer.arrays:
                 continue
             full = rng.standard_normal(layer.arrays["kernel"].shape)
             kernel = layers[layer.path].arrays["kernel"].numpy()
