@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import re
 import time
 
 from engine.configuration import differences, versions
@@ -10,6 +11,11 @@ from engine.run_files import CONFIG, read_object
 from utils import FULL, TEMPORARY, UserError, write_json
 
 FLAG = "--analysis_path"
+# Names of the results: those of a network end in 8 digits of its digest.
+OWN = re.compile(
+    r"(.+-[0-9a-f]{8}|sub-network-\d+(\.hessian)?)(\.density-\d+)?(\.process)?\.(json|npz|basis|png)"
+    r"|grid\.npz|result\.json|correlations\.json|(surfaces|contours|potential)\.png"
+)
 
 
 class AnalysisFolder:
@@ -33,32 +39,60 @@ class AnalysisFolder:
         """
         self.path = os.path.join(path, kind)
         self._flag = flag
-        former = None if overwrite else read_object(self.path, "config.json", CONFIG, flag)
-        if former is not None:
-            differ = differences(former["options"], options)
-            if differ:
-                raise UserError(
-                    f"{flag} {path} holds a {kind} analysis with other options ({differ}); choose"
-                    " another folder, or --overwrite"
-                )
+        self._check(path, kind, options, overwrite)
         try:
             os.makedirs(self.path, exist_ok=True)
             self._lock = FolderLock(self.path, flag)
-            self._tidy(overwrite)
-            if former is None:
-                facts = {"versions": versions(), "begun": time.time()} | made_with
-                write_json(self.file("config.json"), {"options": options} | facts)
+            try:
+                # Check again under the lock: another process may have started at the same time.
+                fresh = self._check(path, kind, options, overwrite)
+                self._tidy(overwrite)
+                if fresh or overwrite:
+                    facts = {"versions": versions(), "begun": time.time()} | made_with
+                    write_json(self.file("config.json"), {"options": options} | facts)
+            except BaseException:
+                self.close()
+                raise
         except OSError as error:
             if error.errno in FULL:
                 raise  # a full disk is not a mistake in the command
             raise UserError(f"{flag} {path} cannot be written: {error.strerror}") from error
 
+    def _check(self, path, kind, options, overwrite):
+        """Whether the folder holds no analysis yet. Raises UserError if it holds one of other
+        options, or files of another program. For the arguments see __init__.
+        """
+        instead = "choose another folder, or --overwrite"
+        former = read_object(self.path, "config.json", CONFIG, self._flag)
+        if overwrite:
+            return former is None
+        if former is None:
+            stray = self._results()
+            if stray:
+                raise UserError(
+                    f"{self._flag} {path} holds {stray[0]} of an unknown {kind} analysis; {instead}"
+                )
+            return True
+        differ = differences(former["options"], options)
+        if differ:
+            raise UserError(
+                f"{self._flag} {path} holds a {kind} analysis with other options ({differ});"
+                f" {instead}"
+            )
+        return False
+
+    def _results(self):
+        """Names of the results that are there, config.json not among them."""
+        names = sorted(os.listdir(self.path)) if os.path.isdir(self.path) else ()
+        return [name for name in names if OWN.fullmatch(name)]
+
     def _tidy(self, overwrite):
-        """Deletes temporary files of killed processes. With `overwrite`, all files but the lock."""
-        for name in os.listdir(self.path) if self._lock.locked else ():
-            temporary = TEMPORARY.fullmatch(name)
-            if temporary or (overwrite and name.endswith((".json", ".npz", ".basis", ".png"))):
-                os.unlink(self.file(name))
+        """Deletes temporary files of killed processes. With `overwrite`, all results too."""
+        if self._lock.locked:
+            self.delete(*filter(TEMPORARY.fullmatch, os.listdir(self.path)))
+        if overwrite:
+            # Order matters: results without a config.json could be taken for those of others.
+            self.delete(*self._results(), "config.json")
 
     def close(self):
         """Frees the folder for other processes."""
