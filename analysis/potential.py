@@ -92,7 +92,7 @@ def _setting(run, asked):
     size = min(asked.batch_size, asked.image.images)
     run.runtime.check_batch("--image_batch_size", size)
     images = select(run.data, asked.image.split, asked.image.images, asked.image.seed, size)
-    return Setting(run.data, run.runtime, asked.image, images, run.console, size)
+    return Setting(run.data, run.runtime, asked.image, images, run.console)
 
 
 def _tuning_images(run, asked):

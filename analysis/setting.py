@@ -27,7 +27,6 @@ class Setting:
         image: ImageOptions.
         images: Images, chosen by them.
         console: Console.
-        batch_size: images per batch.
     """
 
     data: Dataset
@@ -35,7 +34,6 @@ class Setting:
     image: ImageOptions
     images: Images
     console: Console
-    batch_size: int
 
     def prepare(self, batch):
         """float32 [b, S, S, 3], normalised, from a batch of pixels."""
@@ -43,7 +41,7 @@ class Setting:
 
     def load(self, subject):
         """The Loaded network of a Subject (analysis.subjects)."""
-        return load(subject, self.data, self.runtime, self.prepare, self.batch_size)
+        return load(subject, self.data, self.runtime, self.prepare)
 
     def bar(self, label, total):
         return self.console.bar((), label, total)
@@ -92,4 +90,4 @@ def make_setting(described, data_path, device, image, batch_size):
     batch_size = min(batch_size, image.images)
     runtime.check_batch("--image_batch_size", batch_size)
     images = select(data, image.split, image.images, image.seed, batch_size)
-    return Setting(data, runtime, image, images, console, batch_size)
+    return Setting(data, runtime, image, images, console)

@@ -11,6 +11,7 @@ from dataloader.sampling import select_subsets
 from ekg import extraction
 from ekg.history import SearchState
 from engine.run_files import CONFIG, STAGES, read_object
+from files.npz import load_npz
 from nets.network import Network
 from op_utils import statistics_step
 from utils import UserError, digest
@@ -26,25 +27,36 @@ class Search:
         folder: of the run.
         supernet: NetworkFile.
         subsets: dict of val_per_class, subset_per_class and seed.
+        batch_size: images per batch when the run re-estimates moving averages.
         step: whose sub-network is meant, None for the last.
     """
 
     folder: str
     supernet: NetworkFile
     subsets: dict
+    batch_size: int
     step: int | None
+
+    def check_step(self):
+        """Raises UserError if the search has no such step, or its file is damaged."""
+        if self.step is None:
+            return
+        path = os.path.join(self.folder, STAGES["search"])
+        try:
+            last = len(load_npz(path, ("loss",))["loss"]) - 1
+        except (OSError, ValueError, TypeError) as error:
+            raise UserError(f"{path} is damaged ({error}); delete it to search again") from error
+        if self.step > last:
+            raise UserError(f"--step {self.step}: the last step of {self.folder} is {last}")
 
     def masks(self, sizes, classes):
         """float32 [F], the filters of the sub-network. sizes: int [G], of the supernet's gates.
 
-        Raises UserError for a damaged file, or a step that there is not.
+        Raises UserError for a damaged file.
         """
         path = os.path.join(self.folder, STAGES["search"])
         images = self.subsets["val_per_class"] * classes
         history = SearchState.load(path, len(sizes), int(sum(sizes)), images, classes).history
-        if self.step is not None and self.step >= len(history):
-            last = len(history) - 1
-            raise UserError(f"--step {self.step}: the search of {self.folder} has {last} steps")
         return history[-1 if self.step is None else self.step].masks(sizes)
 
 
@@ -84,6 +96,8 @@ def subjects(paths, args, step=None):
     found = [
         _of_run(path, args, step) if os.path.isdir(path) else _of_file(path, args) for path in paths
     ]
+    if step is not None and not any(map(os.path.isdir, paths)):
+        raise UserError(f"--step {step}: steps are those of run folders; leave it out")
     first = found[0].described
     for other in (subject.described for subject in found):
         if (other.dataset, other.classes) != (first.dataset, first.classes):
@@ -106,8 +120,7 @@ def _of_file(path, args):
 def _of_run(folder, args, step):
     """The Subject of a run folder: a sub-network of its search, before fine-tuning."""
     search = _search(folder, args, step)
-    if not os.path.exists(os.path.join(folder, STAGES["search"])):
-        raise UserError(f"{folder}: the search of this run is not finished; resume it first")
+    search.check_step()
     name = os.path.basename(os.path.abspath(folder))
     if step is not None:
         return Subject(f"{name}-step-{step}", None, search)
@@ -123,12 +136,16 @@ def _search(folder, args, step):
             f"{folder} is not the folder of a run: it has no config.json; give a parameter file, or"
             " a run folder"
         )
-    subsets = config["options"].get("subsets")
+    options = config["options"]
+    subsets, batch_size = options.get("subsets"), options.get("val_batch_size")
     keys = "val_per_class", "subset_per_class", "seed"
-    if not isinstance(subsets, dict) or any(type(subsets.get(key)) is not int for key in keys):
+    known = isinstance(subsets, dict) and all(type(subsets.get(key)) is int for key in keys)
+    if not known or type(batch_size) is not int:
         raise UserError(f"{folder}/config.json does not describe a run of this program")
+    if not os.path.exists(os.path.join(folder, STAGES["search"])):
+        raise UserError(f"{folder}: the search of this run is not finished; resume it first")
     supernet = read_network_file(os.path.join(folder, STAGES["warm_up"]), args)
-    return Search(folder, supernet, {key: subsets[key] for key in keys}, step)
+    return Search(folder, supernet, {key: subsets[key] for key in keys}, batch_size, step)
 
 
 def _with_own_names(found):
@@ -166,7 +183,7 @@ class Loaded:
         return digest(self.network.parameters())
 
 
-def load(subject, data, runtime, prepare, batch_size):
+def load(subject, data, runtime, prepare):
     """The Loaded network of a Subject.
 
     A sub-network that no file has is extracted, and its moving averages are re-estimated on
@@ -177,7 +194,6 @@ def load(subject, data, runtime, prepare, batch_size):
         data: Dataset.
         runtime: Runtime.
         prepare: function of a batch to float32 [b, S, S, 3].
-        batch_size: images per batch.
     """
     search = subject.search
     with runtime.strategy.scope():
@@ -191,8 +207,10 @@ def load(subject, data, runtime, prepare, batch_size):
         file = dataclasses.replace(search.supernet, parameters=arrays)
         network = file.build(data)
     _, subset = select_subsets(data.y_train, data.classes, **search.subsets)
-    size = min(batch_size, len(subset))
-    whole = len(subset) // size  # whole batches only, as in a run
+    # Batches as in the run, because moving averages are means of the statistics of batches.
+    size = min(search.batch_size, len(subset))
+    size = max(size - size % runtime.parts, runtime.parts)
+    whole = len(subset) // size
     found = in_batches(data.x_train, subset[: whole * size].reshape(whole, size))
     batches = ({"images": images} for _, images in found)
     extraction.reestimate(network, statistics_step(network, runtime, prepare), batches)
