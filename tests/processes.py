@@ -87,3 +87,21 @@ def ends(processes, seconds=300):
 
 def records(folder, name):
     return [json.loads(line) for line in (folder / name).read_text().splitlines()]
+
+
+def without_tensorflow(folder, *command):
+    """Runs a program where importing TensorFlow fails and leaves a trace."""
+    trace = folder / "imported"
+    stub = folder / "stub"
+    stub.mkdir()
+    (stub / "tensorflow.py").write_text(
+        f"open({str(trace)!r}, 'w').close()\nraise ImportError('TensorFlow was imported')\n"
+    )
+    environment = {**os.environ, "PYTHONPATH": str(stub)}
+    name, *flags = command
+    command = [sys.executable, str(ROOT / name), *flags]
+    done = subprocess.run(
+        command, env=environment, cwd=folder, capture_output=True, text=True, timeout=60
+    )
+    assert not trace.exists(), "TensorFlow was imported"
+    return done

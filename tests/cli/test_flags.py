@@ -1,12 +1,9 @@
 """The command line: exit codes, --help, defaults, and the option that each flag sets."""
 
 import dataclasses
-import os
-import pathlib
-import subprocess
-import sys
 
 import pytest
+from processes import without_tensorflow
 
 import ablation
 import test as test_py
@@ -16,9 +13,6 @@ from cli.program import run_program
 from dataloader import FileOptions
 from engine.options import TrainOptions
 from utils import UserError
-
-ROOT = pathlib.Path(__file__).resolve().parents[2]
-
 
 # --------------------------------------------------------------------------------------- exit codes
 
@@ -64,24 +58,6 @@ FLAGS = """--train_path --data_path --arch --dataset --trained_param --num_teach
     --warmup_epoch --label_smoothing --baseline_schedule --baseline_warmup_epoch
     --baseline_label_smoothing --bank_top --temperature --steps_per_call --search_from
     --resident_mib""".split()
-
-
-def without_tensorflow(folder, *command):
-    """Runs a program where importing TensorFlow fails and leaves a trace."""
-    trace = folder / "imported"
-    stub = folder / "stub"
-    stub.mkdir()
-    (stub / "tensorflow.py").write_text(
-        f"open({str(trace)!r}, 'w').close()\nraise ImportError('TensorFlow was imported')\n"
-    )
-    environment = {**os.environ, "PYTHONPATH": str(stub)}
-    name, *flags = command
-    command = [sys.executable, str(ROOT / name), *flags]
-    done = subprocess.run(
-        command, env=environment, cwd=folder, capture_output=True, text=True, timeout=60
-    )
-    assert not trace.exists(), "TensorFlow was imported"
-    return done
 
 
 @pytest.mark.long
