@@ -22,7 +22,8 @@ class Parser(argparse.ArgumentParser):
         )
 
     def error(self, message):
-        self.exit(2, f"{self.prog}: error: {message} (--help lists the options)\n")
+        program = self.prog.partition(" ")[0]  # as in all other errors, without a subcommand
+        self.exit(2, f"{program}: error: {message} (--help lists the options)\n")
 
 
 class _Help(argparse.ArgumentDefaultsHelpFormatter):
