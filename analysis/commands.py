@@ -23,6 +23,8 @@ def _opened(args, kind, options):
     setting = make_setting(
         found[0].described, args.data_path, devices, image, args.image_batch_size
     )
+    for subject in found:
+        subject.described.build(setting.data)  # one that does not fit is refused before any writing
     folder = setting.folder(args.analysis_path, kind, options, args.overwrite)
     resumable_from_here()
     return setting, found, folder
