@@ -51,7 +51,8 @@ class Bad:
     runs: bool = False
 
     def argv(self, program="train_cifar.py"):
-        folder = () if program in ("test.py", "report.py") else ("--train_path", "run")
+        without = "test.py", "report.py", "analyze.py"
+        folder = () if program in without else ("--train_path", "run")
         network = (
             ("--arch", "ResNet-20", "--dataset", "DIGITS")
             if "train_cifar.py" in self.programs

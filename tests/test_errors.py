@@ -1,8 +1,8 @@
 """A bad input is one line on stderr, its exit code, and nothing written;
 tests/data/errors.md has them all.
 
-`make errors` writes that page anew, from what the cases of bad_inputs.py, bad_images.py and
-bad_reports.py are answered with now.
+`make errors` writes that page anew, from what the cases of bad_inputs.py, bad_images.py,
+bad_reports.py and bad_analyses.py are answered with now.
 """
 
 import os
@@ -12,12 +12,14 @@ import sys
 
 import numpy as np
 import pytest
+from bad_analyses import ANALYSES
 from bad_images import IMAGES
 from bad_inputs import SECTIONS
 from bad_reports import REPORTS
 from test_programs import files_under
 
 import ablation
+import analyze
 import report
 import test as test_py  # the program beside this folder, not Python's own tests
 import train_cifar
@@ -32,9 +34,10 @@ MAINS = {
     "test.py": test_py.main,
     "ablation.py": ablation.main,
     "report.py": report.main,
+    "analyze.py": analyze.main,
 }
 FLEETING = ("test.py", "report.py")  # programs that no second start resumes
-SECTIONS = {**SECTIONS, "Images in files": IMAGES, "Reports": REPORTS}
+SECTIONS = {**SECTIONS, "Images in files": IMAGES, "Reports": REPORTS, "Analyses": ANALYSES}
 CASES = [(section, bad) for section, cases in SECTIONS.items() for bad in cases]
 MADE_WITH = (
     f"Python {sys.version_info.major}.{sys.version_info.minor} and NumPy"
