@@ -12,7 +12,7 @@ from small_network import FLAT, Small
 from analysis.folder import AnalysisFolder
 from analysis.images import Images
 from analysis.landscape import Surface, axis, directions, filter_normalised, measure, whole_of
-from analysis.options import LandscapeOptions
+from analysis.options import ImageOptions, LandscapeOptions
 from analysis.subjects import Loaded
 from ekg.extraction import extract
 from ekg.importance import split
@@ -208,6 +208,7 @@ class Place:
 
     def __init__(self, runtime, *loaded):
         self.runtime, self.images, self.prepare = runtime, tiny.images(), tiny.given
+        self.image = ImageOptions(12, "train", 0)
         self.loaded = dict(zip("xyz", loaded))
 
     @property
