@@ -238,7 +238,7 @@ def test_a_process_stopped_when_it_had_its_results_leaves_no_basis(tmp_path, mon
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patches, pytest.raises(KeyboardInterrupt):
-        patches.setattr(AnalysisFolder, "delete", killed)
+        patches.setattr("analysis.hessian._progress_files", killed)
         patches.setattr("analysis.hessian._Process.discard", lambda self: self.basis.close())
         measured(tmp_path, Matrix(SPECTRUM))
     assert len(names(tmp_path)) > 3
