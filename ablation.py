@@ -149,12 +149,14 @@ def main():
     study = parse()
     asked = study.options({})  # the options that all runs share
     import_tensorflow()
-    from ablations.curvature import known_condition_number, measure_condition_number
+    from ablations import curvature
     from ablations.report import write_tables
     from ekg.pipeline import prune, train_baseline
     from ekg.preparation import check, pretrained
     from engine.console import Console
 
+    if study.curvature:
+        curvature.check(asked, study.curvature)
     planned = plan(study, baseline_seed(study, asked, pretrained(asked)))
     if asked.overwrite:
         # Report mistakes in the command before anything is deleted.
@@ -168,8 +170,8 @@ def main():
 
     def after(done):
         for task in done if study.curvature else ():
-            if task.folder in of_scores and known_condition_number(task.folder) is None:
-                measure_condition_number(task.folder, task.options, study.curvature)
+            if task.folder in of_scores and not curvature.is_measured(task.folder, study.curvature):
+                curvature.measure_condition_number(task.folder, task.options, study.curvature)
         if done:
             write_tables(study, planned, done, asked)
 

@@ -6,7 +6,7 @@
 
 hessian: the extreme eigenvalues of the Hessian of the loss, and their condition number. landscape:
 the loss along two random directions. potential: how well loss and condition number of random
-sub-networks foretell their test loss after fine-tuning; its flags are those of train_cifar.py, or
+sub-networks predict their test loss after fine-tuning; its flags are those of train_cifar.py, or
 of train_imagenet.py after the word imagenet. See docs/analysis.md.
 """
 
@@ -29,7 +29,7 @@ COMMANDS = {
     " loss",
 }
 PROGRAMS = {"cifar": train_cifar, "imagenet": train_imagenet}
-# Flags of a run that a study of potential performance sets, with what to say to who sets them.
+# Flags of a run that a study of potential performance sets, and why the user may not.
 SET = {
     "--search": "the sub-networks are random",
     "--search_samples": "use --sub_networks instead",
@@ -82,7 +82,7 @@ def _parse_potential(argv):
         "--tuning_images",
         type=count_or_none,
         default=0,
-        help="images of the fine-tuning, with all classes alike; 0: all",
+        help="images of the fine-tuning, the same number per class; 0: all",
     )
     flags.add_image_flags(parser.add_argument_group("images of the Hessian"))
     flags.add_hessian_flags(parser.add_argument_group("eigenvalues"))

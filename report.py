@@ -57,7 +57,7 @@ def check_out(path):
     except OSError as error:
         raise UserError(f"--out {path}: {error.strerror}; choose another file") from error
     if not own:
-        raise UserError(f"--out {path} exists and is no page of this program; choose another file")
+        raise UserError(f"--out {path} was not written by report.py; choose another file")
 
 
 def main():
@@ -77,7 +77,7 @@ def main():
     if args.analysis and not any(
         analysis.digests.intersection(run.digests.values()) for run in runs
     ):
-        print(f"--analysis {args.analysis} has none of their networks")
+        print(f"--analysis {args.analysis} holds no results for these runs")
 
 
 if __name__ == "__main__":

@@ -5,7 +5,8 @@ import dataclasses
 import os
 
 from analysis.options import HessianOptions, ImageOptions
-from engine.run_files import STAGES, read_object
+from cli.network_file import NetworkFile
+from engine.run_files import CONFIG, STAGES, read_object
 from nets.parameters import read_parameters
 from utils import digest
 
@@ -23,6 +24,30 @@ class Curvature:
     image: ImageOptions
     hessian: HessianOptions
     batch_size: int
+
+
+def check(options, asked):
+    """Raises the UserErrors of measure_condition_number that do not depend on a search.
+
+    options: Options of any run; asked: Curvature.
+    """
+    from analysis.setting import make_setting
+
+    file = NetworkFile("", {}, options.arch, options.dataset, {}, options.files)
+    make_setting(file, options.data_path, _device(options), asked.image, asked.batch_size)
+
+
+def _device(options):
+    return dataclasses.replace(options.device, precision="float32", sync_bn=False, accum=1)
+
+
+def is_measured(folder, asked):
+    """Whether the condition number of the run folder `folder` is known, measured as `asked`."""
+    config = read_object(os.path.join(folder, FOLDER, "hessian"), "config.json", CONFIG)
+    if config is None or known_condition_number(folder) is None:
+        return False
+    wanted = {"image": dataclasses.asdict(asked.image), **dataclasses.asdict(asked.hessian)}
+    return all(config["options"].get(key) == value for key, value in wanted.items())
 
 
 def known_condition_number(folder):
@@ -50,7 +75,6 @@ def measure_condition_number(folder, options, asked):
     from analysis.commands import hessian_of, lines_of
     from analysis.setting import make_setting
     from analysis.subjects import Subject
-    from cli.network_file import NetworkFile
     from nets import variant_of
 
     path = os.path.join(folder, STAGES["extraction"])
@@ -58,9 +82,9 @@ def measure_condition_number(folder, options, asked):
     file = NetworkFile(
         path, parameters, options.arch, options.dataset, variant_of(meta, path), options.files
     )
-    device = dataclasses.replace(options.device, precision="float32", sync_bn=False, accum=1)
-    setting = make_setting(file, options.data_path, device, asked.image, asked.batch_size)
-    results = setting.folder(os.path.join(folder, FOLDER), "hessian", asked.hessian)
+    setting = make_setting(file, options.data_path, _device(options), asked.image, asked.batch_size)
+    place, flag = os.path.join(folder, FOLDER), "--train_path"
+    results = setting.folder(place, "hessian", asked.hessian, options.overwrite, flag)
     with contextlib.closing(results):
         loaded = setting.load(Subject(os.path.basename(folder), file, None))
         figures = hessian_of(setting, loaded, asked.hessian, results)

@@ -202,6 +202,14 @@ def head(study, plan, done, options):
             " memory bank. Published: the paper's figures."
         ),
     ]
+    if study.curvature:
+        image, hessian = study.curvature.image, study.curvature.hessian
+        lines.append(
+            f"Condition numbers: {image.images:,} images ({image.split}, seed {image.seed}),"
+            f" {hessian.hessian_over}, moving averages, tolerance {hessian.tolerance:g}, at most"
+            f" {hessian.iterations} products; analysis/hessian in each search's folder has the"
+            " residuals."
+        )
     return [text for line in lines for text in (line, "")][:-1]
 
 

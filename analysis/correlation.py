@@ -5,7 +5,7 @@ import scipy.stats
 
 RESAMPLES = 10_000
 LEVEL = 0.95
-FEWEST = 4  # pairs, below which there is no interval worth its name
+FEWEST = 4  # pairs, fewer are too few for an interval
 
 
 def correlations(x, y, seed=0):

@@ -40,7 +40,7 @@ def add_network_flags(parser, group):
 def add_image_flags(group, images=1000, split="train"):
     """Adds the flags of the images. images, split: defaults."""
     add = group.add_argument
-    add("--images", type=count, default=images, help="number of images, with all classes alike")
+    add("--images", type=count, default=images, help="number of images, the same per class")
     add("--split", choices=SPLITS, default=split, help="set that they come from; val: D_val")
     add("--image_seed", type=count_or_none, default=0, help="seed that draws them")
     add("--image_batch_size", type=count, default=128, help="images per batch; changes no result")

@@ -10,7 +10,19 @@ from files.npz import load_npz
 from utils import UserError, whole_file, write_json
 
 # Entries that a file of results must have.
-RESULT = {"digest": str, "lambda_max": (int, float), "condition_number": (int, float)}
+NUMBERS = (
+    "loss",
+    "lambda_max",
+    "lambda_min",
+    "residual_max",
+    "residual_min",
+    "condition_number",
+    "parameters",
+    "iterations",
+    "seconds",
+)
+RESULT: dict = {"digest": str, "eigenvalues": list, "converged": bool}
+RESULT |= dict.fromkeys(NUMBERS, (int, float))
 
 
 def measure(hessian, options, folder, name, facts, bar):

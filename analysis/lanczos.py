@@ -44,9 +44,12 @@ class Basis:
 
     def append(self, vector):
         """Adds a vector. It is on the disk when this returns."""
-        self._file.write(np.asarray(vector, np.float64).tobytes())
-        self._file.flush()
-        os.fsync(self._file.fileno())
+        try:
+            self._file.write(np.asarray(vector, np.float64).tobytes())
+            self._file.flush()
+            os.fsync(self._file.fileno())
+        except OSError as error:
+            raise OSError(error.errno, error.strerror, self.path) from error
         self.count += 1
 
     def __getitem__(self, i):

@@ -7,7 +7,7 @@ from ekg.extraction import sliced
 from ekg.importance import split
 from files.npz import load_npz
 from nets import build_network
-from utils import UserError, whole_file, write_json
+from utils import UserError, digest, whole_file, write_json
 
 AXES = 2  # d1 and d2
 
@@ -54,7 +54,7 @@ def directions(loaded, whole, seed):
 def kept(loaded, whole):
     """list of bool [C], one per gate of `whole`: the filters that the network has.
 
-    If nobody knows which ones they were, they count as the first of their gate.
+    If they are unknown, they count as the first of their gate.
     """
     if loaded.masks is not None:
         return [mask > 0 for mask in split(loaded.masks, whole.gate_sizes)]
@@ -133,6 +133,7 @@ def measure(setting, found, options, folder):
         networks.append(
             {"name": subject.name, "file": file, "digest": loaded.digest, "loss": origin}
         )
+    folder.delete("result.json")  # it would name former networks beside the new grid
     with whole_file(folder.file("grid.npz")) as file:
         np.savez(file, alpha=along, beta=along, loss=loss, complete=True)
     result = {"networks": networks, "seed": options.seed, "range": options.range}
@@ -147,17 +148,24 @@ def _rows(setting, loaded, options, path):
     along = axis(options)
     loss = np.full((len(along), len(along)), np.nan)
     done = 0
+    moves = directions(loaded, whole_of(loaded), options.seed)
+    # Which filters a network kept decides its directions; the digest in the name does not tell.
+    identity = digest(
+        {f"{i} {name}": a for i, move in enumerate(moves) for name, a in move.items()}
+    )
     try:
-        saved = load_npz(path, ("loss", "rows"))
+        saved = load_npz(path, ("loss", "rows", "directions"))
         done, rows = int(saved["rows"]), saved["loss"]
         if rows.shape != loss.shape or not 0 <= done <= len(along):
             raise ValueError(f"it has {rows.shape[0]} rows")
-        loss = rows.astype(np.float64)
+        if str(saved["directions"]) == identity:
+            loss = rows.astype(np.float64)
+        else:
+            done = 0
     except FileNotFoundError:
         pass
     except (OSError, ValueError, TypeError, IndexError) as error:
         raise UserError(f"{path} is damaged ({error}); delete it to start again") from error
-    moves = directions(loaded, whole_of(loaded), options.seed)
     step = loss_step(loaded.network, setting.runtime, setting.prepare)
     surface = Surface(loaded.network, moves, step, setting.images)
     points = len(along) ** 2
@@ -168,5 +176,5 @@ def _rows(setting, loaded, options, path):
                 progress.show(loss=float(loss[row, column]))
                 progress.to(row * len(along) + column + 1)
             with whole_file(path) as file:
-                np.savez(file, loss=loss, rows=row + 1)
+                np.savez(file, loss=loss, rows=row + 1, directions=np.array(identity))
     return loss

@@ -35,8 +35,11 @@ def draw_landscapes(folder, grid):
         if plt is None:
             return MISSING
         finite = grid["loss"][np.isfinite(grid["loss"])]
-        low, high = float(finite.min()), float(finite.max())
-        low = max(low, 1e-4 * high)  # the colours are logarithmic
+        if not finite.size:
+            return "no pictures: no loss of the grid is finite"
+        # The colours are logarithmic, and a flat landscape has colours too.
+        high = max(float(finite.max()), 1e-6)
+        low = min(max(float(finite.min()), 1e-4 * high), high / 1.05)
         save_plot(plt, _surfaces(plt, grid, low, high), folder.file("surfaces.png"))
         save_plot(plt, _contours(plt, grid, low, high), folder.file("contours.png"))
     return f"pictures: {folder.file('surfaces.png')}, {folder.file('contours.png')}"

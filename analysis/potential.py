@@ -6,6 +6,7 @@ fine-tuning is compared with their test loss after it.
 
 import contextlib
 import dataclasses
+import gc
 
 from analysis import pictures
 from analysis.correlation import correlations
@@ -15,11 +16,13 @@ from analysis.images import select, stratified
 from analysis.options import HessianOptions, ImageOptions
 from analysis.setting import Setting
 from dataloader.augment import augment
+from distribution.machines import cluster_from
 from ekg import stages
 from ekg.contrastive import plain_loss
 from ekg.preparation import opened
 from ekg.search_stage import search
 from engine.feed import Feed
+from engine.run_files import CONFIG, read_object
 from engine.training import train
 from op_utils import Optimizer, training_step
 from utils import UserError, digest, write_json
@@ -49,15 +52,17 @@ class PotentialOptions:
 
 
 def measure_potential(options, asked, command):
-    """Searches random sub-networks, measures and fine-tunes each, and writes what they have shown.
+    """Searches random sub-networks, measures and fine-tunes each, and writes the results.
 
     Args:
-        options: Options of the run; its search is `random`, its fine-tuning that of all.
+        options: Options of the run; its search is `random`; all sub-networks get its fine-tuning.
         asked: PotentialOptions.
         command: text of the command line.
 
     Raises UserError for mistakes in the command.
     """
+    if cluster_from():
+        raise UserError("TF_CONFIG: an analysis runs on one machine; give it several GPUs instead")
     with opened(options) as run:
         # Everything that can fail is tried before the first stage.
         setting = _setting(run, asked)
@@ -68,11 +73,15 @@ def measure_potential(options, asked, command):
         folder = _folder(run, asked, supernet, history, command)
         with contextlib.closing(folder):
             entries = []
+            where = _Place(run, setting, supernet, folder, asked, indices)
             for number, member in enumerate(history[1:]):
-                where = _Place(run, setting, supernet, folder, asked, indices)
+                new = not folder.has(_file(number))
                 entries.append(_entry(where, number, member))
                 run.console.say(_line(number, len(history) - 1, entries[-1]))
-                _write(run, folder, entries)
+                if new or len(entries) == len(history) - 1:
+                    _write(run, folder, entries)
+                if new:
+                    gc.collect()  # steps refer to themselves
 
 
 def _folder(run, asked, supernet, history, command):
@@ -82,7 +91,10 @@ def _folder(run, asked, supernet, history, command):
     # Results are kept by number: they are of exactly these sub-networks.
     masks = {f"{i}": member.masks(supernet.gate_sizes) for i, member in enumerate(history)}
     decisive["sub_networks"] = digest(supernet.parameters() | masks)
+    decisive["data"] = run.data.digest()
     path, overwrite = run.options.train_path, run.options.overwrite
+    config = read_object(path, "config.json", CONFIG)
+    decisive["run"] = config and config["options"]  # the fine-tuning is among them
     made_with = {"command": command}
     return AnalysisFolder(path, "potential", decisive, made_with, overwrite, flag="--train_path")
 
@@ -92,7 +104,9 @@ def _setting(run, asked):
     size = min(asked.batch_size, asked.image.images)
     run.runtime.check_batch("--image_batch_size", size)
     images = select(run.data, asked.image.split, asked.image.images, asked.image.seed, size)
-    return Setting(run.data, run.runtime, asked.image, images, run.console)
+    # Curvature in half precision would be another figure.
+    runtime = dataclasses.replace(run.runtime, precision="float32", sync_bn=False)
+    return Setting(run.data, runtime, asked.image, images, run.console)
 
 
 def _tuning_images(run, asked):
@@ -119,13 +133,18 @@ class _Place:
     indices: object
 
 
+def _file(number):
+    """The name of the file with the results of a sub-network."""
+    return f"sub-network-{number:03d}.json"
+
+
 def _entry(where, number, member):
     """dict (JSON) about one sub-network; read if an earlier start has measured it.
 
     member: ekg.history.SubNetwork.
     """
     name = f"sub-network-{number:03d}"
-    known = where.folder.read(f"{name}.json", ENTRY)
+    known = where.folder.read(_file(number), ENTRY)
     if known is not None:
         return known
     run = where.run
@@ -147,7 +166,7 @@ def _entry(where, number, member):
         "test_loss": tested["loss"],
         "test_top1": tested["top1"],
     }
-    write_json(where.folder.file(f"{name}.json"), entry)
+    write_json(where.folder.file(_file(number)), entry)
     where.folder.delete(f"{name}.hessian.json")
     return entry
 

@@ -5,7 +5,7 @@ import shlex
 import sys
 
 from analysis.curvature import Hessian
-from analysis.folder import AnalysisFolder
+from analysis.folder import FLAG, AnalysisFolder
 from analysis.images import Images, select
 from analysis.options import ImageOptions
 from analysis.subjects import load
@@ -53,8 +53,8 @@ class Setting:
         """
         return Hessian(network, over, self.runtime, self.images, self.prepare, bar)
 
-    def folder(self, path, kind, options, overwrite=False):
-        """The AnalysisFolder of these images. For path, kind and overwrite see there.
+    def folder(self, path, kind, options, overwrite=False, flag=FLAG):
+        """The AnalysisFolder of these images. For path, kind, overwrite and flag see there.
 
         options: dataclass of what decides the results besides the images.
         """
@@ -65,7 +65,7 @@ class Setting:
             **dataclasses.asdict(options),
         }
         made_with = {"command": shlex.join(["python", *sys.argv]), "hardware": hardware()}
-        return AnalysisFolder(path, kind, decisive, made_with, overwrite)
+        return AnalysisFolder(path, kind, decisive, made_with, overwrite, flag)
 
 
 def make_setting(described, data_path, device, image, batch_size):

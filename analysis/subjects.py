@@ -100,7 +100,9 @@ def subjects(paths, args, step=None):
         raise UserError(f"--step {step}: steps are those of run folders; leave it out")
     first = found[0].described
     for other in (subject.described for subject in found):
-        if (other.dataset, other.classes) != (first.dataset, first.classes):
+        sizes = [file.files and file.files.input_size for file in (other, first)]
+        same = (other.dataset, other.classes) == (first.dataset, first.classes)
+        if not same or sizes[0] != sizes[1]:
             raise UserError(
                 f"{other.path} is for {other.classes} classes of {other.dataset}, {first.path} for"
                 f" {first.classes} of {first.dataset}; networks that are compared need the same"
