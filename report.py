@@ -32,7 +32,7 @@ def parse(argv=None):
         "--analysis",
         metavar="FOLDER",
         help="folder with the curvature and landscapes of these runs' networks, written by"
-        f" analyze.py (default: {DEFAULT} if it exists)",
+        f" analyze.py (default: RUN/analysis and {DEFAULT}, where they exist)",
     )
     return parser.parse_args(argv)
 
@@ -63,7 +63,7 @@ def check_out(path):
 def main():
     args = parse()
     out = args.out or os.path.join(args.runs[0], "report.html")
-    runs, analysis = read_runs(args.runs), read_analysis(args.analysis)
+    runs, analysis = read_runs(args.runs), read_analysis(args.analysis, args.runs)
     check_out(out)
     text = page(runs, analysis, defaults_of)
     try:

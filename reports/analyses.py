@@ -68,14 +68,19 @@ class Analysis:
         return found.union(self.landscape.digests if self.landscape else ())
 
 
-def read_analysis(folder):
-    """The Analysis in a folder; None reads DEFAULT if there is one.
+def read_analysis(folder, runs=()):
+    """The Analysis in a folder. None: those that there are of the folder `analysis` in each run,
+    where ablation.py writes, and of DEFAULT.
 
-    Raises UserError for a folder that does not exist and for a damaged file.
+    runs: paths of run folders. Raises UserError for a folder that does not exist and for a damaged
+    file.
     """
-    if folder is None and not os.path.isdir(DEFAULT):
-        return Analysis([], None)
-    folder = folder or DEFAULT
+    if folder is None:
+        places = [*(os.path.join(run, "analysis") for run in runs), DEFAULT]
+        found = [read_analysis(place) for place in places if os.path.isdir(place)]
+        landscapes = [one.landscape for one in found if one.landscape is not None]
+        curvatures = [curvature for one in found for curvature in one.curvatures]
+        return Analysis(curvatures, landscapes[0] if landscapes else None)
     if not os.path.isdir(folder):
         raise UserError(f"{FLAG} {folder} is no folder; give one that analyze.py has written")
     hessians = os.path.join(folder, "hessian")

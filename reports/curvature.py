@@ -74,11 +74,12 @@ def landscape(run, analysis):
 
 
 def compared(runs, analysis):
-    """The largest eigenvalue of each network of each run."""
+    """The condition number of each network of each run: its first Hessian that was found."""
     head, rows = ["run", *NETWORKS.values()], []
     for run in runs:
-        largest = {stage: found.numbers["lambda_max"] for stage, found in of_run(run, analysis)}
-        rows.append([run.name, *(values.short(largest.get(stage)) for stage in NETWORKS)])
+        found = [(stage, one.numbers["condition_number"]) for stage, one in of_run(run, analysis)]
+        numbers = dict(reversed(found))
+        rows.append([run.name, *(values.short(numbers.get(stage)) for stage in NETWORKS)])
     if not any(any(row[1:]) for row in rows):
         return Html()
-    return section("Largest eigenvalue of the Hessian", table(head, rows, "curvature of all runs"))
+    return section("Condition number of the Hessian", table(head, rows, "curvature of all runs"))

@@ -194,8 +194,8 @@ def test_curvatures_of_several_runs_are_compared(tmp_path, shown):
     analysis = make_analysis(tmp_path / "analysis", {"pruned": digest(NETWORKS["extraction"])})
     runs = [make_run(tmp_path / name) for name in "ab"]
     page = shown(*runs, "--analysis", analysis)
-    assert "Largest eigenvalue of the Hessian" in page.texts
-    assert page.texts.count("123.5") == 2 + 2
+    assert "Condition number of the Hessian" in page.texts
+    assert page.texts.count("49.4") == 2 + 2  # each on its run, and side by side
 
 
 def test_an_analysis_of_other_networks_is_not_shown(tmp_path, shown, capsys):

@@ -220,3 +220,11 @@ def test_another_grid_is_named(tmp_path, change):
     np.savez(path, **dict(np.load(path)) | change)
     with pytest.raises(UserError, match=r"grid\.npz was not written by this program"):
         read_analysis(folder)
+
+
+def test_analyses_in_the_runs_are_found_without_a_word(tmp_path, monkeypatch):
+    """ablation.py writes them there; `../analysis` adds to them."""
+    monkeypatch.chdir(tmp_path)
+    make_analysis(tmp_path / "run" / "analysis", {"a": "11"})
+    assert read_analysis(None, [str(tmp_path / "run"), "other"]).digests == {"11"}
+    assert not read_analysis(None, ["other"]).digests
