@@ -11,7 +11,9 @@ import numpy as np
 import pytest
 import replicated
 import tensorflow as tf
+import tiny
 
+from analysis.curvature import Hessian
 from dataloader import load_dataset
 from dataloader.augment import augment
 from distribution.runtime import Runtime
@@ -363,3 +365,18 @@ def test_runtime_is_told_apart_by_its_parts(mirrored):
         not runtime.synchronises
         and dataclasses.replace(runtime, accum=1, sync_bn=True).synchronises
     )
+
+
+# ---------------------------------------------------------------------------------------- curvature
+
+
+def test_products_with_a_hessian_do_not_depend_on_replicas(mirrored):
+    """Here, because a second MirroredStrategy in a process takes the first one's operations."""
+    found = []
+    for strategy in (tf.distribute.get_strategy(), mirrored):
+        with strategy.scope():
+            network = tiny.resnet_8()
+        hessian = Hessian(network, "kernels", Runtime(strategy), tiny.images(8), tiny.given)
+        vectors = np.random.default_rng(2).standard_normal((3, hessian.size))
+        found.append(np.stack([hessian.product(vector) for vector in vectors]))
+    assert off_by(found[1], found[0]) <= 1e-5

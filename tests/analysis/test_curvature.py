@@ -142,15 +142,6 @@ def test_parts_change_nothing(expected):
 
 
 @pytest.mark.long
-def test_replicas_change_nothing(expected):
-    runtime = Runtime(tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"]))
-    with runtime.strategy.scope():
-        network = tiny.resnet_8()
-    hessian = hessian_of(network, "kernels", runtime, batch_size=8)
-    assert off_by(products(hessian), expected) <= 1e-5
-
-
-@pytest.mark.long
 @pytest.mark.parametrize("accum", [1, 2])
 def test_compilation_changes_nothing(expected, accum):
     runtime = Runtime(tf.distribute.get_strategy(), compile=True, accum=accum)
