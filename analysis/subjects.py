@@ -1,12 +1,13 @@
 """The networks that are analysed: parameter files, or sub-networks of a run's search."""
 
+import contextlib
 import dataclasses
 import os
 
 import numpy as np
 
 from cli.network_file import NetworkFile, read_network_file
-from dataloader.images import in_batches
+from dataloader.images import whole_batches
 from dataloader.sampling import select_subsets
 from ekg import extraction
 from ekg.history import SearchState
@@ -212,8 +213,7 @@ def load(subject, data, runtime, prepare):
     # Batches as in the run, because moving averages are means of the statistics of batches.
     size = min(search.batch_size, len(subset))
     size = max(size - size % runtime.parts, runtime.parts)
-    whole = len(subset) // size
-    found = in_batches(data.x_train, subset[: whole * size].reshape(whole, size))
-    batches = ({"images": images} for _, images in found)
-    extraction.reestimate(network, statistics_step(network, runtime, prepare), batches)
+    _, batches = whole_batches(data.x_train, subset, size)
+    with contextlib.closing(batches):
+        extraction.reestimate(network, statistics_step(network, runtime, prepare), batches)
     return Loaded(subject, network, supernet, masks)

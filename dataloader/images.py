@@ -225,3 +225,21 @@ def in_batches(images, groups, strict=False):
     else:
         for group in groups:
             yield group, images[group]
+
+
+def whole_batches(images, indices, size):
+    """(number of batches, generator of them: dicts of `images`, uint8 [size, S, S, 3]).
+
+    A last partial batch is left out: in a mean over batches it would count as much as the others.
+
+    images: see in_batches; indices: int [n], in the order to take them.
+    """
+    count = len(indices) // size
+
+    def batches():
+        groups = indices[: count * size].reshape(count, size)
+        with contextlib.closing(in_batches(images, groups)) as found:
+            for _, pixels in found:
+                yield {"images": pixels}
+
+    return count, batches()

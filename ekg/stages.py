@@ -7,7 +7,7 @@ that file already exists, an earlier start of the same run finished the stage: t
 import contextlib
 import functools
 
-from dataloader.images import in_batches
+from dataloader.images import whole_batches
 from ekg import extraction
 from ekg.contrastive import contrastive_loss, plain_loss, taught_loss
 from engine.evaluation import latencies_ms
@@ -89,12 +89,9 @@ def extracted(run, supernet, chosen):
     pruned = run.network(extraction.extract(supernet, chosen.masks(supernet.gate_sizes)))
     step = statistics_step(pruned, run.search_runtime, run.normalised)
     size = min(run.options.val_batch_size, len(run.subset))
-    # Whole batches only: a smaller one would count as much as the others.
-    whole = len(run.subset) // size
-    found = in_batches(run.data.x_train, run.subset[: whole * size].reshape(whole, size))
-    with contextlib.closing(found):
-        batches = ({"images": images} for _, images in found)
-        extraction.reestimate(pruned, step, run.bar(batches, "moving averages", whole))
+    count, batches = whole_batches(run.data.x_train, run.subset, size)
+    with contextlib.closing(batches):
+        extraction.reestimate(pruned, step, run.bar(batches, "moving averages", count))
     return pruned
 
 
