@@ -14,9 +14,8 @@ from analysis.folder import AnalysisFolder
 from analysis.hessian import measure
 from analysis.images import select, stratified
 from analysis.options import HessianOptions, ImageOptions
-from analysis.setting import Setting
+from analysis.setting import Setting, check_one_machine
 from dataloader.augment import augment
-from distribution.machines import cluster_from
 from ekg import stages
 from ekg.contrastive import plain_loss
 from ekg.preparation import opened
@@ -61,8 +60,7 @@ def measure_potential(options, asked, command):
 
     Raises UserError for mistakes in the command.
     """
-    if cluster_from():
-        raise UserError("TF_CONFIG: an analysis runs on one machine; give it several GPUs instead")
+    check_one_machine()
     with opened(options) as run:
         # Everything that can fail is tried before the first stage.
         setting = _setting(run, asked)

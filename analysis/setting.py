@@ -68,6 +68,12 @@ class Setting:
         return AnalysisFolder(path, kind, decisive, made_with, overwrite, flag)
 
 
+def check_one_machine():
+    """Raises UserError with several machines: an analysis does not divide over them."""
+    if cluster_from():
+        raise UserError("TF_CONFIG: an analysis runs on one machine; give it several GPUs instead")
+
+
 def make_setting(described, data_path, device, image, batch_size):
     """The Setting of an analysis.
 
@@ -80,8 +86,7 @@ def make_setting(described, data_path, device, image, batch_size):
 
     Raises UserError for mistakes in the command or the data.
     """
-    if cluster_from():
-        raise UserError("TF_CONFIG: an analysis runs on one machine; give it several GPUs instead")
+    check_one_machine()
     console = Console()
     data = load_dataset(described.dataset, data_path, described.files)
     runtime, lines = make_runtime(device, Alone())
