@@ -57,7 +57,7 @@ class Search:
         """
         path = os.path.join(self.folder, STAGES["search"])
         images = self.subsets["val_per_class"] * classes
-        history = SearchState.load(path, len(sizes), int(sum(sizes)), images, classes).history
+        history = SearchState.load(path, sizes, images, classes).history
         return history[-1 if self.step is None else self.step].masks(sizes)
 
 

@@ -123,7 +123,7 @@ def look(run, data_path, every):
     search = Greedy(
         network, data.y_train[val], importance, on_val.predict, SearchOptions(**options["search"])
     )
-    shape = len(network.gates), int(network.gate_sizes.sum()), len(val), data.classes
+    shape = network.gate_sizes, len(val), data.classes
     state = SearchState.load(os.path.join(run.folder, "search_state.npz"), *shape)
 
     members = state.history[:-1]

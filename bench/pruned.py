@@ -26,7 +26,7 @@ from cli.flags import PRECISIONS
 from cli.parser import Parser, count, positive, share
 from cli.program import run_program
 from distribution.startup import import_tensorflow
-from ekg.importance import filters_kept
+from ekg.filter_rule import filters_kept
 from engine.options import DeviceOptions
 from nets import build_network
 from nets.catalogue import BUILDERS

@@ -13,7 +13,8 @@ from collections.abc import Callable
 
 import numpy as np
 
-from ekg.importance import filters_kept, split
+from ekg.filter_rule import FilterRule
+from ekg.importance import split
 
 # A candidate filter: function of Gates to float64 [G], the importance at stake at each gate.
 CandidateFilter = Callable[["Gates"], np.ndarray]
@@ -25,7 +26,7 @@ FILTERS: dict[str, CandidateFilter] = {}
 class Gates:
     """The G gates of the current sub-network, as a candidate filter sees them.
 
-    sizes: int [G], filters of each gate in the unpruned network.
+    rule: FilterRule, how many filters each gate keeps at a rate.
     uses: int [G], convolutions that write through each gate.
     rates: G floats, the share of filters that each gate keeps.
     steps: float [G], how much each rate falls per step (slice_steps).
@@ -33,7 +34,7 @@ class Gates:
     flops_of: function of filters kept, int [G], to MACs.
     """
 
-    sizes: np.ndarray
+    rule: FilterRule
     uses: np.ndarray
     rates: tuple[float, ...]
     steps: np.ndarray
@@ -43,12 +44,12 @@ class Gates:
     @property
     def by_gate(self):
         """The importance of the filters of each gate: G arrays float32 [C]."""
-        return split(self.importance, self.sizes)
+        return split(self.importance, self.rule.sizes)
 
     @property
     def saved(self):
         """float64 [G]: MACs that the next slice of each gate removes."""
-        flops = lambda rates: self.flops_of(filters_kept(self.sizes, rates))
+        flops = lambda rates: self.flops_of(self.rule.kept(rates))
         now = flops(self.rates)
         less = [reduced(self.rates, gate, step) for gate, step in enumerate(self.steps)]
         return np.array([now - flops(rates) for rates in less], np.float64)
@@ -106,19 +107,10 @@ def per_use(gates):
 @candidate_filter
 def none(gates):
     """The same number for every gate, so that every gate is evaluated."""
-    return np.zeros(len(gates.sizes))
+    return np.zeros(len(gates.steps))
 
 
 # ----------------------------------------------------------------------------------- the threshold
-
-
-def open_gates(sizes, rates):
-    """Indices of the gates that can give up a slice: those with more than one filter left.
-
-    METHOD 3: a slice of any other gate would change no mask, so the same network would enter the
-    history and the knowledge twice.
-    """
-    return np.flatnonzero(filters_kept(sizes, rates) > 1)
 
 
 def worth_evaluating(rule, gates):
@@ -126,7 +118,7 @@ def worth_evaluating(rule, gates):
 
     rule: a key of FILTERS. Gates that cannot give up a slice do not count for the threshold.
     """
-    still_open = open_gates(gates.sizes, gates.rates)
+    still_open = gates.rule.open_gates(gates.rates)
     numbers = FILTERS[rule](gates)[still_open]
     threshold = trimmed_otsu(numbers)
     return [int(i) for i, n in zip(still_open, numbers) if threshold is None or n <= threshold]
@@ -166,7 +158,7 @@ def reduced(rates, gate, step):
     return [max(0.0, round(rate - step, 5)) if i == gate else rate for i, rate in enumerate(rates)]
 
 
-def fine_search(flops_of, sizes, rates, gate, step, target_flops):
+def fine_search(flops_of, rule, rates, gate, step, target_flops):
     """The rates of the candidate at `gate`, refilled if its slice reaches the target (METHOD 3).
 
     Refilling gives back filters one by one, from the reduced rate up, while the network stays at or
@@ -174,19 +166,20 @@ def fine_search(flops_of, sizes, rates, gate, step, target_flops):
 
     Args:
         flops_of: function of filters kept, int [G], to MACs.
-        sizes: int [G], filters of each gate in the unpruned network.
+        rule: FilterRule.
         rates: list of G rates of the current sub-network.
         gate: index of the gate that gives up the slice.
         step: how much its rate falls.
         target_flops: MACs that the search aims at.
     """
     candidate = reduced(rates, gate, step)
-    if flops_of(filters_kept(sizes, candidate)) > target_flops:
+    if flops_of(rule.kept(candidate)) > target_flops:
         return candidate
     low = best = candidate[gate]  # m = 0: the reduced rate itself
-    for m in range(1, math.floor(step * sizes[gate] + 1e-6) + 1):
-        rate = round(low + m / sizes[gate], 5)  # METHOD 3: round(W + m / C, 5)
+    size = rule.sizes[gate]
+    for m in range(1, math.floor(step * size + 1e-6) + 1):
+        rate = round(low + m / size, 5)  # METHOD 3: round(W + m / C, 5)
         wider = [rate if i == gate else r for i, r in enumerate(candidate)]
-        if rate <= rates[gate] and flops_of(filters_kept(sizes, wider)) <= target_flops:
+        if rate <= rates[gate] and flops_of(rule.kept(wider)) <= target_flops:
             best = rate
     return [best if i == gate else r for i, r in enumerate(candidate)]

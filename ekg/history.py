@@ -4,7 +4,8 @@ import dataclasses
 
 import numpy as np
 
-from ekg.importance import filters_kept, masks
+from ekg.filter_rule import filters_kept
+from ekg.importance import masks
 from files.npz import load_npz
 from utils import UserError, whole_file
 
@@ -14,23 +15,24 @@ class SubNetwork:
     """A sub-network of the supernet, and its results on D_val.
 
     rates: G floats, the share of filters that each gate keeps.
+    filters: int64 [G], the number of filters that each gate keeps (ekg.filter_rule).
     order: int32 [F], the rank of each filter in its gate, 0 = most important.
     loss: mean cross-entropy on D_val.
     objective: -R of Eq. 7 against the knowledge T of its step; lower is better.
     """
 
     rates: tuple[float, ...]
+    filters: np.ndarray
     order: np.ndarray
     loss: float
     objective: float
 
-    def filters(self, sizes):
-        """Filters kept per gate, int [G]. sizes: int [G], filters of the unpruned network."""
-        return filters_kept(sizes, self.rates)
-
     def masks(self, sizes):
-        """float32 [F]: 1 for the filters kept, else 0. sizes: int [G]."""
-        return masks(sizes, self.rates, self.order)
+        """float32 [F]: 1 for the filters kept, else 0.
+
+        sizes: int [G], filters of each gate of the unpruned network.
+        """
+        return masks(sizes, self.filters, self.order)
 
 
 @dataclasses.dataclass
@@ -52,6 +54,7 @@ class SearchState:
             np.savez(
                 file,
                 rates=np.array([s.rates for s in self.history]),
+                filters=np.stack([s.filters for s in self.history]),
                 order=np.stack([s.order for s in self.history]),
                 loss=np.array([s.loss for s in self.history]),
                 score=np.array([s.objective for s in self.history]),
@@ -60,30 +63,42 @@ class SearchState:
             )
 
     @classmethod
-    def load(cls, path, gates, filters, images, classes):
+    def load(cls, path, sizes, images, classes):
         """Reads a state. Raises UserError if the file is damaged or belongs to another search.
 
         Args:
             path: path of the file.
-            gates: G, the number of gates.
-            filters: F, the number of filters over all gates.
+            sizes: int [G], filters of each gate of the unpruned network.
             images: N, the number of images in D_val.
             classes: number of classes.
         """
         try:
-            saved = load_npz(path, ("rates", "order", "loss", "score", "knowledge", "seconds"))
-            steps = len(saved["rates"])
-            shapes = (steps, gates), (steps, filters), (steps,), (steps,), (images, classes), ()
-            for (name, array), shape in zip(saved.items(), shapes):
+            names = ("rates", "order", "loss", "score", "knowledge", "seconds")
+            saved = load_npz(path, names, optional=("filters",))
+            steps, gates = len(saved["rates"]), len(sizes)
+            shapes = {
+                "rates": (steps, gates),
+                "order": (steps, int(sum(sizes))),
+                "loss": (steps,),
+                "score": (steps,),
+                "knowledge": (images, classes),
+                "seconds": (),
+                "filters": (steps, gates),
+            }
+            for name, array in saved.items():
                 numbers = array.dtype.kind in "fi" and np.isfinite(array).all()
-                if array.shape != shape or not numbers or not steps:
+                if array.shape != shapes[name] or not numbers or not steps:
                     found = f"{array.dtype} {list(array.shape)}"
-                    raise ValueError(f"{name} is {found}, expected finite {list(shape)}")
+                    raise ValueError(f"{name} is {found}, expected finite {list(shapes[name])}")
         except (OSError, ValueError, IndexError, TypeError) as error:
             raise UserError(f"{path} is damaged ({error}); delete it to search again") from error
         columns = (saved[name].tolist() for name in ("rates", "loss", "score"))
+        if "filters" not in saved:  # older files: every gate keeps at least one filter
+            saved["filters"] = np.array([filters_kept(sizes, rates) for rates in saved["rates"]])
         history = [
-            SubNetwork(tuple(rates), order, loss, objective)
-            for order, rates, loss, objective in zip(saved["order"], *columns)
+            SubNetwork(tuple(rates), filters, order, loss, objective)
+            for order, filters, rates, loss, objective in zip(
+                saved["order"], saved["filters"], *columns
+            )
         ]
         return cls(history, saved["knowledge"], float(saved["seconds"]))

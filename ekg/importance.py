@@ -1,14 +1,10 @@
-"""Importance of filters (Eq. 9), and the orders, filter counts and masks that follow from it.
+"""Importance of filters (Eq. 9), and the orders and masks that follow from it.
 
 Flat NumPy arrays hold the filters of all gates one after another, in gate order. F is the sum of
 the gate sizes.
 """
 
-import math
-
 import numpy as np
-
-SLACK = 0.02  # METHOD 1a: absorbs the rounding of rates to five decimals
 
 
 def split(flat, sizes):
@@ -39,12 +35,9 @@ def ranks(scores, sizes):
     return np.concatenate(order).astype(np.int32)
 
 
-def filters_kept(sizes, rates):
-    """Filters kept per gate, int64 [G]."""
-    # METHOD 1a: filters kept = max(1, ceil(C * rate - 0.02))
-    return np.array([max(1, math.ceil(size * rate - SLACK)) for size, rate in zip(sizes, rates)])
+def masks(sizes, filters, order):
+    """float32 [F]: 1 for the filters kept, else 0. METHOD 1a: mask_c = order_c < filters kept.
 
-
-def masks(sizes, rates, order):
-    """float32 [F]: 1 for the filters kept, else 0. METHOD 1a: mask_c = order_c < filters kept."""
-    return (order < np.repeat(filters_kept(sizes, rates), sizes)).astype(np.float32)
+    sizes, filters: int [G], filters of each gate and how many of them are kept; order: int32 [F].
+    """
+    return (order < np.repeat(filters, sizes)).astype(np.float32)

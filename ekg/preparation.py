@@ -10,6 +10,7 @@ from dataloader import Dataset, load_dataset
 from dataloader.sampling import select_subsets
 from distribution.machines import meet
 from distribution.runtime import Runtime, hardware, make_runtime
+from ekg.filter_rule import FilterRule
 from ekg.search import check_reachable
 from engine.adoption import find_search
 from engine.board import Board
@@ -115,7 +116,7 @@ def prepare(options, machines, console):
         console.say(line)
     built = dict(origin=source, seed=options.seed, **variant)
     network = build_network(options.arch, data.classes, data.input_size, given, **built)
-    check_reachable(network, options.search.target_rate)
+    check_reachable(network, FilterRule(network.gate_sizes), options.search.target_rate)
 
     _check_batches(options, runtime, data, len(val), len(subset), baseline=not source)
 

@@ -12,8 +12,9 @@ from collections.abc import Callable, Iterable
 import numpy as np
 
 from ekg.candidates import Gates, fine_search, slice_steps, worth_evaluating
+from ekg.filter_rule import FilterRule
 from ekg.history import SearchState, SubNetwork
-from ekg.importance import filters_kept, masks, ranks
+from ekg.importance import masks, ranks
 from ekg.knowledge import cross_entropy, knowledge_loss, update_knowledge
 from engine.console import Silent, duration
 from engine.logits import check_finite
@@ -44,10 +45,10 @@ class Search:
         self.network, self.labels = network, labels
         self.importance, self.predict = importance, predict
         self.options, self.seed = options, seed
-        self.sizes = network.gate_sizes
+        self.sizes, self.rule = network.gate_sizes, FilterRule(network.gate_sizes)
         self.all_flops = network.cost()[0]
         self.target_flops = options.target_rate * self.all_flops
-        check_reachable(network, options.target_rate)
+        check_reachable(network, self.rule, options.target_rate)
 
     def advance(self, state, bar: Callable = Silent) -> dict:
         """Takes one step of the search; returns its record. Each strategy has its own."""
@@ -59,7 +60,7 @@ class Search:
 
     def current_flops(self, state):
         """MACs of the current sub-network."""
-        return self.flops_of(state.history[-1].filters(self.sizes))
+        return self.flops_of(state.history[-1].filters)
 
     def flops_rate(self, state):
         """The share of the unpruned network's MACs that the current sub-network has."""
@@ -96,11 +97,11 @@ class Search:
         Raises FloatingPointError if the logits are not finite.
         """
         check_finite(logits, whose, "--search_precision")
-        loss = cross_entropy(self.labels, logits)
-        if self.options.teacher == "none":
-            return SubNetwork(tuple(rates), order, loss, loss)  # METHOD 4: no second term
-        # Eq. 7: -R = CE(labels, O) + CE(softmax(T), O)
-        return SubNetwork(tuple(rates), order, loss, loss + knowledge_loss(knowledge, logits))
+        loss = objective = cross_entropy(self.labels, logits)
+        if self.options.teacher != "none":  # METHOD 4: else there is no second term
+            # Eq. 7: -R = CE(labels, O) + CE(softmax(T), O)
+            objective = loss + knowledge_loss(knowledge, logits)
+        return SubNetwork(tuple(rates), self.rule.kept(rates), order, loss, objective)
 
     def importance_of(self, state, sub):
         """Importance of all filters in a sub-network, 0 for dropped ones: float32 [F] (Eq. 9).
@@ -136,12 +137,13 @@ class Search:
             candidates: indices of the gates whose slices were evaluated.
             begin: time.perf_counter() at the start of the step.
         """
-        flops, params = self.network.cost(sub.filters(self.sizes))
+        flops, params = self.network.cost(sub.filters)
         step = len(state.history) - 1
         return {
             "step": step,
             "gate": None if gate is None else self.network.gates[gate].name,
             "widths": list(sub.rates),
+            "filters": sub.filters.tolist(),
             "flops": flops,
             "params": params,
             "flops_rate": flops / self.all_flops,
@@ -173,7 +175,8 @@ class Greedy(Search):
         gates = self.gates_of(current, importance)
         candidates = worth_evaluating(self.options.candidate_filter, gates)
         rates_of = {gate: self.fine(current.rates, gate) for gate in candidates}
-        sub_networks = [masks(self.sizes, rates, order) for rates in rates_of.values()]
+        filters = map(self.rule.kept, rates_of.values())
+        sub_networks = [masks(self.sizes, kept, order) for kept in filters]
         all_logits = self.predict(np.stack(sub_networks))
         best: tuple[SubNetwork, int, np.ndarray] | None = None
         progress = bar(candidates)
@@ -192,17 +195,20 @@ class Greedy(Search):
 
     def gates_of(self, current, importance):
         """Gates of the current sub-network, the input of a candidate filter."""
-        return Gates(self.sizes, self.uses, current.rates, self.steps, importance, self.flops_of)
+        return Gates(self.rule, self.uses, current.rates, self.steps, importance, self.flops_of)
 
     def fine(self, rates, gate):
         """The rates of the candidate at `gate`, G floats (METHOD 3)."""
         step = self.steps[gate]
-        return fine_search(self.flops_of, self.sizes, list(rates), gate, step, self.target_flops)
+        return fine_search(self.flops_of, self.rule, list(rates), gate, step, self.target_flops)
 
 
-def check_reachable(network, target_rate):
-    """Raises UserError for a target below the FLOPs of one filter per gate (METHOD 3)."""
-    least = network.cost([1] * len(network.gates))[0] / network.cost()[0]
+def check_reachable(network, rule, target_rate):
+    """Raises UserError for a target below the FLOPs of the fewest filters (METHOD 3).
+
+    network: Network; rule: FilterRule; target_rate: share of the FLOPs.
+    """
+    least = network.cost(rule.fewest)[0] / network.cost()[0]
     if target_rate < least:
         enough = math.ceil(least * 1e4) / 1e4
         raise UserError(
@@ -216,8 +222,7 @@ def search_line(record, gates):
     index = next((i for i, gate in enumerate(gates) if gate.name == record["gate"]), None)
     where = "all gates" if record["step"] else "unpruned"
     if index is not None:
-        size = gates[index].size
-        where = f"{record['gate']} to {filters_kept([size], [record['widths'][index]])[0]}/{size}"
+        where = f"{record['gate']} to {record['filters'][index]}/{gates[index].size}"
     evaluated = f", {len(record['candidates'])} candidates" if record["candidates"] else ""
     evaluated += ", the best so far" if record.get("best") else ""
     return (

@@ -142,7 +142,7 @@ def compare(run, start, pruned, chosen):
     plots = ""
     if folder.writes:
         lines = folder.lines("search.jsonl"), folder.lines("training.jsonl")
-        layers = start.layer_filters(), start.layer_filters(chosen.filters(start.gate_sizes))
+        layers = start.layer_filters(), start.layer_filters(chosen.filters)
         has_teacher = run.options.finetune_teacher != "none"
         plots = write_plots(folder.file("figures"), *lines, *layers, has_teacher)
     folder.update_result(**entries)

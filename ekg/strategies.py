@@ -6,7 +6,7 @@ import typing
 import numpy as np
 
 from ekg.candidates import reduced
-from ekg.importance import filters_kept, masks, ranks
+from ekg.importance import masks, ranks
 from ekg.search import Greedy, Importance, Predict, Search
 from engine.console import Silent
 
@@ -38,7 +38,7 @@ class Uniform(Search):
         order = ranks(self.importance_of(state, current), self.sizes)
         (rate,) = reduced(current.rates[:1], 0, self.options.step)
         rates = (self.widest(rate, current.rates[0]),) * len(self.sizes)
-        (logits,) = self.predict(masks(self.sizes, rates, order)[None])
+        (logits,) = self.predict(masks(self.sizes, self.rule.kept(rates), order)[None])
         whose = f"step {len(state.history)}: the sub-network's"
         chosen = self.judge(state.knowledge, rates, order, logits, whose)
         self.take(state, chosen, logits)
@@ -46,7 +46,7 @@ class Uniform(Search):
 
     def widest(self, rate, most):
         """`rate`, or if it reaches the target, the largest rate up to `most` that reaches it."""
-        flops_at = lambda rate: self.flops_of(filters_kept(self.sizes, [rate] * len(self.sizes)))
+        flops_at = lambda rate: self.flops_of(self.rule.kept([rate] * len(self.sizes)))
         if flops_at(rate) > self.target_flops:
             return rate
         sizes = set(self.sizes.tolist())
@@ -82,7 +82,7 @@ class RandomWidths(Search):
         else:
             order = state.history[-1].order
         rates = self.drawn(count)
-        (logits,) = self.predict(masks(self.sizes, rates, order)[None])
+        (logits,) = self.predict(masks(self.sizes, self.rule.kept(rates), order)[None])
         whose = f"step {count}: the sub-network's"
         drawn = self.judge(state.knowledge, rates, order, logits, whose)
         better = first or drawn.objective < state.history[-1].objective
@@ -97,7 +97,7 @@ class RandomWidths(Search):
             rates = np.minimum(shares * k / self.SCALES / shares.min(), 1)
             return tuple(round(rate, 5) for rate in rates.tolist())
 
-        fits = lambda k: self.flops_of(filters_kept(self.sizes, scaled(k))) <= self.target_flops
+        fits = lambda k: self.flops_of(self.rule.kept(scaled(k))) <= self.target_flops
         return scaled(_last(self.SCALES + 1, fits))
 
 

@@ -66,8 +66,8 @@ def _member(archive, info):
     return data
 
 
-def load_npz(path, names=None):
-    """dict name -> array of an .npz: all its arrays, or only those in `names`.
+def load_npz(path, names=None, optional=()):
+    """dict name -> array of an .npz: all its arrays, or only those in `names` and `optional`.
 
     Raises OSError if the file cannot be read, ValueError if it is not an .npz of plain arrays or if
     one of `names` is missing.
@@ -77,7 +77,8 @@ def load_npz(path, names=None):
         missing = [name for name in names or () if name not in members]
         if missing:
             raise ValueError(f"it has no {missing[0]}")
-        return {name: _npy(name, members[name]()) for name in names or members}
+        wanted = [*names, *(name for name in optional if name in members)] if names else members
+        return {name: _npy(name, members[name]()) for name in wanted}
 
 
 def _npy(name, data):

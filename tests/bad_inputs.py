@@ -527,9 +527,8 @@ def garbage(path):
 def searched(path, arch="ResNet-20"):
     """A finished search of no steps: only the unpruned network."""
     sizes = build_network(arch, 10, 32).gate_sizes
-    whole = SubNetwork(
-        (1.0,) * len(sizes), np.concatenate([np.arange(n, dtype=np.int32) for n in sizes]), 0.5, 0.5
-    )
+    order = np.concatenate([np.arange(n, dtype=np.int32) for n in sizes])
+    whole = SubNetwork((1.0,) * len(sizes), sizes, order, 0.5, 0.5)
     SearchState([whole], np.zeros((320, 10), np.float32)).save(path)
 
 

@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from ekg.filter_rule import filters_kept
 from ekg.importance import masks
 
 
@@ -22,4 +23,6 @@ def flat_masks(network, seed):
     """(rates [G], masks [F]) of a random sub-network."""
     rng, sizes = np.random.default_rng(seed), network.gate_sizes
     rates = rng.uniform(0.2, 1, len(sizes))
-    return rates, masks(sizes, rates, np.concatenate([rng.permutation(n) for n in sizes]))
+    return rates, masks(
+        sizes, filters_kept(sizes, rates), np.concatenate([rng.permutation(n) for n in sizes])
+    )

@@ -12,7 +12,8 @@ import tensorflow as tf
 from distribution.runtime import Runtime
 from ekg import contrastive, extraction, memory_bank
 from ekg.candidates import Gates, slice_steps, trimmed_otsu, worth_evaluating
-from ekg.importance import filters_kept, importance, masks, ranks, split
+from ekg.filter_rule import FilterRule, filters_kept
+from ekg.importance import importance, masks, ranks, split
 from ekg.knowledge import cross_entropy, knowledge_loss, reward_loss
 from ekg.search import Greedy
 from ekg.validation import Validation
@@ -195,7 +196,7 @@ def test_candidate_filters(judge, candidate_filter, worth):
     scores = np.concatenate([judge.record[f"score/{name}"].reshape(-1) for name in judge.names])
     uses = np.array([gate.uses for gate in judge.network.gates])
     flops_of = lambda filters: judge.network.cost(filters)[0]
-    gates = Gates(judge.sizes, uses, [1.0] * GATES, judge.steps, scores, flops_of)
+    gates = Gates(FilterRule(judge.sizes), uses, [1.0] * GATES, judge.steps, scores, flops_of)
     chosen = worth_evaluating(candidate_filter, gates)
     assert chosen == list(np.flatnonzero(judge.record[worth]))
 
@@ -214,7 +215,9 @@ def test_candidates(judge):
         for gate in range(GATES)
     ]
     together = judge.on_val.predict(
-        np.stack([masks(judge.sizes, rates, order) for rates in candidates])
+        np.stack(
+            [masks(judge.sizes, filters_kept(judge.sizes, rates), order) for rates in candidates]
+        )
     )
     for gate, (rates, logits) in enumerate(zip(candidates, together)):
         close(logits, record["candidate_logits"][gate])

@@ -4,6 +4,7 @@ import numpy as np
 from bad_inputs import resnet_8, run_of
 
 import analyze
+from ekg.filter_rule import filters_kept
 from ekg.history import SearchState, SubNetwork
 from nets import build_network
 
@@ -19,7 +20,7 @@ def history():
     for step in range(STEPS + 1):
         order = np.concatenate([rng.permutation(n) for n in sizes]).astype(np.int32)
         rates = tuple(np.round(1 - step * rng.uniform(0.1, 0.3, len(sizes)), 5).tolist())
-        found.append(SubNetwork(rates, order, 0.5, 0.5))
+        found.append(SubNetwork(rates, filters_kept(sizes, rates), order, 0.5, 0.5))
     return found
 
 

@@ -14,6 +14,7 @@ from ekg.candidates import (
     trimmed_otsu,
     worth_evaluating,
 )
+from ekg.filter_rule import FilterRule
 
 
 def test_slice_steps():
@@ -64,7 +65,7 @@ def gates(rates, importance=IMPORTANCE, sizes=SIZES, steps=(0.25, 0.25, 0.25), u
     """Gates of which each filter has 10, 1 and 2 MACs."""
     flops_of = lambda filters: int(np.dot([10, 1, 2][: len(filters)], filters))
     uses = np.array(uses[: len(sizes)])
-    return Gates(np.array(sizes), uses, rates, np.array(steps), importance, flops_of)
+    return Gates(FilterRule(sizes), uses, rates, np.array(steps), importance, flops_of)
 
 
 def test_published_filter_sums_whole_gates_and_passes_reduced_ones():
@@ -119,7 +120,9 @@ def test_a_gate_that_is_no_candidate_takes_no_part_in_the_threshold():
     sizes = np.full(8, 4)
     importance = np.repeat(np.array([1, 2, 30, 31, 50, 60, 70, 0], np.float32), 4)
     few = lambda filters: int(np.sum(filters))
-    given = lambda rates: Gates(sizes, np.ones(8), rates, np.full(8, 0.25), importance, few)
+    given = lambda rates: Gates(
+        FilterRule(sizes), np.ones(8), rates, np.full(8, 0.25), importance, few
+    )
     assert worth_evaluating("published", given([1.0] * 7 + [0.0])) == [0, 1, 2]
     assert worth_evaluating("published", given([1.0] * 7 + [0.5])) == [0, 1, 7]
 
@@ -139,7 +142,7 @@ def test_with_few_numbers_all_are_evaluated():
 def test_fine_search_keeps_the_widest_rate_at_or_under_the_target():
     flops_of = lambda filters: 10 * int(filters[0]) + int(filters[1])
     for target, size, step in itertools.product(range(30, 160, 7), [16], [0.2, 0.5]):
-        rates = fine_search(flops_of, [size, 4], [1.0, 1.0], 0, step, target)
+        rates = fine_search(flops_of, FilterRule([size, 4]), [1.0, 1.0], 0, step, target)
         kept = [
             k for k in range(int(np.ceil(size * (1 - step) - 0.02)), size) if 10 * k + 4 <= target
         ]
@@ -149,4 +152,4 @@ def test_fine_search_keeps_the_widest_rate_at_or_under_the_target():
 
 
 def test_fine_search_leaves_a_candidate_above_the_target_alone():
-    assert fine_search(lambda filters: 1000, [16], [1.0], 0, 0.2, 10) == [0.8]
+    assert fine_search(lambda filters: 1000, FilterRule([16]), [1.0], 0, 0.2, 10) == [0.8]

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from ekg.extraction import extract, reestimate
-from ekg.importance import filters_kept, masks
+from ekg.filter_rule import filters_kept
+from ekg.importance import masks
 from nets import build_network
 from nets.gates import Context
 from op_utils import statistics_step
@@ -14,7 +15,9 @@ def random_masks(network, seed):
     rng = np.random.default_rng(seed)
     sizes = network.gate_sizes
     rates = rng.uniform(0, 1, len(sizes)) * rng.integers(0, 2, len(sizes))
-    return rates, masks(sizes, rates, np.concatenate([rng.permutation(n) for n in sizes]))
+    return rates, masks(
+        sizes, filters_kept(sizes, rates), np.concatenate([rng.permutation(n) for n in sizes])
+    )
 
 
 @pytest.mark.parametrize("seed", range(4))

@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from ekg.importance import filters_kept, importance, masks, ranks
+from ekg.filter_rule import filters_kept
+from ekg.importance import importance, masks, ranks
 
 
 def test_importance_takes_absolute_values_after_the_sum_over_a_batch_and_before_any_other():
@@ -41,7 +42,7 @@ def test_masks_keep_the_most_important_and_at_least_one():
     for _ in range(50):
         order = np.concatenate([rng.permutation(n) for n in sizes])
         rates = rng.random(4) * rng.integers(0, 2, 4)
-        flat = masks(sizes, rates, order)
+        flat = masks(sizes, filters_kept(sizes, rates), order)
         for mask, rank, kept in zip(
             np.split(flat, [1, 5, 21]), np.split(order, [1, 5, 21]), filters_kept(sizes, rates)
         ):

@@ -192,9 +192,7 @@ def searched(finished):
     )
     return (
         supernet,
-        SearchState.load(
-            finished / "search_state.npz", GATES, sum(supernet.gate_sizes), 40, 10
-        ).history,
+        SearchState.load(finished / "search_state.npz", supernet.gate_sizes, 40, 10).history,
     )
 
 

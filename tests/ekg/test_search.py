@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from ekg.candidates import FILTERS
+from ekg.filter_rule import FilterRule, filters_kept
 from ekg.history import SearchState, SubNetwork
-from ekg.importance import filters_kept
 from ekg.search import Greedy, check_reachable
 from engine.options import SearchOptions
 from utils import UserError
@@ -119,7 +119,7 @@ def test_the_candidate_of_lowest_score_is_taken():
 
 def test_macs_that_go_with_a_slice():
     search = Greedy(Plain(), LABELS, scores_of, predict, SearchOptions(0.3, 0.25, "per_mac"))
-    member = SubNetwork((1.0, 0.5, 0.0), np.zeros(28, np.int32), 0.0, 0.0)
+    member = SubNetwork((1.0, 0.5, 0.0), np.array([4, 4, 1]), np.zeros(28, np.int32), 0.0, 0.0)
     gates = search.gates_of(member, np.ones(28, np.float32))
     assert gates.saved.tolist() == [1, 1 * 2, 0]  # steps 0.25, 0.125, 0.25
 
@@ -141,9 +141,9 @@ def test_a_target_of_one_needs_no_search():
 
 def test_a_target_out_of_reach_is_refused_beforehand():
     least = (5 + 1 + 2 + 3) / Plain().cost()[0]
-    check_reachable(Plain(), least)
+    check_reachable(Plain(), FilterRule(Plain.gate_sizes), least)
     with pytest.raises(UserError, match="out of reach"):
-        check_reachable(Plain(), least - 1e-6)
+        check_reachable(Plain(), FilterRule(Plain.gate_sizes), least - 1e-6)
     assert run(least)[2][-1]["flops"] == 11
 
 
@@ -156,11 +156,24 @@ def test_same_start_same_search():
 def test_state_is_saved_whole(tmp_path):
     search, state, _ = run(0.5)
     state.save(tmp_path / "state.npz")
-    loaded = SearchState.load(tmp_path / "state.npz", 3, 28, 20, 5)
+    loaded = SearchState.load(tmp_path / "state.npz", Plain.gate_sizes, 20, 5)
     np.testing.assert_array_equal(loaded.knowledge, state.knowledge)
     for ours, theirs in zip(state.history, loaded.history):
         assert (ours.rates, ours.loss) == (theirs.rates, theirs.loss)
         np.testing.assert_array_equal(ours.masks(search.sizes), theirs.masks(search.sizes))
+
+
+def test_a_file_without_filter_counts_keeps_at_least_one_filter_per_gate(tmp_path):
+    """As older files are."""
+    _, state, _ = run(0.2)
+    state.save(tmp_path / "state.npz")
+    with np.load(tmp_path / "state.npz") as saved:
+        older = {name: saved[name] for name in saved if name != "filters"}
+    np.savez(tmp_path / "older.npz", **older)
+    loaded = SearchState.load(tmp_path / "older.npz", Plain.gate_sizes, 20, 5)
+    assert len(loaded.history) == len(state.history)
+    for ours, theirs in zip(state.history, loaded.history):
+        np.testing.assert_array_equal(ours.filters, theirs.filters)
 
 
 def test_a_damaged_state_is_refused(tmp_path):
@@ -169,7 +182,7 @@ def test_a_damaged_state_is_refused(tmp_path):
     state.save(path)
     path.write_bytes(path.read_bytes()[:-40])
     with pytest.raises(UserError, match="delete it to search again"):
-        SearchState.load(path, 3, 28, 20, 5)
+        SearchState.load(path, Plain.gate_sizes, 20, 5)
 
 
 def test_the_state_of_another_search_is_refused(tmp_path):
@@ -177,9 +190,9 @@ def test_the_state_of_another_search_is_refused(tmp_path):
     state.save(tmp_path / "state.npz")
     steps = len(state.history)
     with pytest.raises(
-        UserError, match=rf"rates is float64 \[{steps}, 3\], expected finite \[{steps}, 12\]"
+        UserError, match=rf"rates is float64 \[{steps}, 3\], expected finite \[{steps}, 28\]"
     ):
-        SearchState.load(tmp_path / "state.npz", 12, 28, 20, 5)
+        SearchState.load(tmp_path / "state.npz", [1] * 28, 20, 5)
 
 
 def test_a_search_goes_on_from_its_state(tmp_path):
@@ -189,7 +202,7 @@ def test_a_search_goes_on_from_its_state(tmp_path):
     for _ in range(2):
         search.advance(state)
     state.save(tmp_path / "state.npz")
-    state = SearchState.load(tmp_path / "state.npz", 3, 28, 20, 5)
+    state = SearchState.load(tmp_path / "state.npz", Plain.gate_sizes, 20, 5)
     rest = []
     while not search.done(state):
         rest.append(search.advance(state))

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from test_search import LABELS, Plain, logits_of, predict, scores_of
 
+from ekg.filter_rule import filters_kept
 from ekg.history import SearchState
-from ekg.importance import filters_kept
 from ekg.strategies import STRATEGIES
 from engine.options import SearchOptions
 
@@ -33,7 +33,7 @@ def run(search, state=None):
 def test_every_search_ends_just_under_the_target(strategy, target):
     search = search_of(strategy, target, samples=6)
     state, records = run(search)
-    filters = state.history[-1].filters(search.sizes)
+    filters = state.history[-1].filters
     flops = search.flops_of(filters)
     assert flops <= target * search.all_flops < flops + 1 + 2 + 3
     assert [r["step"] for r in records] == list(range(len(records))) and len(state.history) == len(
@@ -98,7 +98,7 @@ def test_a_search_goes_on_from_its_state(tmp_path, strategy, cut):
     for _ in range(cut):
         search.advance(state)
     state.save(tmp_path / "state.npz")
-    state, rest = run(search, SearchState.load(tmp_path / "state.npz", 3, 28, 20, 5))
+    state, rest = run(search, SearchState.load(tmp_path / "state.npz", Plain.gate_sizes, 20, 5))
     assert [{**r, "seconds": 0} for r in rest] == [{**r, "seconds": 0} for r in records[cut + 1 :]]
     assert state.history[-1].rates == whole.history[-1].rates
     np.testing.assert_array_equal(state.knowledge, whole.knowledge)

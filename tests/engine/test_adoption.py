@@ -30,7 +30,7 @@ def describe(chosen):
 
 def search_state(path, loss=0.5):
     SearchState(
-        [SubNetwork((1.0,), np.arange(3, dtype=np.int32), loss, 0.0)],
+        [SubNetwork((1.0,), np.array([3]), np.arange(3, dtype=np.int32), loss, 0.0)],
         np.zeros((2, 2), np.float32),
         7.0,
     ).save(path)

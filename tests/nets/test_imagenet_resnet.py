@@ -6,7 +6,8 @@ import tensorflow as tf
 from networks import flat_masks, randomised
 
 from ekg.extraction import extract
-from ekg.importance import filters_kept, masks
+from ekg.filter_rule import filters_kept
+from ekg.importance import masks
 from nets import build_network
 from nets.gates import Context
 from nets.tcl import Conv2d, conv_padding, max_pool
@@ -34,7 +35,8 @@ def small(request):
     """A ResNet-50 of a quarter of the width, 7 classes, every array random."""
     network = build_network("ResNet-50", 7, SIZE, padding=request.param)
     sizes = network.gate_sizes
-    quarter = masks(sizes, np.full(len(sizes), 0.25), np.concatenate([np.arange(n) for n in sizes]))
+    kept = filters_kept(sizes, np.full(len(sizes), 0.25))
+    quarter = masks(sizes, kept, np.concatenate([np.arange(n) for n in sizes]))
     return build_network(
         "ResNet-50", 7, SIZE, randomised(extract(network, quarter), 3), padding=request.param
     )

@@ -8,7 +8,8 @@ import tensorflow as tf
 from networks import flat_masks, randomised
 
 from ekg.extraction import extract
-from ekg.importance import filters_kept, importance, masks
+from ekg.filter_rule import filters_kept
+from ekg.importance import importance, masks
 from ekg.sub_networks import SubNetworks
 from nets import build_network
 from nets.gates import Context
@@ -225,7 +226,7 @@ def test_shortcuts_do_not_depend_on_pruned_widths(whole):
         min(1, 8 / size) if gate.name.endswith(("conv", "conv2")) else 0.25
         for gate, size in zip(network.gates, sizes)
     ]
-    flat = masks(sizes, np.array(rates), np.concatenate([np.arange(n) for n in sizes]))
+    flat = masks(sizes, filters_kept(sizes, rates), np.concatenate([np.arange(n) for n in sizes]))
     pruned = like(network, extract(network, flat))
     assert {gate.size for gate in pruned.gates if gate.name.endswith(("conv", "conv2"))} == {8}
     assert shortcuts_of(pruned) == shortcuts_of(network)

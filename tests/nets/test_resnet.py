@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from ekg.extraction import extract
+from ekg.filter_rule import filters_kept
 from ekg.importance import masks
 from nets import build_network, unpruned_cost, variant_of
 from utils import UserError
@@ -118,7 +119,7 @@ def test_a_pruned_file_opens_with_no_further_word(network):
     sizes = network.gate_sizes
     rates = rng.uniform(0.1, 1, len(sizes))
     order = np.concatenate([rng.permutation(n) for n in sizes])
-    pruned = extract(network, masks(sizes, rates, order))
+    pruned = extract(network, masks(sizes, filters_kept(sizes, rates), order))
     opened = build_network("ResNet-20", 10, 32, pruned)
     assert opened.cost()[0] < network.cost()[0]
     for name, array in opened.parameters().items():
