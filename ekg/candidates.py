@@ -42,9 +42,14 @@ class Gates:
     flops_of: Callable[[np.ndarray], int]
 
     @property
+    def sizes(self):
+        """int [G]: filters of each gate in the unpruned network."""
+        return self.rule.sizes
+
+    @property
     def by_gate(self):
         """The importance of the filters of each gate: G arrays float32 [C]."""
-        return split(self.importance, self.rule.sizes)
+        return split(self.importance, self.sizes)
 
     @property
     def saved(self):
