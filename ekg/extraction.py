@@ -10,14 +10,18 @@ def extract(network, flat_masks):
 
     Slices every array along the axes that its gates own, and rescales each sliced kernel to the
     norm of the whole one, as in the masked network. The moving averages are sliced too, but they
-    are those of the unpruned network: re-estimate them before inference.
+    are those of the unpruned network: re-estimate them before inference. A residual branch with a
+    gate without filters leaves no array but beta of its last batch norm.
 
     flat_masks: float32 [F], 1 for the filters kept.
     """
     keep = [mask > 0 for mask in split(flat_masks, network.gate_sizes)]
+    filters = [int(kept.sum()) for kept in keep]
     arrays = {}
     for layer in network.network_layers:
         for name, variable in layer.arrays.items():
+            if 0 in layer.shape(name, filters):
+                continue  # METHOD 13: of a branch without filters, a constant is left
             whole = variable.numpy()
             array = sliced(whole, layer.gated[name], keep)
             if name == "kernel":

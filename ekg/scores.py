@@ -119,8 +119,8 @@ class At:
         kept = split(self.masks > 0, self.network.gate_sizes)
         arrays = extract(self.network, self.masks)
         for layer in self.network.network_layers:
-            if layer.out_gate is None:
-                continue
+            if layer.out_gate is None or f"{layer.path}/kernel:0" not in arrays:
+                continue  # no convolution, or one of a branch without filters
             i = layer.out_gate.index
             kernel = np.asarray(arrays[f"{layer.path}/kernel:0"], np.float64)
             # A gate may own both the inputs and the outputs: the last of its axes is the outputs.

@@ -15,13 +15,15 @@ class Gate:
     """One set of filters that are kept or dropped together.
 
     name: the layer that owns it.
+    branch: the residual block that adds what comes through it to a shortcut, None for none. If one
+        gate of a branch keeps no filter, all that is left of the branch is a constant.
     size: C, its number of filters; set when its owner is built.
     uses: the number of convolutions that write through it; set when the network is complete.
     index: its position in the network's gate order; set when the network is complete.
     """
 
-    def __init__(self, name: str):
-        self.name = name
+    def __init__(self, name: str, branch: str | None = None):
+        self.name, self.branch = name, branch
         self.size: typing.Any = None  # int
         self.uses = 0
         self.index: typing.Any = None  # int
@@ -156,11 +158,13 @@ def channels_used(mask, multiple):
 
     Dropped filters are added until their number is a multiple of `multiple`. Multiples of 8 keep
     the rounding, and so the decisions of a search: CPUs sum over B, H, W for 8 channels at a time,
-    and the remaining channels in another order.
+    and the remaining channels in another order. There is at least one multiple: convolutions need
+    a channel.
 
     mask: float32 [C], C a multiple of `multiple`.
     """
-    count = round_up(tf.cast(tf.reduce_sum(mask), tf.int32), multiple)
+    kept = tf.cast(tf.reduce_sum(mask), tf.int32)
+    count = round_up(tf.maximum(kept, 1), multiple)
     # Of equal values, top_k takes the one with the lower index first.
     return tf.sort(tf.math.top_k(mask, count).indices)
 
@@ -193,4 +197,6 @@ def masked_kernel(kernel, masks):
     # METHOD 1a: k * ||kernel|| / ||k||, in the published order of operations: rounding decides on
     # which side of 0 the input of a ReLU falls, and that changes the importance of filters.
     norm = lambda x: tf.sqrt(tf.reduce_sum(x * x))
-    return tf.math.divide_no_nan(k * norm(kernel), norm(k))  # a kernel of zeros stays zeros
+    squares = tf.reduce_sum(k * k)
+    # A kernel of zeros stays zeros. Its norm counts as 1, so that its gradient is finite.
+    return k * norm(kernel) / tf.sqrt(tf.where(squares > 0, squares, 1.0))

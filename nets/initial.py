@@ -69,6 +69,10 @@ class Arrays:
             )
         return array
 
+    def lack(self, names):
+        """Whether a parameter file is given that has none of `names`."""
+        return self.parameters is not None and not any(n in self.parameters for n in names)
+
     def check_all_taken(self):
         """Raises UserError if the file holds parameters that the network does not have.
 

@@ -8,11 +8,12 @@ first block of the run. A block without a shortcut starts a new run.
 
 import tensorflow as tf
 
+from nets.batch_norm import BatchNorm
 from nets.gates import Gate
 from nets.initial import ones, zeros
 from nets.network import Network, Part
-from nets.parts import ConvPart, Head
-from nets.tcl import BatchNorm, Conv2d, DepthwiseConv2d
+from nets.parts import ConvPart, Head, constant_of
+from nets.tcl import Conv2d, DepthwiseConv2d, same_size
 from nets.widths import MOBILENET_LAST, MOBILENET_STAGES, MOBILENET_STEM
 
 
@@ -21,7 +22,8 @@ class InvertedResidual:
 
     conv0 1x1 to `expansion` times the width, BN, ReLU6; conv1 3x3 depthwise (stride), BN, ReLU6;
     conv2 1x1, BN; plus shortcut. At expansion 1 there is no conv0. There is a shortcut if neither
-    the size nor the unpruned width changes; pruned widths may be equal by chance.
+    the size nor the unpruned width changes; pruned widths may be equal by chance. A block with a
+    shortcut that a parameter file has without its convolutions adds a constant (METHOD 13).
     """
 
     def __init__(
@@ -41,7 +43,17 @@ class InvertedResidual:
         """
         self.width, self.shortcut = width, strides == 1 and in_width == width
         self.out_gate = in_gate if self.shortcut else Gate(f"{name}/conv2")
-        self.inner_gate = in_gate if expansion == 1 else Gate(f"{name}/conv0")
+        self.out_size = same_size(in_size, strides)
+        if self.shortcut:
+            names = "conv0", "conv1", "conv2"
+            at = dict(size=self.out_size, gate=self.out_gate)
+            self.constant = constant_of(name, arrays, names, **at)
+            if self.constant is not None:
+                self.layers, self.gates = [self.constant], []
+                return
+        self.constant = None
+        branch = name if self.shortcut else None
+        self.inner_gate = in_gate if expansion == 1 else Gate(f"{name}/conv0", branch)
         self.inner = []
         if expansion > 1:
             into = dict(in_size=in_size, in_gate=in_gate, out_gate=self.inner_gate)
@@ -51,7 +63,6 @@ class InvertedResidual:
             self.inner.append((conv0, bn0))
         into = dict(in_size=in_size, strides=strides, gate=self.inner_gate, padding=padding)
         conv1 = DepthwiseConv2d(f"{name}/conv1", arrays, 3, self.inner_gate.size, **into)
-        self.out_size = conv1.out_size
         at = dict(size=self.out_size, gate=self.inner_gate)
         bn1 = BatchNorm(f"{name}/bn1", arrays, self.inner_gate.size, **at)
         self.inner.append((conv1, bn1))
@@ -65,6 +76,8 @@ class InvertedResidual:
         self.gates = [gate for gate in (self.inner_gate, self.out_gate) if gate is not in_gate]
 
     def __call__(self, x, ctx):
+        if self.constant is not None:
+            return ctx.observe(self.constant(x, ctx), self.out_gate)
         y = x
         for conv, bn in self.inner:
             # METHOD 1a: masked after conv0's ReLU6, and again after conv1's.

@@ -7,8 +7,9 @@ import typing
 import numpy as np
 import tensorflow as tf
 
+from nets.batch_norm import BatchNorm
 from nets.gates import Gate
-from nets.tcl import BatchNorm, Conv2d
+from nets.tcl import Conv2d
 from nets.widths import scaled
 
 
@@ -59,7 +60,7 @@ class Network(tf.Module):
         self.network_layers = [layer for part in parts for layer in part.layers]
         for layer, following in itertools.pairwise(self.network_layers):
             if isinstance(following, BatchNorm):
-                layer.norm = following
+                layer.norm, following.conv = following, layer
         self.gates = [gate for part in parts for gate in part.gates]
         for index, gate in enumerate(self.gates):
             gate.index = index
@@ -82,6 +83,11 @@ class Network(tf.Module):
     def gate_sizes(self):
         """int64 [G]: filters of each gate."""
         return np.array([gate.size for gate in self.gates])
+
+    @property
+    def branches(self):
+        """list [G]: the name of the residual branch that each gate is in, None for none."""
+        return [gate.branch for gate in self.gates]
 
     @property
     def trainable(self):
@@ -129,7 +135,9 @@ class Network(tf.Module):
         convolution before them.
         """
         convs = (layer for layer in self.network_layers if isinstance(layer, Conv2d))
-        return {conv.path: conv.shape("kernel", filters)[3] for conv in convs}
+        shapes = {conv.path: conv.shape("kernel", filters) for conv in convs}
+        # A convolution without inputs is gone.
+        return {name: shape[3] if shape[2] else 0 for name, shape in shapes.items()}
 
     def split_masks(self, flat):
         """The masks of a Context, a list of float32 [C], from a flat float32 [F]."""

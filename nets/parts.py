@@ -2,8 +2,27 @@
 
 import tensorflow as tf
 
+from nets.batch_norm import BatchNorm, Constant
 from nets.gates import Gate
-from nets.tcl import FC, BatchNorm, Conv2d
+from nets.tcl import FC, Conv2d
+
+
+def constant_of(name, arrays, convs, *, size, gate):
+    """The Constant of a residual block that a parameter file has without its convolutions.
+
+    None if the file has some of them, or if there is no file.
+
+    Args:
+        name: prefix of the layers' names.
+        arrays: nets.initial.Arrays.
+        convs: names of all convolutions of the branch.
+        size: height and width of the output.
+        gate: Gate of the output.
+    """
+    kernels, bn = [f"{name}/{conv}/kernel:0" for conv in convs], f"{name}/bn2"
+    if arrays.lack(kernels) and not arrays.lack([f"{bn}/beta:0"]):
+        return Constant(bn, arrays, gate.size, size=size, gate=gate)
+    return None
 
 
 class ConvPart:

@@ -7,11 +7,12 @@ stage has one, else that of the stem. Every conv2 of the stage writes through it
 
 import tensorflow as tf
 
+from nets.batch_norm import BatchNorm
 from nets.gates import Gate
 from nets.initial import zeros
 from nets.network import Network
-from nets.parts import ConvPart, Head
-from nets.tcl import BatchNorm, Conv2d, max_pool, same_size
+from nets.parts import ConvPart, Head, constant_of
+from nets.tcl import Conv2d, max_pool, same_size
 
 
 class PooledStem(ConvPart):
@@ -33,7 +34,8 @@ class PooledStem(ConvPart):
 class Block:
     """A residual block: convolutions with BN and ReLU between them, plus shortcut, ReLU.
 
-    The shortcut is a projection if the stride or the width of the stream changes (METHOD 1).
+    The shortcut is a projection if the stride or the width of the stream changes (METHOD 1). A
+    block that a parameter file has without its convolutions adds a constant (METHOD 13).
     """
 
     def __init__(self, name, arrays, convs, *, in_gate, in_size, strides, project, padding):
@@ -61,35 +63,53 @@ class Block:
             at = dict(size=self.out_size, gate=out_gate)
             self.projection = conv3, BatchNorm(f"{name}/bn3", arrays, out_gate.size, **at)
 
-        self.convs, gate, size = [], in_gate, in_size
+        names = [f"conv{n}" for n, *_ in convs]
+        at = dict(size=self.out_size, gate=out_gate)
+        self.constant = constant_of(name, arrays, names, **at)
+        if self.constant is None:
+            into = dict(in_gate=in_gate, in_size=in_size, out_gate=out_gate, padding=padding)
+            self.convs = self._convolutions(name, arrays, convs, **into)
+        else:
+            self.convs = []
+        of_branch = [layer for pair in self.convs for layer in pair]
+        self.layers = [*(self.projection or ()), *(of_branch or [self.constant])]
+        inner = [conv.out_gate for conv, _ in self.convs[:-1]]
+        # METHOD 1: the gate order is projection (conv3), conv0, conv1
+        self.gates = [out_gate, *inner] if project else inner
+
+    @staticmethod
+    def _convolutions(name, arrays, convs, *, in_gate, in_size, out_gate, padding):
+        """list of (Conv2d, BatchNorm) of the branch, in the order of the data."""
+        made, gate, size = [], in_gate, in_size
         for n, kernel_size, filters, stride in convs:
             last = n == 2
-            out = out_gate if last else Gate(f"{name}/conv{n}")
+            out = out_gate if last else Gate(f"{name}/conv{n}", branch=name)
             into = dict(in_size=size, strides=stride, in_gate=gate, out_gate=out, padding=padding)
             conv = Conv2d(f"{name}/conv{n}", arrays, kernel_size, gate.size, filters, **into)
             gate, size = out, conv.out_size
             # METHOD 7: gamma 0, so that a block starts as the identity.
             initial = dict(gamma=zeros) if last else {}
             bn = BatchNorm(f"{name}/bn{n}", arrays, gate.size, size=size, gate=gate, **initial)
-            self.convs.append((conv, bn))
-
-        layers = (layer for pair in self.convs for layer in pair)
-        self.layers = [*(self.projection or ()), *layers]
-        inner = [conv.out_gate for conv, _ in self.convs[:-1]]
-        # METHOD 1: the gate order is projection (conv3), conv0, conv1
-        self.gates = [out_gate, *inner] if project else inner
+            made.append((conv, bn))
+        return made
 
     def __call__(self, x, ctx):
-        shortcut = y = x
+        y = shortcut = x
         if self.projection is not None:
             conv3, bn3 = self.projection
-            shortcut = bn3(conv3(x, ctx), ctx)
+            y = shortcut = bn3(conv3(x, ctx), ctx, self.constant)
+        elif self.constant is not None:
+            y = self.constant(x, ctx)
+        if self.convs:
+            y = self._branch(x, ctx) + shortcut
+        # METHOD 1a: masked after the add and ReLU; the output of the projection alone is not.
+        return ctx.observe(tf.nn.relu(y), self.out_gate)
+
+    def _branch(self, x, ctx):
         *inner, (conv2, bn2) = self.convs
         for conv, bn in inner:
-            y = ctx.observe(tf.nn.relu(bn(conv(y, ctx), ctx)), conv.out_gate)
-        y = bn2(conv2(y, ctx), ctx)
-        # METHOD 1a: masked after the add and ReLU; the output of the projection alone is not.
-        return ctx.observe(tf.nn.relu(y + shortcut), self.out_gate)
+            x = ctx.observe(tf.nn.relu(bn(conv(x, ctx), ctx)), conv.out_gate)
+        return bn2(conv2(x, ctx), ctx)
 
 
 def basic(name, arrays, width, *, strides, **stream):

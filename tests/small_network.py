@@ -3,11 +3,12 @@
 import numpy as np
 import tensorflow as tf
 
+from nets.batch_norm import BatchNorm
 from nets.gates import Gate
 from nets.initial import Arrays
 from nets.network import Network
 from nets.parts import Head
-from nets.tcl import BatchNorm, Conv2d, DepthwiseConv2d
+from nets.tcl import Conv2d, DepthwiseConv2d
 
 
 class First:

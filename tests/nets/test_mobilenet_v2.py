@@ -12,8 +12,9 @@ from ekg.filter_rule import filters_kept
 from ekg.importance import importance, masks
 from ekg.sub_networks import SubNetworks
 from nets import build_network
+from nets.batch_norm import BN_EPSILON, BatchNorm
 from nets.gates import Context
-from nets.tcl import BN_EPSILON, BatchNorm, Conv2d, DepthwiseConv2d, conv_padding
+from nets.tcl import Conv2d, DepthwiseConv2d, conv_padding
 
 pytestmark = pytest.mark.long
 

@@ -13,9 +13,10 @@ from small_network import FLAT, Small
 from ekg.extraction import extract
 from ekg.importance import split
 from nets import build_network
+from nets.batch_norm import BatchNorm
 from nets.gates import Context, Gate, channels_used, masked_kernel
 from nets.initial import Arrays
-from nets.tcl import BatchNorm, Conv2d
+from nets.tcl import Conv2d
 
 
 @pytest.fixture
