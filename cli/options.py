@@ -91,6 +91,8 @@ def _search_options(args):
         teacher=args.search_teacher,
         strategy=args.search,
         samples=args.search_samples,
+        least_filters=args.least_filters,
+        round_to=args.round_to,
     )
 
 

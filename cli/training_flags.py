@@ -132,6 +132,19 @@ def _add_search_flags(group):
     )
     add("--val_per_class", count, 32, "images per class in D_val")
     add("--search_samples", count, 50, "number of width vectors that --search random draws")
+    add(
+        "--least_filters",
+        count_or_none,
+        1,
+        "filters that a gate inside a residual block keeps at least; 0: whole blocks may go, and"
+        " leave a constant",
+    )
+    add(
+        "--round_to",
+        count,
+        1,
+        "the number of filters of every gate is a multiple of this, or all of them",
+    )
 
 
 def _add_method_flags(group):

@@ -85,15 +85,24 @@ def slice(gates):
     """The sum over the filters in the slice, as the published code intended (METHOD 3).
 
     Sorted ascending, the slice is positions round((1 - rate) C) to round((1 - rate + step) C),
-    halves to even.
+    halves to even. Where counts are rounded to multiples, positions follow from the counts.
     """
 
-    def at_stake(gate, rate, step):
+    def exact(filters, gate):
         # Round to six decimals first, so that a half computed as 0.4999999 still counts as a half.
-        position = lambda gone: round(round(gone * len(gate), 6))
-        return np.sort(gate)[position(1 - rate) : position(1 - rate + step)].sum()
+        position = lambda gone: round(round(gone * len(filters), 6))
+        gone = 1 - gates.rates[gate]
+        return position(gone), position(gone + gates.steps[gate])
 
-    return np.array([at_stake(*at) for at in zip(gates.by_gate, gates.rates, gates.steps)])
+    def rounded(filters, gate):
+        rates = gates.rates, reduced(gates.rates, gate, gates.steps[gate])
+        return [len(filters) - gates.rule.kept(each)[gate] for each in rates]
+
+    def at_stake(filters, gate):
+        first, end = (exact if gates.rule.multiple == 1 else rounded)(filters, gate)
+        return np.sort(filters)[first:end].sum()
+
+    return np.array([at_stake(filters, gate) for gate, filters in enumerate(gates.by_gate)])
 
 
 @candidate_filter
@@ -153,9 +162,13 @@ def trimmed_otsu(numbers):
 # --------------------------------------------------------------------------------- slices and rates
 
 
-def slice_steps(sizes, uses, search_step):
-    """float64 [G]: how much each rate falls per step. METHOD 3: max(1 / C, search_step / uses)."""
-    return np.maximum(1 / np.asarray(sizes), search_step / np.asarray(uses))
+def slice_steps(sizes, uses, search_step, multiple=1):
+    """float64 [G]: how much each rate falls per step.
+
+    METHOD 3: max(1 / C, search_step / uses). METHOD 13: a slice has at least `multiple` filters.
+    """
+    sizes = np.asarray(sizes)
+    return np.maximum(np.minimum(multiple, sizes) / sizes, search_step / np.asarray(uses))
 
 
 def reduced(rates, gate, step):

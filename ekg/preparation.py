@@ -116,7 +116,8 @@ def prepare(options, machines, console):
         console.say(line)
     built = dict(origin=source, seed=options.seed, **variant)
     network = build_network(options.arch, data.classes, data.input_size, given, **built)
-    check_reachable(network, FilterRule(network.gate_sizes), options.search.target_rate)
+    rule = FilterRule.of(network, options.search)
+    check_reachable(network, rule, options.search.target_rate)
 
     _check_batches(options, runtime, data, len(val), len(subset), baseline=not source)
 

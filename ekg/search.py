@@ -45,7 +45,7 @@ class Search:
         self.network, self.labels = network, labels
         self.importance, self.predict = importance, predict
         self.options, self.seed = options, seed
-        self.sizes, self.rule = network.gate_sizes, FilterRule(network.gate_sizes)
+        self.sizes, self.rule = network.gate_sizes, FilterRule.of(network, options)
         self.all_flops = network.cost()[0]
         self.target_flops = options.target_rate * self.all_flops
         check_reachable(network, self.rule, options.target_rate)
@@ -164,7 +164,7 @@ class Greedy(Search):
     def __init__(self, *parts, **settings):
         super().__init__(*parts, **settings)
         self.uses = np.array([gate.uses for gate in self.network.gates])
-        self.steps = slice_steps(self.sizes, self.uses, self.options.step)
+        self.steps = slice_steps(self.sizes, self.uses, self.options.step, self.rule.multiple)
 
     def advance(self, state, bar=Silent):
         """One step of the search; returns its record. bar wraps the list of candidates."""

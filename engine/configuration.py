@@ -27,6 +27,8 @@ FREE = {
 # These are compared by content, wherever the files are: see `start` below and ADOPTED.
 FREE |= {"trained_param", "search_from", "width_multiplier"}
 PARTS = "replicas x accum"
+# Options that older runs do not name, and what these runs did.
+LATER_OPTIONS = {"search.least_filters": 1, "search.round_to": 1}
 ADOPTED = "adopted"  # identity of the search that --search_from took over
 # Paths may differ between machines: the content of the files is compared.
 PATHS = ("data_path", "trained_param", "files.val_labels")
@@ -54,8 +56,11 @@ def differences(former, new, ignored=(), words=("there", "asked for")):
     ignored: names of options to leave out; words: what to write after the former and the new value.
     """
     former, new = dict(_flat(former)), dict(_flat(new))
-    for options in (former, new):  # older runs have one precision for all stages
+    for options in (former, new):
+        # Older runs have one precision for all stages, and not all options of the search.
         options.setdefault("device.search_precision", options.get("device.precision"))
+        for name, default in LATER_OPTIONS.items():
+            options.setdefault(name, default)
     keys = sorted(
         k for k in former.keys() | new.keys() if former.get(k) != new.get(k) and k not in ignored
     )

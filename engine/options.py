@@ -63,6 +63,8 @@ class SearchOptions:
         teacher: one of TEACHERS.
         strategy: one of ekg.strategies.STRATEGIES.
         samples: width vectors that the random strategy draws.
+        least_filters: filters that gates of residual branches keep at least; 0: branches may go.
+        round_to: number of which the filter counts of all gates are multiples.
     """
 
     target_rate: float
@@ -72,6 +74,8 @@ class SearchOptions:
     teacher: str = "ensemble"
     strategy: str = "greedy"
     samples: int = 50
+    least_filters: int = 1
+    round_to: int = 1
 
 
 @dataclasses.dataclass(frozen=True)

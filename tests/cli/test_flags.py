@@ -216,7 +216,7 @@ def test_every_flag_arrives_where_it_belongs():
     --baseline_warmup_epoch 4.2 --baseline_label_smoothing 0.43 --bank_top 44 --temperature
     4.5 --score l1 --search_teacher single --search random --search_samples 46
     --finetune_teacher none --search_from d --width_multiplier 0.46 --search_precision
-    bfloat16""".split()
+    bfloat16 --least_filters 0 --round_to 47""".split()
     )
     assert (options.train_path, options.data_path, options.arch, options.dataset) == (
         "a",
@@ -247,6 +247,8 @@ def test_every_flag_arrives_where_it_belongs():
         "single",
         "random",
         46,
+        0,
+        47,
     )
     assert options.finetune_teacher == "none"
     assert options.fine_tuning == TrainOptions(

@@ -1,7 +1,6 @@
 """Importance, ranks, filters kept and masks."""
 
 import numpy as np
-import pytest
 
 from ekg.filter_rule import filters_kept
 from ekg.importance import importance, masks, ranks
@@ -19,21 +18,6 @@ def test_importance_takes_absolute_values_after_the_sum_over_a_batch_and_before_
 def test_ranks_are_by_gate_and_stable():
     scores = np.array([0.5, 2.0, 2.0, 0.0, 9.0, 0.0, 10.0], np.float32)
     assert list(ranks(scores, [4, 3])) == [2, 0, 1, 3, 1, 2, 0]
-
-
-@pytest.mark.parametrize(
-    "size, rate, kept",
-    [(16, 1.0, 16), (16, 0.8, 13), (64, 0.1875, 12), (10, 0.7, 7), (3, 0.33333, 1), (16, 0.0, 1)],
-)
-def test_filters_kept(size, rate, kept):
-    assert filters_kept([size], [rate])[0] == kept
-
-
-def test_five_decimals_never_add_a_filter():
-    """The rate of any number of filters, rounded to five decimals, keeps just that number."""
-    for size in (3, 7, 16, 24, 64, 512, 2048):
-        rates = [round(k / size, 5) for k in range(1, size + 1)]
-        assert [filters_kept([size], [rate])[0] for rate in rates] == list(range(1, size + 1))
 
 
 def test_masks_keep_the_most_important_and_at_least_one():

@@ -15,8 +15,8 @@ from utils import UserError
 
 
 class Plain:
-    """Three gates of 4, 8 and 16 filters; a filter costs 1, 2 and 3 MACs and 1 parameter, and 5
-    MACs stay.
+    """Three gates of 4, 8 and 16 filters, the last two in one branch; a filter costs 1, 2 and 3
+    MACs and 1 parameter, and 5 MACs stay.
     """
 
     arch = "Plain"
@@ -25,6 +25,8 @@ class Plain:
         types.SimpleNamespace(name=n, size=s, uses=u)
         for n, s, u in (("a", 4, 1), ("b", 8, 2), ("c", 16, 1))
     ]
+
+    branches = [None, "block", "block"]
 
     def cost(self, filters=None):
         filters = self.gate_sizes if filters is None else np.asarray(filters)
@@ -51,9 +53,13 @@ def scores_of(masks, knowledge):
     return (masks * np.linspace(1, 2, 28)).astype(np.float32)
 
 
-def run(target, candidate_filter="none"):
+def run(target, candidate_filter="none", **options):
     search = Greedy(
-        Plain(), LABELS, scores_of, predict, SearchOptions(target, 0.25, candidate_filter)
+        Plain(),
+        LABELS,
+        scores_of,
+        predict,
+        SearchOptions(target, 0.25, candidate_filter, **options),
     )
     state, first = search.start()
     records = [first]
@@ -77,6 +83,47 @@ def test_widths_only_shrink_and_the_search_ends_at_or_under_the_target(target, c
         filters = filters_kept(search.sizes, record["widths"])
         assert filters.min() >= 1
         assert (record["flops"], record["params"]) == Plain().cost(filters)
+
+
+@pytest.mark.parametrize("candidate_filter", FILTERS)
+@pytest.mark.parametrize("round_to", [1, 4])
+def test_a_search_may_take_a_whole_branch(candidate_filter, round_to):
+    """Below what one filter per gate leaves; then nothing of the branch is evaluated any more."""
+    target = 10 / 73  # with one filter per gate 11 are left
+    with pytest.raises(UserError, match="out of reach"):
+        run(target, candidate_filter)
+    search, state, records = run(target, candidate_filter, least_filters=0, round_to=round_to)
+    assert state.history[-1].filters[1:].tolist() == [0, 0]
+    assert search.flops_of(state.history[-1].filters) <= 10
+    for before, after in itertools.pairwise(records):
+        assert after["filters"] != before["filters"]
+        if before["filters"][1] == 0:
+            assert after["candidates"] == ["a"]
+    for record in records:
+        assert (record["filters"][1] == 0) == (record["filters"][2] == 0)
+
+
+@pytest.mark.parametrize("candidate_filter", FILTERS)
+def test_a_search_keeps_to_multiples(candidate_filter):
+    _, _, records = run(0.5, candidate_filter, round_to=4)
+    for record in records:
+        assert not np.any(np.array(record["filters"]) % 4)
+    # The smallest gate has no slice to give up.
+    assert all("a" not in record["candidates"] for record in records)
+    assert records[-1]["flops_rate"] <= 0.5 < records[-2]["flops_rate"]
+    with pytest.raises(UserError, match="out of reach"):
+        run(0.25, candidate_filter, round_to=4)  # 5 + 4 + 2 * 4 + 3 * 4 of 73 are left
+
+
+def test_the_slice_filter_sums_what_rounded_counts_lose():
+    search = Greedy(
+        Plain(), LABELS, scores_of, predict, SearchOptions(0.5, 0.25, "slice", round_to=4)
+    )
+    member = SubNetwork((1.0, 0.5, 0.75), np.array([4, 4, 12]), np.zeros(28, np.int32), 0.0, 0.0)
+    importance = np.arange(28, dtype=np.float32)
+    numbers = FILTERS["slice"](search.gates_of(member, importance))
+    # b: at its fewest; c, filters 12 to 27: 4 are gone, and the next slice takes 4 more
+    assert numbers.tolist() == [0, 0, 16 + 17 + 18 + 19]
 
 
 def test_the_last_step_is_refilled_as_far_as_the_target_allows():
