@@ -15,12 +15,12 @@ import sys
 import numpy as np
 from harness import OF_PRECISION, add_choices, add_numbers, machine, print_heading, print_row, say
 from random_training import RATES, random_batch, random_step
-from timing import medians_ms, predicting
 
 from cli.flags import PRECISIONS
 from cli.parser import Parser, count, positive
 from cli.program import run_program
 from distribution.startup import import_tensorflow
+from engine.latency import medians_ms, predicting
 from engine.options import DeviceOptions
 from nets import build_network
 from nets.catalogue import BUILDERS

@@ -3,8 +3,6 @@
 import dataclasses
 import math
 
-from timing import normals
-
 
 @dataclasses.dataclass(frozen=True)
 class Convolution:
@@ -66,6 +64,8 @@ def chained(convs, batch):
     for example after a pooling layer.
     """
     import tensorflow as tf
+
+    from engine.latency import normals
 
     # This scale keeps the variance without batch norm. Trained kernels would give infinite or
     # denormal numbers, which distort the times.

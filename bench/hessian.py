@@ -12,11 +12,11 @@ import sys
 
 import numpy as np
 from harness import add_numbers, machine, print_heading, print_row, say
-from timing import medians_ms
 
 from cli.parser import Parser, count, positive
 from cli.program import run_program
 from distribution.startup import import_tensorflow
+from engine.latency import medians_ms
 from nets import build_network
 from nets.catalogue import BUILDERS
 from nets.parameters import read_parameters

@@ -20,13 +20,13 @@ import sys
 
 from convolution_chains import chained, convolutions, gflops
 from harness import OF_PRECISION, add_choices, add_numbers, machine, print_heading, print_row, say
-from timing import LEAST_CALLS, medians_ms, predicting
 
 from cli.flags import PRECISIONS
 from cli.parser import Parser, count, positive, share
 from cli.program import run_program
 from distribution.startup import import_tensorflow
 from ekg.filter_rule import filters_kept
+from engine.latency import LEAST_CALLS, medians_ms, predicting
 from engine.options import DeviceOptions
 from nets import build_network
 from nets.catalogue import BUILDERS

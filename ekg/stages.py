@@ -10,8 +10,8 @@ import functools
 from dataloader.images import whole_batches
 from ekg import extraction
 from ekg.contrastive import contrastive_loss, plain_loss, taught_loss
-from engine.evaluation import latencies_ms
 from engine.fitting import fit
+from engine.latency import latencies_ms
 from engine.plots import write_plots
 from engine.report import closing_table
 from engine.run import stage

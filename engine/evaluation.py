@@ -1,17 +1,15 @@
-"""Quality and speed of a network: top-1, top-5, loss, latency."""
+"""Quality of a network: top-1, top-5, loss."""
 
 import contextlib
-import time
 
 import numpy as np
-import tensorflow as tf
 
 from dataloader.augment import normalise
 from dataloader.images import in_batches
 from dataloader.sampling import padded_batches
 from engine.console import Silent
 from engine.logits import check_finite, log_softmax
-from op_utils import context, predicting_step
+from op_utils import predicting_step
 
 
 def measure(labels, logits):
@@ -75,26 +73,3 @@ class Evaluator:
         return {name: value / len(self.labels) for name, value in totals.items()} | {
             "images": len(self.labels)
         }
-
-
-def latencies_ms(networks, runtime, repeats=100):
-    """Median milliseconds per image for each of `networks`, at batch size 1.
-
-    The networks take turns, so that other load on the machine affects all of them alike.
-    """
-    ctx = context(runtime, "moving")
-    runs: list[tuple] = []  # (function, image, milliseconds so far)
-    for network in networks:
-        image = tf.zeros([1, network.input_size, network.input_size, 3])
-        predict = tf.function(
-            lambda x, network=network: network(x, ctx), jit_compile=runtime.compile, autograph=False
-        )
-        for _ in range(5):
-            predict(image)
-        runs.append((predict, image, []))
-    for _ in range(repeats):
-        for predict, image, times in runs:
-            begin = time.perf_counter()
-            predict(image).numpy()
-            times.append(1e3 * (time.perf_counter() - begin))
-    return [float(np.median(times)) for _, _, times in runs]
