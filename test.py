@@ -1,7 +1,9 @@
-"""Evaluates a parameter file, dense or pruned: top-1, top-5, loss, parameters and FLOPs.
+"""Evaluates a parameter file, dense or pruned: top-1, top-5, loss, parameters, FLOPs; or times it.
 
     python test.py --gpu_id 0 --arch ResNet-56 --dataset CIFAR10 \
         --trained_param ../test/trained_param.pkl
+    python test.py --latency --trained_param ../test/trained_param.pkl \
+        --against ../test/baseline_param.pkl --batch_sizes 1 32
 
 The shapes come from the file. Batch norm uses moving averages, as in deployment; see --batch_stats.
 """
@@ -11,6 +13,7 @@ import json
 import sys
 
 from cli.flags import add_any_data_flags, add_device_flags, add_width_flag
+from cli.latency import add_latency_flags, check_latency_flags, report_latency
 from cli.network_file import read_network_file
 from cli.options import device_options
 from cli.parser import Parser
@@ -39,12 +42,17 @@ def parse(argv=None):
     )
     group.add_argument("--json", action="store_true", help="print one JSON object and nothing else")
     add_any_data_flags(parser)
+    add_latency_flags(parser)
     add_device_flags(parser)
     return parser.parse_args(argv)
 
 
 def main():
     args = parse()
+    check_latency_flags(args)
+    if args.latency:
+        report_latency(args)
+        return
     from distribution.machines import meet
 
     with contextlib.closing(meet(say=lambda line: print(line, file=sys.stderr))) as machines:

@@ -8,6 +8,8 @@ from nets.catalogue import BUILDERS, IMAGENET
 from nets.parameters import check_saved_for, read_parameters
 from utils import UserError
 
+CIFAR_SIZE = 32  # height and width of all images that are not in files
+
 
 @dataclasses.dataclass(frozen=True)
 class NetworkFile:
@@ -37,6 +39,14 @@ class NetworkFile:
     def build(self, data):
         """The Network, for the images and classes of a Dataset."""
         shape = self.arch, data.classes, data.input_size
+        return build_network(*shape, self.parameters, origin=self.path, **self.variant)
+
+    def build_alone(self):
+        """The Network, without a data set. Raises UserError if the file lacks its last layer."""
+        if self.classes is None:
+            raise UserError(f"{self.path} does not fit {self.arch}: it has no fc/biases:0")
+        size = self.files.input_size if self.files else CIFAR_SIZE
+        shape = self.arch, self.classes, size
         return build_network(*shape, self.parameters, origin=self.path, **self.variant)
 
 

@@ -117,6 +117,28 @@ OPTIONS = [
     test_py("`--val_batch_size 0`", "--trained_param x.pkl --val_batch_size 0"),
     test_py("`--train_path x`", "--trained_param x.pkl --train_path x"),
     test_py("`--sync_bn` without `--batch_stats`", "--trained_param x.pkl --sync_bn"),
+    test_py("`--threads` without `--latency`", "--trained_param x.pkl --threads 1"),
+    test_py("`--latency --data_path`", "--trained_param x.pkl --latency --data_path x"),
+    test_py("`--latency --batch_stats`", "--trained_param x.pkl --latency --batch_stats"),
+    test_py("`--latency` with two GPUs", "--trained_param x.pkl --latency --gpu_id 0 1"),
+    test_py(
+        "`--latency` with `TF_CONFIG`",
+        "--trained_param x.pkl --latency",
+        lambda folder, monkeypatch: monkeypatch.setenv("TF_CONFIG", "{}"),
+    ),
+    test_py("`--batch_sizes 0`", "--trained_param x.pkl --latency --batch_sizes 0"),
+    test_py(
+        "`--latency`, a file without its last layer",
+        "--trained_param param.pkl --arch ResNet-20 --latency",
+        lambda folder, monkeypatch: write_parameters(
+            str(folder / "param.pkl"), {"conv/kernel:0": np.zeros([3, 3, 3, 16])}, {}
+        ),
+    ),
+    test_py(
+        "`--latency --against`, a file that is not there",
+        "--trained_param param.pkl --latency --against missing.pkl",
+        lambda folder, monkeypatch: network(folder / "param.pkl"),
+    ),
 ]
 
 TWO_MACHINES = '{"cluster": {"worker": ["a:1", "b:1"]}, "task": {"type": "worker", "index": 0}}'

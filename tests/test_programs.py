@@ -1,10 +1,12 @@
 """What the programs accept and refuse. test_errors.py has the table of bad inputs."""
 
 import json
+import subprocess
 import sys
 
 import numpy as np
 import pytest
+from processes import QUIET, ROOT
 from safetensors.numpy import save_file
 from torch_networks import state_dict
 
@@ -220,6 +222,39 @@ def test_test_takes_the_width_from_the_file(program, tmp_path):
     assert rate() == rate("--width_multiplier", 0.5) == 1
     saved(tmp_path, narrow, META)
     assert rate("--width_multiplier", 0.5) == 1 and 0.2 < rate() < 0.4
+
+
+@pytest.mark.long
+def test_latency_puts_networks_side_by_side(program, tmp_path, parameters):
+    dense = saved(tmp_path, parameters, META, "dense.pkl")
+    half = build_network("ResNet-20", 10, 32, width_multiplier=0.5).parameters()
+    narrow = saved(tmp_path, half, META | {"width_multiplier": 0.5})
+    quick = "--latency", "--batch_sizes", 1, 3, "--seconds", 0.01
+    code, out, err = program("test.py", "--trained_param", narrow, "--against", dense, *quick)
+    assert (code, err) == (0, "")
+    for word in ("dense.pkl", "param.pkl", "batch 1 ", "batch 3 ", "median", "p95", "x as fast"):
+        assert word in out
+    code, out, err = program("test.py", "--trained_param", narrow, *quick, "--json")
+    assert (code, err) == (0, "")
+    (entry,) = json.loads(out)["networks"]
+    assert entry["params"] == sum(array.size for array in half.values())
+    assert [times["batch_size"] for times in entry["times"]] == [1, 3]
+    for times in entry["times"]:
+        assert 0 < times["median_ms"] <= times["p95_ms"] and times["calls"] >= 20
+        speed = times["batch_size"] / times["median_ms"] * 1e3
+        assert times["images_per_second"] == pytest.approx(speed)
+
+
+@pytest.mark.long
+def test_latency_with_a_number_of_threads(tmp_path, parameters):
+    """In a process of its own: TensorFlow takes its threads when it starts."""
+    path = saved(tmp_path, parameters, META)
+    flags = "--latency --threads 1 --precision bfloat16 --batch_sizes 2 --seconds 0.01 --json"
+    command = [sys.executable, "test.py", "--trained_param", str(path), *flags.split()]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, env=QUIET)
+    assert (done.returncode, done.stderr) == (0, "")
+    found = json.loads(done.stdout)
+    assert (found["threads"], found["precision"], found["compile"]) == (1, "bfloat16", False)
 
 
 @pytest.mark.long
