@@ -13,6 +13,8 @@ class Layer(tf.Module):
     gated: dict array name -> dict axis -> Gate or None.
     path: its name in parameter files.
     out_size: height and width of the output.
+    after: function of the output, behind batch norm, to what the next layer reads.
+    adds: whether a shortcut is added before `after`.
     """
 
     filter_axis = -1  # axis of the kernel along which its filters lie
@@ -23,6 +25,8 @@ class Layer(tf.Module):
         self.arrays, self.gated = {}, {}
         # The batch norm that follows, None for none; set when the network is complete.
         self.norm: typing.Any = None
+        self.after: typing.Callable = tf.identity
+        self.adds = False
 
     def _kernel(self, ctx):
         """The kernel in this pass, with the factor of the batch norm behind it if it is folded."""

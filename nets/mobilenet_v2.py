@@ -68,6 +68,9 @@ class InvertedResidual:
         self.inner.append((conv1, bn1))
         into = dict(in_size=self.out_size, in_gate=self.inner_gate, out_gate=self.out_gate)
         self.conv2 = Conv2d(f"{name}/conv2", arrays, 1, self.inner_gate.size, width, **into)
+        self.conv2.adds = self.shortcut
+        for conv, _ in self.inner:
+            conv.after = tf.nn.relu6
         # METHOD 7: gamma 0, so that a block with a shortcut starts as the identity.
         into = dict(size=self.out_size, gate=self.out_gate, gamma=zeros if self.shortcut else ones)
         self.bn2 = BatchNorm(f"{name}/bn2", arrays, self.out_gate.size, **into)
@@ -81,7 +84,7 @@ class InvertedResidual:
         y = x
         for conv, bn in self.inner:
             # METHOD 1a: masked after conv0's ReLU6, and again after conv1's.
-            y = ctx.observe(tf.nn.relu6(bn(conv(y, ctx), ctx)), self.inner_gate)
+            y = ctx.observe(conv.after(bn(conv(y, ctx), ctx)), self.inner_gate)
         y = self.bn2(self.conv2(y, ctx), ctx)
         # METHOD 1a: masked after the add, or after BN where there is no shortcut.
         return ctx.observe(y + x if self.shortcut else y, self.out_gate)

@@ -41,19 +41,15 @@ class ConvPart:
             conv: further arguments of Conv2d.
         """
         self.gate = Gate(f"conv{suffix}")
-        self.activation = activation
         into = dict(in_size=in_size, out_gate=self.gate, **conv)
         self.conv = Conv2d(f"conv{suffix}", arrays, kernel_size, channels, filters, **into)
-        self.out_size = self.conv.out_size
+        self.conv.after, self.out_size = activation, self.conv.out_size
         at = dict(size=self.out_size, gate=self.gate)
         self.bn = BatchNorm(f"bn{suffix}", arrays, self.gate.size, **at)
         self.layers, self.gates, self.out_gate = [self.conv, self.bn], [self.gate], self.gate
 
     def __call__(self, x, ctx):
-        return ctx.observe(self._before_the_gate(x, ctx), self.gate)
-
-    def _before_the_gate(self, x, ctx):
-        return self.activation(self.bn(self.conv(x, ctx), ctx))
+        return ctx.observe(self.conv.after(self.bn(self.conv(x, ctx), ctx)), self.gate)
 
 
 class Head:

@@ -22,13 +22,10 @@ class PooledStem(ConvPart):
     """
 
     def __init__(self, arrays, width, size, padding):
-        super().__init__(
-            arrays, 7, 3, width, in_size=size, activation=tf.nn.relu, strides=2, padding=padding
-        )
-        self.padding, self.out_size = padding, same_size(self.out_size, 2)
-
-    def _before_the_gate(self, x, ctx):
-        return max_pool(super()._before_the_gate(x, ctx), 3, 2, self.padding)
+        pooled = lambda y: max_pool(tf.nn.relu(y), 3, 2, padding)
+        into = dict(in_size=size, activation=pooled, strides=2, padding=padding)
+        super().__init__(arrays, 7, 3, width, **into)
+        self.out_size = same_size(self.out_size, 2)
 
 
 class Block:
@@ -86,6 +83,7 @@ class Block:
             out = out_gate if last else Gate(f"{name}/conv{n}", branch=name)
             into = dict(in_size=size, strides=stride, in_gate=gate, out_gate=out, padding=padding)
             conv = Conv2d(f"{name}/conv{n}", arrays, kernel_size, gate.size, filters, **into)
+            conv.after, conv.adds = tf.nn.relu, last
             gate, size = out, conv.out_size
             # METHOD 7: gamma 0, so that a block starts as the identity.
             initial = dict(gamma=zeros) if last else {}
@@ -108,7 +106,7 @@ class Block:
     def _branch(self, x, ctx):
         *inner, (conv2, bn2) = self.convs
         for conv, bn in inner:
-            x = ctx.observe(tf.nn.relu(bn(conv(x, ctx), ctx)), conv.out_gate)
+            x = ctx.observe(conv.after(bn(conv(x, ctx), ctx)), conv.out_gate)
         return bn2(conv2(x, ctx), ctx)
 
 

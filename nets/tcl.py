@@ -68,7 +68,7 @@ class Conv2d(Layer):
             padding: one of nets.PADDINGS.
         """
         super().__init__(name)
-        self.kernel_size, self.strides = kernel_size, strides
+        self.kernel_size, self.strides, self.in_size = kernel_size, strides, in_size
         self.in_gate, self.out_gate = in_gate, out_gate
         self.padding = conv_padding(padding, kernel_size, strides)
         self.out_size = same_size(in_size, strides)
@@ -116,7 +116,8 @@ class DepthwiseConv2d(Layer):
         """
         super().__init__(name)
         self.padding = conv_padding(padding, kernel_size, strides)
-        self.strides, self.in_gate, self.out_gate = strides, gate, gate
+        self.kernel_size, self.strides, self.in_size = kernel_size, strides, in_size
+        self.in_gate = self.out_gate = gate
         self.out_size = same_size(in_size, strides)
         value = arrays.take(f"{name}/kernel:0", [kernel_size, kernel_size, channels, 1], he_normal)
         self.kernel = self._add("kernel", value, {2: gate})
