@@ -47,17 +47,22 @@ def potential(what, line, **more):
     return Bad(what, words, programs=("analyze.py",), **more)
 
 
-def earlier(folder, monkeypatch):
-    """Results from fewer images."""
-    SAVED(folder, monkeypatch)
-    _, args = parse(["hessian", "param.pkl", "--images", "500"])
-    options = {
-        "dataset": "DIGITS",
-        "data": load_dataset("DIGITS").digest(),
-        "image": dataclasses.asdict(flags.image_options(args)),
-        **dataclasses.asdict(flags.hessian_options(args)),
-    }
-    AnalysisFolder(str(folder / "results"), "hessian", options, {}).close()
+def earlier(command, *asked):
+    """Results that `command` has written before, with the flags `asked`."""
+
+    def prepare(folder, monkeypatch):
+        SAVED(folder, monkeypatch)
+        _, args = parse([command, "param.pkl", *asked])
+        own = {"hessian": flags.hessian_options, "landscape": flags.landscape_options}[command]
+        options = {
+            "dataset": "DIGITS",
+            "data": load_dataset("DIGITS").digest(),
+            "image": dataclasses.asdict(flags.image_options(args)),
+            **dataclasses.asdict(own(args)),
+        }
+        AnalysisFolder(str(folder / "results"), command, options, {}).close()
+
+    return prepare
 
 
 def in_use(folder, monkeypatch):
@@ -100,6 +105,11 @@ ANALYSES = [
     analyze(None, "potential --train_epoch 0"),
     analyze(None, "potential --sub_networks 0"),
     potential("`potential --search_target_rate 0.0001`", "--search_target_rate 0.0001"),
+    potential(
+        "`potential` with `TF_CONFIG` of two machines",
+        "",
+        prepare=lambda f, m: m.setenv("TF_CONFIG", TWO_MACHINES),
+    ),
     potential("`potential --tuning_images 5000` of DIGITS", "--tuning_images 5000", runs=True),
     potential("`potential --images 5000` of DIGITS", "--images 5000", runs=True),
     hessian("`--images 5000` of DIGITS", "--images 5000"),
@@ -129,7 +139,13 @@ ANALYSES = [
         "a damaged `search_state.npz`", "run --step 0", run_of(warm_up=network, search=garbage)
     ),
     hessian("a damaged `warm_param.pkl`", "run", run_of(warm_up=garbage, search=searched)),
-    hessian("results with other options", "", earlier),
+    hessian("results with other options", "", earlier("hessian", "--images", "500")),
+    analyze(
+        "a landscape along other directions",
+        "landscape param.pkl --arch ResNet-20 --dataset DIGITS --analysis_path results"
+        " --direction_seed 4",
+        earlier("landscape"),
+    ),
     hessian("results in use by another process", "", in_use),
     hessian("the same, with `--overwrite`", "--overwrite", in_use),
     hessian(

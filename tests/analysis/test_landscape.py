@@ -1,5 +1,6 @@
 """Landscapes: directions, surfaces that are known, resuming."""
 
+import dataclasses
 import types
 
 import numpy as np
@@ -311,6 +312,24 @@ def test_interrupted_rows_go_on_with_equal_results(runtime, tmp_path, monkeypatc
     assert count[0] == 13 + 17 + (50 - 25)
     measured(tmp_path, Place(runtime, *networks))
     assert count[0] == 55, "all rows are there"
+
+
+def test_rows_along_other_directions_are_computed_anew(runtime, tmp_path):
+    """A file of rows is named by the network alone. Its directions follow from the seed, and from
+    the filters of the supernet that the network has.
+    """
+    first = np.concatenate([np.arange(8) < 5, np.arange(6) < 4]).astype(np.float32)
+    last = np.concatenate([np.arange(8) >= 3, np.arange(6) >= 2]).astype(np.float32)
+    loaded = pruned(first)
+    others = Loaded(None, loaded.network, loaded.supernet, last)  # equal arrays, other filters
+    assert loaded.digest == others.digest
+    seed = dataclasses.replace(OPTIONS, seed=OPTIONS.seed + 1)
+    before = measured(tmp_path, Place(runtime, loaded))["loss"]
+    for name, network, options in (("seed", loaded, seed), ("filters", others, OPTIONS)):
+        fresh = measured(tmp_path / name, Place(runtime, network), options)["loss"]
+        again = measured(tmp_path, Place(runtime, network), options)["loss"]
+        np.testing.assert_array_equal(again, fresh)
+        assert (again != before)[0].any(axis=1).all(), "no row is a former one"
 
 
 def spoil(path, **changes):
