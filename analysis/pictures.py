@@ -64,8 +64,8 @@ def _panels(plt, grid, size, **settings):
 
 
 def _short(value):
-    """'0.27', '35', '402'"""
-    return f"{value:.0f}" if value >= 10 else f"{value:.2g}"
+    """'0.27', '35', '402', '1.3e+30'"""
+    return f"{value:.0f}" if 10 <= value < 1e5 else f"{value:.2g}"
 
 
 def _title(ax, entry):
