@@ -13,7 +13,16 @@ from utils import UserError
 DEFAULT = os.path.join("..", "analysis")
 FLAG = "--analysis"
 ADVICE = f"choose another {FLAG}"
-NUMBERS = ("loss", "lambda_max", "lambda_min", "condition_number", "images", "iterations")
+NUMBERS = (
+    "loss",
+    "lambda_max",
+    "residual_max",
+    "lambda_min",
+    "residual_min",
+    "condition_number",
+    "images",
+    "iterations",
+)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -4,7 +4,7 @@ See reports.analyses. Each function returns Html, empty if nothing is known of t
 """
 
 from reports import pictures, values
-from reports.markup import Html, charts, figure, section, table
+from reports.markup import Html, charts, figure, section, table, tag
 from reports.runs import NETWORKS
 
 # Keys of reports.analyses.Curvature.numbers, with their names and texts.
@@ -12,7 +12,9 @@ NUMBERS = {
     "images": ("images", values.count),
     "loss": ("loss", values.decimal),
     "lambda_max": ("largest eigenvalue", values.short),
+    "residual_max": ("its residual", values.brief),
     "lambda_min": ("smallest eigenvalue", values.short),
+    "residual_min": ("its residual", values.brief),
     "condition_number": ("condition number", values.short),
     "iterations": ("products", values.count),
 }
@@ -52,7 +54,13 @@ def curvature(run, analysis):
         drawn.append(
             figure(pictures.density_picture(densities), "Density of the Hessian's eigenvalues")
         )
-    return section("Curvature of the loss", table(head, rows, "curvature", 3), charts(drawn))
+    note = "A residual is |H v − λ v| / |λ|: an eigenvalue lies within this share of the one shown."
+    return section(
+        "Curvature of the loss",
+        table(head, rows, "curvature", 3),
+        tag("p", note, class_="note"),
+        charts(drawn),
+    )
 
 
 def landscape(run, analysis):

@@ -53,6 +53,12 @@ def short(value):
 
 
 @known
+def brief(value):
+    """A residual: its magnitude is what counts."""
+    return _signed(value, ".1e")
+
+
+@known
 def count(value):
     return f"{value:,}"
 

@@ -187,6 +187,18 @@ def test_curvature_is_shown_of_the_run_it_belongs_to(tmp_path, shown, capsys):
     # The first entry, of another network, has 123.5.
     assert "123.5" not in page.texts and "124.5" in page.texts
     assert page.after("after the search", 1) and "80, not converged" in page.texts
+    # The first entry of this run: loss, eigenvalues with their residuals, condition number.
+    place = page.texts.index("124.5")
+    assert page.texts[place - 2 : place + 6] == [
+        "320",
+        "0.0500",
+        "124.5",
+        "1.2e−03",
+        "−2.5",
+        "9.0e−02",
+        "49.4",
+        "80, not converged",
+    ]
     assert "holds no results for these runs" not in capsys.readouterr().out
 
 
