@@ -31,8 +31,9 @@ def parse(argv=None):
     parser.add_argument(
         "--analysis",
         metavar="FOLDER",
-        help="folder with the curvature and landscapes of these runs' networks, written by"
-        f" analyze.py (default: RUN/analysis and {DEFAULT}, where they exist)",
+        help="folder with the curvature and landscapes of these runs' networks, or a study of"
+        " potential performance, written by analyze.py (default: RUN, RUN/analysis and"
+        f" {DEFAULT}, where they exist)",
     )
     return parser.parse_args(argv)
 
@@ -74,9 +75,7 @@ def main():
             raise  # a full disk is not a mistake in the command
         raise UserError(f"--out {out}: {error.strerror}; choose another file") from error
     print(f"{out} shows {', '.join(run.name for run in runs)}")
-    if args.analysis and not any(
-        analysis.digests.intersection(run.digests.values()) for run in runs
-    ):
+    if args.analysis and not any(map(analysis.concerns, runs)):
         print(f"--analysis {args.analysis} holds no results for these runs")
 
 

@@ -3,8 +3,9 @@
 import numpy as np
 import scipy.stats
 
+from analysis.options import LEVEL
+
 RESAMPLES = 10_000
-LEVEL = 0.95
 FEWEST = 4  # pairs, fewer are too few for an interval
 
 

@@ -4,6 +4,7 @@ import dataclasses
 
 OVER = ("kernels", "all")  # arrays that a Hessian is taken over (METHOD 12)
 SPLITS = ("train", "val", "test")  # where images come from
+LEVEL = 0.95  # of the intervals of correlations
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,11 +1,13 @@
-"""Reads what analyze.py has computed: the curvature of networks, and landscapes of their loss."""
+"""Reads what analyze.py has computed: curvature and landscapes of networks, and the potential
+performance of sub-networks.
+"""
 
 import dataclasses
 import os
 
 import numpy as np
 
-from engine.run_files import read_object
+from engine.run_files import CONFIG, read_object
 from files.npz import load_npz
 from reports.reader import number, written_by_a_run
 from utils import UserError
@@ -23,6 +25,8 @@ NUMBERS = (
     "images",
     "iterations",
 )
+PREDICTORS = ("val_loss", "condition_number")  # known of a sub-network before fine-tuning
+CORRELATIONS = ("pearson", "spearman")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,22 +68,50 @@ class Landscape:
 
 
 @dataclasses.dataclass(frozen=True)
+class Potential:
+    """A study of potential performance: random sub-networks before and after fine-tuning.
+
+    Args:
+        folder: real path of the run folder that holds it.
+        start: utils.digest of the network that it starts from, None if it trained its own.
+        points: dict of `test_loss` and PREDICTORS -> float [n], NaN for what is not known.
+        correlations: dict (one of PREDICTORS, one of CORRELATIONS) -> (value, low, high), or None.
+    """
+
+    folder: str
+    start: str | None
+    points: dict[str, np.ndarray]
+    correlations: dict[tuple[str, str], tuple | None]
+
+    def concerns(self, run):
+        """Whether its sub-networks are those of a run's baseline. run: reports.runs.Run."""
+        own = os.path.realpath(run.path) == self.folder
+        return own or (self.start is not None and self.start == run.digests.get("baseline"))
+
+
+@dataclasses.dataclass(frozen=True)
 class Analysis:
-    """curvatures: list of Curvature; landscape: Landscape or None."""
+    """The results of analyze.py. Of landscapes there is one, or None."""
 
     curvatures: list[Curvature]
     landscape: Landscape | None
+    potentials: list[Potential]
 
     @property
     def digests(self):
-        """Set of the digests of all networks in it."""
+        """Set of the digests of all networks whose curvature or landscape is in it."""
         found = {curvature.digest for curvature in self.curvatures}
         return found.union(self.landscape.digests if self.landscape else ())
 
+    def concerns(self, run):
+        """Whether it knows anything of a run's networks. run: reports.runs.Run."""
+        known = not self.digests.isdisjoint(run.digests.values())
+        return known or any(study.concerns(run) for study in self.potentials)
+
 
 def read_analysis(folder, runs=()):
-    """The Analysis in a folder. None: those that there are of the folder `analysis` in each run,
-    where ablation.py writes, and of DEFAULT.
+    """The Analysis in a folder. None: those that there are of each run, where studies of potential
+    performance are, of the folder `analysis` in it, where ablation.py writes, and of DEFAULT.
 
     runs: paths of run folders. Raises UserError for a folder that does not exist and for a damaged
     file.
@@ -89,13 +121,17 @@ def read_analysis(folder, runs=()):
         found = [read_analysis(place) for place in places if os.path.isdir(place)]
         landscapes = [one.landscape for one in found if one.landscape is not None]
         curvatures = [curvature for one in found for curvature in one.curvatures]
-        return Analysis(curvatures, landscapes[0] if landscapes else None)
+        potentials = [study for one in found for study in one.potentials]
+        potentials += [study for study in map(_potential, runs) if study is not None]
+        return Analysis(curvatures, landscapes[0] if landscapes else None, potentials)
     if not os.path.isdir(folder):
         raise UserError(f"{FLAG} {folder} is no folder; give one that analyze.py has written")
     hessians = os.path.join(folder, "hessian")
     names = sorted(os.listdir(hessians)) if os.path.isdir(hessians) else []
     files = [name for name in names if name.endswith(".json") and name != "config.json"]
-    return Analysis([_curvature(hessians, name) for name in files], _landscape(folder))
+    study = _potential(folder)
+    curvatures = [_curvature(hessians, name) for name in files]
+    return Analysis(curvatures, _landscape(folder), [] if study is None else [study])
 
 
 def _curvature(folder, name):
@@ -144,6 +180,49 @@ def _landscape(folder):
         # Far from the network a loss may overflow.
         loss = np.where(np.isfinite(loss), loss, loss[np.isfinite(loss)].max())
         return Landscape(alpha, beta, loss, digests, result)
+
+
+def _potential(folder):
+    """The Potential of the sub-networks measured so far in a run folder; None if there are none."""
+    path = os.path.join(folder, "potential")
+    entries = {"n": int} | dict.fromkeys(PREDICTORS, dict)
+    found = read_object(path, "correlations.json", entries, FLAG)
+    config = read_object(path, "config.json", CONFIG, FLAG)
+    if found is None or config is None:
+        return None
+    with written_by_a_run(os.path.join(path, "correlations.json"), ADVICE):
+        correlations = {
+            (key, name): _correlation(found[key][name])
+            for key in PREDICTORS
+            for name in CORRELATIONS
+        }
+        _check(found["n"] > 0)
+    with written_by_a_run(os.path.join(path, "config.json"), ADVICE):
+        kind, _, start = config["options"]["run"]["start"].partition(" ")
+    # Sub-networks that were measured later, while the study goes on, are not in its correlations.
+    measured = [_sub_network(path, number) for number in range(found["n"])]
+    points = {key: np.array([one[key] for one in measured]) for key in measured[0]}
+    # Written so by ekg.preparation.
+    given = start.partition(",")[0] if kind == "parameters" else None
+    return Potential(os.path.realpath(folder), given, points, correlations)
+
+
+def _sub_network(folder, which):
+    """dict of `test_loss` and PREDICTORS -> float, of the sub-network of this number."""
+    name = f"sub-network-{which:03d}.json"
+    found = read_object(folder, name, {}, FLAG)
+    if found is None:
+        raise UserError(f"{os.path.join(folder, name)} is missing; {ADVICE}")
+    with written_by_a_run(os.path.join(folder, name), ADVICE):
+        return {key: float(number(found[key])) for key in ("test_loss", *PREDICTORS)}
+
+
+def _correlation(found):
+    """(value, low, high) of a correlation; None if it is not known."""
+    if found is None:
+        return None
+    numbers = tuple(float(number(found[key])) for key in ("value", "low", "high"))
+    return numbers if np.isfinite(numbers).all() else None
 
 
 def _check(holds):

@@ -1,8 +1,10 @@
-"""The sections on curvature and landscapes, for networks whose digest is that of a run's network.
+"""The sections on curvature and landscapes, for networks whose digest is that of a run's network,
+and on the potential performance of their sub-networks.
 
 See reports.analyses. Each function returns Html, empty if nothing is known of the networks.
 """
 
+from analysis.options import LEVEL
 from reports import pictures, values
 from reports.markup import Html, charts, figure, section, table, tag
 from reports.runs import NETWORKS
@@ -18,6 +20,9 @@ NUMBERS = {
     "condition_number": ("condition number", values.short),
     "iterations": ("products", values.count),
 }
+# What reports.analyses.Potential knows of sub-networks, and how it is correlated.
+PREDICTORS = {"val_loss": "loss on D_val", "condition_number": "condition number"}
+CORRELATIONS = {"pearson": "Pearson", "spearman": "Spearman"}
 
 
 def of_run(run, analysis):
@@ -79,6 +84,35 @@ def landscape(run, analysis):
         for i, which in own
     ]
     return section("Landscape of the loss", charts(drawn, "small charts")) if any(drawn) else Html()
+
+
+def potential(run, analysis):
+    """What was known of random sub-networks of a run's baseline, against their fine-tuned loss."""
+    studies = [study for study in analysis.potentials if study.concerns(run)]
+    return Html("".join(map(_study, studies)))
+
+
+def _study(study):
+    count = len(study.points["test_loss"])
+    head = ["known before fine-tuning", "correlation", "value", f"{LEVEL:.0%} interval"]
+    rows = []
+    for (key, name), found in study.correlations.items():
+        value, *ends = found or (None, None, None)
+        low, high = map(values.correlation, ends)
+        interval = None if found is None else f"{low} to {high}"
+        row = [PREDICTORS[key], CORRELATIONS[name], values.correlation(value), interval]
+        rows.append([*row, values.count(count)])
+    drawn = [
+        figure(pictures.potential_picture(study, key, what), f"{what}, of each sub-network")
+        for key, what in PREDICTORS.items()
+    ]
+    note = "Random sub-networks with the same FLOPs, all fine-tuned alike; test loss after it."
+    return section(
+        "Potential performance",
+        table([*head, "sub-networks"], rows, "potential performance", 2),
+        tag("p", note, class_="note"),
+        charts(drawn),
+    )
 
 
 def compared(runs, analysis):

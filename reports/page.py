@@ -69,6 +69,7 @@ def _run(index, run, analysis, defaults):
         course.training(run),
         curvature.curvature(run, analysis),
         curvature.landscape(run, analysis),
+        curvature.potential(run, analysis),
         summary.what(run, defaults),
     ]
     return tag("article", parts, id=f"run-{index + 1}")

@@ -21,6 +21,7 @@ SQUARE = (4.4, 4.0)
 PIXELS = 96  # per inch, of pages
 SERIES = len(LIGHT_THEME.series)
 COLOURS = "viridis"  # of landscapes
+COLOUR_OF = {"val_loss": "C0", "condition_number": "C1"}  # of sub-networks, as in analyze.py's
 TYPES = {"svg": "image/svg+xml", "png": "image/png"}
 
 
@@ -207,6 +208,23 @@ def surface_picture(landscape, loss, which):
 
     name = f"surface of the logarithm of the loss around the network {which}"
     return picture(draw, name, SQUARE, "png", projection="3d")
+
+
+def potential_picture(study, key, what):
+    """The test loss after fine-tuning over what was known of each sub-network before.
+
+    study: reports.analyses.Potential; key: of its points; what: its name.
+    """
+    points = study.points[key], study.points["test_loss"]
+    drawn = np.isfinite(points).all(axis=0).sum()  # matplotlib leaves the others out
+
+    def draw(ax):
+        ax.plot(*points, "o", markersize=4, color=COLOUR_OF[key])
+        ax.set(xlabel=f"{what} before fine-tuning", ylabel="test loss after fine-tuning")
+        ax.locator_params("x", nbins=5)
+        ax.grid(True)
+
+    return picture(draw, f"test loss of {drawn} fine-tuned sub-networks over their {what}")
 
 
 def _levels(landscape):

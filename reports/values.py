@@ -53,6 +53,11 @@ def short(value):
 
 
 @known
+def correlation(value):
+    return _signed(value, "+.2f")
+
+
+@known
 def brief(value):
     """A residual: its magnitude is what counts."""
     return _signed(value, ".1e")

@@ -13,6 +13,7 @@ from dataloader import digits
 from ekg.pipeline import prune
 from files.npz import load_npz
 from nets.parameters import read_parameters
+from reports.analyses import read_analysis
 from utils import UserError, digest
 
 # -------------------------------------------------------------------------------------------- flags
@@ -318,6 +319,16 @@ def test_potential_performance(study):
         value = correlations[key]["pearson"]["value"]
         assert value == pytest.approx(np.corrcoef(*pairs)[0, 1])
     assert is_picture(study / "potential" / "potential.png")
+
+
+@pytest.mark.long
+def test_a_page_can_read_a_study(study, run):
+    (read,) = read_analysis(str(study)).potentials
+    found = results(study / "potential")
+    losses = [found[f"sub-network-{i:03d}.json"]["test_loss"] for i in range(4)]
+    assert read.points["test_loss"].tolist() == losses
+    assert all(low <= value <= high for value, low, high in read.correlations.values())
+    assert read.start == digest(read_parameters(str(run / "baseline_param.pkl"))[0])
 
 
 @pytest.mark.long

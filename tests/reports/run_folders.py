@@ -168,3 +168,21 @@ def make_analysis(path, networks, density=True):
     found = [{"name": name, "digest": digest, "loss": 0.1} for name, digest in networks.items()]
     write(os.path.join(folder, "landscape"), "result.json", {"networks": found, "seed": 0})
     return folder
+
+
+def make_potential(path, start="a baseline trained here", count=5):
+    """Writes a study of `count` sub-networks into the folder of a run; returns its path."""
+    folder = os.path.join(path, "potential")
+    os.makedirs(folder)
+    write(folder, "config.json", {"options": {"run": {"start": start}}})
+    for i in range(count):
+        entry = {"digest": str(i), "val_loss": 0.5 + 0.1 * i, "condition_number": 0.3 - 0.02 * i}
+        write(folder, f"sub-network-{i:03d}.json", entry | {"test_loss": 0.2 + 0.01 * i})
+    interval = lambda value: {"value": value, "low": value - 0.25, "high": value + 0.05, "n": count}
+    correlations = {
+        "n": count,
+        "val_loss": {"pearson": interval(0.81), "spearman": interval(0.92)},
+        "condition_number": {"pearson": interval(-0.33), "spearman": None},
+    }
+    write(folder, "correlations.json", correlations)
+    return os.fspath(path)

@@ -10,7 +10,7 @@ import subprocess
 import sys
 
 import pytest
-from run_folders import NETWORKS, make_analysis, make_run
+from run_folders import NETWORKS, make_analysis, make_potential, make_run
 
 import report
 from utils import digest
@@ -52,6 +52,7 @@ def page(tmp_path_factory):
     folder = tmp_path_factory.mktemp("page")
     digests = {name: digest(arrays) for name, arrays in NETWORKS.items() if name != "warm_up"}
     analysis = make_analysis(folder / "analysis", digests)
+    make_potential(analysis, f"parameters {digests['baseline']}")
     runs = [make_run(folder / "run"), make_run(folder / ("long_name" * 20), until="search")]
     with pytest.MonkeyPatch.context() as patch:
         out = str(folder / "page.html")

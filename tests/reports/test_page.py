@@ -8,7 +8,15 @@ import sys
 
 import pytest
 from html_page import Page
-from run_folders import NETWORKS, make_analysis, make_run, search_records, write, write_lines
+from run_folders import (
+    NETWORKS,
+    make_analysis,
+    make_potential,
+    make_run,
+    search_records,
+    write,
+    write_lines,
+)
 
 import report
 from engine.run_files import read_object
@@ -214,6 +222,34 @@ def test_an_analysis_of_other_networks_is_not_shown(tmp_path, shown, capsys):
     analysis = make_analysis(tmp_path / "analysis", {"another": "0" * 16})
     page = shown(make_run(tmp_path / "run"), "--analysis", analysis)
     assert "Curvature of the loss" not in page.texts
+    assert "holds no results for these runs" in capsys.readouterr().out
+
+
+def test_potential_performance_is_shown_of_the_run_that_holds_it(tmp_path, shown):
+    page = shown(make_potential(make_run(tmp_path / "run")), make_run(tmp_path / "other"))
+    check_self_contained(page)
+    check_pictures(page, 2 * 6 + 3 + 2)
+    assert page.texts.count("Potential performance") == 1 and "95% interval" in page.texts
+    rows = page.after("95% interval", 1 + 4 * 5)[1:]
+    assert [rows[i : i + 5] for i in range(0, 20, 5)] == [
+        ["loss on D_val", "Pearson", "+0.81", "+0.56 to +0.86", "5"],
+        ["loss on D_val", "Spearman", "+0.92", "+0.67 to +0.97", "5"],
+        ["condition number", "Pearson", "−0.33", "−0.58 to −0.28", "5"],
+        ["condition number", "Spearman", "–", "–", "5"],
+    ]
+    alts = [image["alt"] for image in page.all("img")]
+    for what in ("loss on D_val", "condition number"):
+        assert f"test loss of 5 fine-tuned sub-networks over their {what}" in alts
+
+
+def test_potential_performance_is_shown_of_runs_from_the_same_network(tmp_path, shown, capsys):
+    start = f"parameters {digest(NETWORKS['baseline'])}, width multiplier 1.0"
+    study = make_potential(tmp_path / "study", start)
+    run = make_run(tmp_path / "run")
+    assert "Potential performance" in shown(run, "--analysis", study).texts
+    assert "holds no results for these runs" not in capsys.readouterr().out
+    study = make_potential(tmp_path / "another", "parameters 0123456789abcdef")
+    assert "Potential performance" not in shown(run, "--analysis", study).texts
     assert "holds no results for these runs" in capsys.readouterr().out
 
 

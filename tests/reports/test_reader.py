@@ -7,6 +7,7 @@ import pytest
 from run_folders import (
     NETWORKS,
     make_analysis,
+    make_potential,
     make_run,
     search_records,
     training_records,
@@ -19,6 +20,7 @@ import train_imagenet
 from cli.parser import Parser
 from engine.configuration import described
 from engine.run_files import read_object
+from reports import pictures
 from reports.analyses import read_analysis
 from reports.reader import read_run, read_runs
 from reports.runs import names_of
@@ -220,6 +222,60 @@ def test_another_grid_is_named(tmp_path, change):
     np.savez(path, **dict(np.load(path)) | change)
     with pytest.raises(UserError, match=r"grid\.npz was not written by this program"):
         read_analysis(folder)
+
+
+def test_a_study_that_goes_on_is_shown_as_far_as_its_correlations(tmp_path):
+    """A sub-network that was measured later is in none of them."""
+    folder = make_potential(tmp_path / "study")
+    write(os.path.join(folder, "potential"), "sub-network-005.json", {})
+    (study,) = read_analysis(folder).potentials
+    assert study.points["test_loss"] == pytest.approx([0.2, 0.21, 0.22, 0.23, 0.24])
+    assert study.start is None and study.folder == os.path.realpath(folder)
+    assert study.correlations["val_loss", "pearson"] == pytest.approx((0.81, 0.56, 0.86))
+    os.unlink(os.path.join(folder, "potential", "correlations.json"))
+    assert read_analysis(folder).potentials == []
+
+
+@pytest.mark.parametrize(
+    "name, value",
+    [
+        ("correlations.json", {"n": 5, "val_loss": {}, "condition_number": {}}),
+        ("correlations.json", {"n": "5"}),
+        ("sub-network-003.json", {"val_loss": "high"}),
+        ("config.json", {"options": {}}),
+    ],
+)
+def test_another_study_is_named(tmp_path, name, value):
+    folder = make_potential(tmp_path / "study")
+    write(os.path.join(folder, "potential"), name, value)
+    with pytest.raises(UserError, match=f"{name} was not written by this program"):
+        read_analysis(folder)
+
+
+def test_a_study_that_lacks_a_sub_network_is_named(tmp_path):
+    folder = make_potential(tmp_path / "study")
+    os.unlink(os.path.join(folder, "potential", "sub-network-002.json"))
+    with pytest.raises(UserError, match=r"sub-network-002\.json is missing; choose another"):
+        read_analysis(folder)
+
+
+def test_a_condition_number_that_is_not_finite_is_not_drawn(tmp_path):
+    """And no correlation with it is known."""
+    folder = make_potential(tmp_path / "study")
+    nothing = dict.fromkeys(("value", "low", "high"), float("nan"))
+    found = {"pearson": nothing, "spearman": nothing}
+    infinite = {"test_loss": 0.1, "val_loss": 0.2, "condition_number": float("inf")}
+    potential = os.path.join(folder, "potential")
+    write(potential, "sub-network-001.json", infinite)
+    write(
+        potential,
+        "correlations.json",
+        read_object(potential, "correlations.json", {}) | {"condition_number": found},
+    )
+    (study,) = read_analysis(folder).potentials
+    assert study.correlations["condition_number", "spearman"] is None
+    drawn = pictures.potential_picture(study, "condition_number", "condition number")
+    assert drawn.alt.startswith("test loss of 4 fine-tuned")
 
 
 def test_analyses_in_the_runs_are_found_without_a_word(tmp_path, monkeypatch):
