@@ -11,7 +11,7 @@ from nets.parameters import read_parameters
 from utils import digest
 
 FOLDER = "analysis"  # in the folder of the search
-ENTRIES = {"digest": str, "condition_number": (int, float)}
+ENTRIES = {"digest": str, "condition_number": (int, float), "converged": bool}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,15 +44,15 @@ def _device(options):
 def is_measured(folder, asked):
     """Whether the condition number of the run folder `folder` is known, measured as `asked`."""
     config = read_object(os.path.join(folder, FOLDER, "hessian"), "config.json", CONFIG)
-    if config is None or known_condition_number(folder) is None:
+    if config is None or known_curvature(folder) is None:
         return False
     wanted = {"image": dataclasses.asdict(asked.image), **dataclasses.asdict(asked.hessian)}
     return all(config["options"].get(key) == value for key, value in wanted.items())
 
 
-def known_condition_number(folder):
-    """The condition number that was measured of the network extracted in the run folder `folder`;
-    None if it was not measured.
+def known_curvature(folder):
+    """What was measured of the network extracted in the run folder `folder`, a dict with at least
+    `condition_number` and `converged`, whether its eigenvalues did; None if it was not measured.
     """
     results = os.path.join(folder, FOLDER, "hessian")
     pruned = os.path.join(folder, STAGES["extraction"])
@@ -63,7 +63,7 @@ def known_condition_number(folder):
         if name.endswith(".json") and name != "config.json":
             figures = read_object(results, name, ENTRIES)
             if figures is not None and figures["digest"] == own:
-                return figures["condition_number"]
+                return figures
     return None
 
 

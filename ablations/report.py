@@ -6,7 +6,7 @@ import csv
 import math
 import statistics
 
-from ablations.curvature import known_condition_number
+from ablations.curvature import known_curvature
 from ablations.plan import BASELINE, COMPARED, width_of
 from ablations.published import published
 from engine.adoption import TAKEN
@@ -16,11 +16,13 @@ from files.npz import load_npz
 from utils import UserError, whole_file
 
 # The metrics of a run. top1, before_fine_tuning, flops_left: percent; loss: cross-entropy on D_val
-# at the end of the search; condition_number: of the Hessian there, before fine-tuning.
+# at the end of the search; condition_number: of the Hessian there, before fine-tuning; converged: 1
+# if its eigenvalues have, else 0.
 METRICS = (
     "top1",
     "loss",
     "condition_number",
+    "converged",
     "before_fine_tuning",
     "flops_left",
     "steps",
@@ -45,11 +47,13 @@ def metrics_of(task):
         ) from error
     seconds = result["seconds"]
     tuning = [seconds[stage] for stage in ("memory_bank", "fine_tuning") if stage in seconds]
+    curvature = known_curvature(task.search)
     before = _result(task.search).get("pruned", {}).get("top1")
     return {
         "top1": 100 * result["pruned"]["top1"],
         "loss": float(losses[-1]),
-        "condition_number": known_condition_number(task.search),
+        "condition_number": curvature and curvature["condition_number"],
+        "converged": curvature and int(curvature["converged"]),
         "before_fine_tuning": None if before is None else 100 * before,
         "flops_left": 100 * result["pruned"]["flops"] / result["baseline"]["flops"],
         "steps": len(losses) - 1,
@@ -122,6 +126,7 @@ def summary(runs, options, width=1.0):
 
 # ------------------------------------------------------------------------------------------- tables
 
+UNCERTAIN = "†"  # after a condition number of eigenvalues that have not converged
 # Heading -> function from a line of `summary` to the cell. A column without values is left out.
 COLUMNS = {
     "top-1, %": lambda line: _with_deviation(line["top1"], line["top1_deviation"]),
@@ -131,7 +136,9 @@ COLUMNS = {
     "before fine-tuning, %": lambda line: _number(line["before_fine_tuning"], 2),
     "loss on D_val": lambda line: _number(line["loss"], 4),
     "published loss": lambda line: _number(line["published_loss"], 4),
-    "condition number": lambda line: _number(line["condition_number"], 4),
+    "condition number": lambda line: (
+        _number(line["condition_number"], 4) + UNCERTAIN * _uncertain(line)
+    ),
     "published condition number": lambda line: _number(line["published_condition_number"], 4),
     "FLOPs left, %": lambda line: _number(line["flops_left"], 2),
     "steps": lambda line: _number(line["steps"], 1),
@@ -139,6 +146,11 @@ COLUMNS = {
     "fine-tuning, s": lambda line: _number(line["fine_tuning_seconds"], 1),
     "runs": lambda line: str(line["runs"]),
 }
+
+
+def _uncertain(line):
+    """Whether the eigenvalues of a run in this line of `summary` have not converged."""
+    return line["converged"] is not None and line["converged"] < 1
 
 
 def _number(value, digits):
@@ -169,6 +181,8 @@ def markdown(lines, head):
             f"| {' | '.join([row['row'], *texts])} |"
             for row, texts in zip(rows, zip(*filled.values()))
         ]
+        if any(map(_uncertain, rows)):
+            page += ["", f"{UNCERTAIN} Eigenvalues of a run had not converged: see --iterations."]
     return "\n".join([*page, ""])
 
 

@@ -442,7 +442,7 @@ def test_condition_numbers_stand_in_the_table_of_scores(study):
         results = folder / "analysis" / "hessian"
         results.mkdir(parents=True)
         identity = digest(arrays) if own else "another network"
-        figures = {"digest": identity, "condition_number": 0.5}
+        figures = {"digest": identity, "condition_number": 0.5, "converged": True}
         (results / "found.json").write_text(json.dumps(figures))
     write_tables(asked, the_plan, the_plan.tasks, asked.options({}))
     with open(asked.file("ablation.csv"), newline="") as file:
@@ -451,7 +451,32 @@ def test_condition_numbers_stand_in_the_table_of_scores(study):
     assert lines["l1"]["published_condition_number"] == "0.4078"
     page = pathlib.Path(asked.file("ablation.md")).read_text()
     assert "| condition number | published condition number |" in page
-    assert "| 0.5000 | 0.0211 |" in page
+    assert "| 0.5000 | 0.0211 |" in page and "†" not in page
+
+
+def test_a_condition_number_that_has_not_converged_is_marked(study):
+    """If it is that of any seed, because the row has the mean."""
+    asked = study(
+        "--table", "scores", "filters", "--rows", "ekg", "l1", "slice", "--seeds", "0", "1"
+    )
+    _, the_plan = carried_out(asked)
+    arrays = {"a/kernel:0": np.ones(2, np.float32)}
+    for name, converged in (("ekg", (True, False)), ("l1", (True, True))):
+        for task, reached in zip(the_plan.rows["scores", name], converged):
+            folder = pathlib.Path(task.search)
+            write_parameters(str(folder / STAGES["extraction"]), arrays, {})
+            results = folder / "analysis" / "hessian"
+            results.mkdir(parents=True)
+            figures = {"digest": digest(arrays), "condition_number": 0.5, "converged": reached}
+            (results / "found.json").write_text(json.dumps(figures))
+    write_tables(asked, the_plan, the_plan.tasks, asked.options({}))
+    page = pathlib.Path(asked.file("ablation.md")).read_text()
+    scores, filters = page.partition("\n## scores\n")[2].split("\n## filters\n")
+    (ekg,) = (line for line in scores.splitlines() if line.startswith("| ekg |"))
+    (l1,) = (line for line in scores.splitlines() if line.startswith("| l1 |"))
+    assert "| 0.5000† |" in ekg and "| 0.5000 |" in l1
+    assert scores.endswith("|\n\n† Eigenvalues of a run had not converged: see --iterations.\n")
+    assert "†" not in filters
 
 
 def test_flags_of_condition_numbers(study):

@@ -12,7 +12,7 @@ from ablations.curvature import (
     Curvature,
     check,
     is_measured,
-    known_condition_number,
+    known_curvature,
     measure_condition_number,
 )
 from analysis.options import HessianOptions, ImageOptions
@@ -86,7 +86,7 @@ def measured(folder, asked=ASKED, *flags):
     """The condition number, after measuring it."""
     measure_condition_number(folder, options(folder, *flags), asked)
     assert is_measured(folder, asked)
-    return known_condition_number(folder)
+    return known_curvature(folder)["condition_number"]
 
 
 def not_again(monkeypatch):
@@ -97,10 +97,10 @@ def not_again(monkeypatch):
 
 
 def test_nothing_is_known_before_it_is_measured(folder):
-    assert not is_measured(folder, ASKED) and known_condition_number(folder) is None
+    assert not is_measured(folder, ASKED) and known_curvature(folder) is None
     measured(folder)
     os.unlink(os.path.join(folder, STAGES["extraction"]))
-    assert not is_measured(folder, ASKED) and known_condition_number(folder) is None
+    assert not is_measured(folder, ASKED) and known_curvature(folder) is None
 
 
 def test_it_is_measured_once(folder, monkeypatch):
@@ -116,10 +116,10 @@ def test_another_network_is_measured_anew(folder):
     """A search that was done again has found it; what its folder held is stale."""
     former = measured(folder)
     found(folder, 3)
-    assert not is_measured(folder, ASKED) and known_condition_number(folder) is None
+    assert not is_measured(folder, ASKED) and known_curvature(folder) is None
     assert measured(folder) != former
     found(folder, 2)
-    assert is_measured(folder, ASKED) and known_condition_number(folder) == former
+    assert is_measured(folder, ASKED) and known_curvature(folder)["condition_number"] == former
 
 
 @pytest.mark.parametrize("change", CHANGES)
@@ -129,7 +129,7 @@ def test_other_settings_are_refused_and_measured_on_request(folder, change):
     assert not is_measured(folder, asked)
     with pytest.raises(UserError, match=r"--train_path .*analysis holds a hessian analysis with"):
         measure_condition_number(folder, options(folder), asked)
-    assert is_measured(folder, ASKED) and known_condition_number(folder) == former
+    assert is_measured(folder, ASKED) and known_curvature(folder)["condition_number"] == former
     measured(folder, asked, "--overwrite")
     assert not is_measured(folder, ASKED)
 
