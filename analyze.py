@@ -19,7 +19,7 @@ import train_imagenet
 from analysis import flags
 from cli.options import options_from
 from cli.parser import Parser, count, count_or_none
-from cli.program import run_program
+from cli.program import RUN_LESS_MEMORY, run_program
 from utils import UserError
 
 COMMANDS = {
@@ -123,5 +123,11 @@ def main():
     measure_potential(options, asked, shlex.join(words))
 
 
+def less_memory():
+    """Advice for a command that ran out of memory."""
+    own = "a smaller --image_batch_size, which changes no result"
+    return f"{own}; or {RUN_LESS_MEMORY}" if sys.argv[1:2] == ["potential"] else own
+
+
 if __name__ == "__main__":
-    sys.exit(run_program(main, resumable=True))
+    sys.exit(run_program(main, resumable=True, less_memory=less_memory))

@@ -18,15 +18,22 @@ MACHINE_GONE = (
 )
 # How XLA and CUDA report full memory inside other errors, in lower case.
 NO_MEMORY = ("resource_exhausted", "out of memory", "alloc_failed", "failed to allocate")
+# Advice for a run that ran out of memory. These options change what is computed, so a run cannot be
+# resumed with them.
+RUN_LESS_MEMORY = (
+    "--accum 2 or more, or a smaller --batch_size or batch size of the stage; with --overwrite or"
+    " another folder"
+)
 
 
-def run_program(main, resumable=False):
+def run_program(main, resumable=False, less_memory=None):
     """Runs main() and returns the exit code of the program.
 
     0: success; 1: the run failed; 2: the user made a mistake; 128 + n: signal n stopped it. For
     every code but 0 it prints one line on stderr. A bug is raised, with its traceback.
 
-    resumable: whether the same command, started again, resumes from what was saved.
+    resumable: whether the same command, started again, resumes from what was saved; less_memory:
+    function that returns the advice for a program that ran out of memory, if it is not the usual.
     """
     with listening():
         try:
@@ -38,7 +45,9 @@ def run_program(main, resumable=False):
             saved = ", everything is saved" if getattr(stop, "saved", False) else ""
             message, code = f"stopped by {number.name}{saved}{_resume(resumable)}", 128 + number
         except Exception as error:
-            reason = _failure(error, _resume(resumable), _less_memory(resumable))
+            usual = RUN_LESS_MEMORY if resumable else "a smaller --val_batch_size"
+            advice = less_memory() if less_memory else usual
+            reason = _failure(error, _resume(resumable), advice)
             if reason is None:
                 raise
             message, code = f"stopped: {reason}", 1
@@ -52,17 +61,6 @@ def _resume(resumable):
         return ""
     command = "the same command" + " without --overwrite" * ("--overwrite" in sys.argv)
     return f"; {command} resumes the run"
-
-
-def _less_memory(resumable):
-    """Advice for a program that ran out of memory."""
-    if not resumable:
-        return "a smaller --val_batch_size"
-    # These options change what is computed, so a run cannot be resumed with them.
-    return (
-        "--accum 2 or more, or a smaller --batch_size or batch size of the stage; with --overwrite"
-        " or another folder"
-    )
 
 
 def _failure(error, resume, less_memory):

@@ -10,6 +10,7 @@ from bad_inputs import (
     file,
     garbage,
     network,
+    out_of_memory,
     run_of,
     saved,
     searched,
@@ -84,6 +85,19 @@ def in_results(name, text):
 def two_sets(folder, monkeypatch):
     saved(meta={"dataset": "DIGITS"})(folder, monkeypatch)
     saved(meta={"dataset": "CIFAR10"}, name="param_2.pkl")(folder, monkeypatch)
+
+
+def no_memory_in(name, arch):
+    """The function of this name raises what a full GPU does."""
+
+    def raises(*_, **__):
+        raise out_of_memory()
+
+    def prepare(folder, monkeypatch):
+        saved(arch=arch)(folder, monkeypatch)
+        monkeypatch.setattr(name, raises)
+
+    return prepare
 
 
 HUGE = with_array("bn/gamma:0", np.full((1, 1, 1, 16), 1e38, np.float32))
@@ -161,4 +175,18 @@ ANALYSES = [
         in_results("config.json", '{"theirs": 1}'),
     ),
     hessian("a product that is not finite", "--images 10", saved(HUGE), code=1, runs=True),
+    hessian(
+        "a GPU without free memory (raised by the test)",
+        "",
+        no_memory_in("analysis.curvature.Hessian.product", "ResNet-20"),
+        code=1,
+        runs=True,
+    ),
+    potential(
+        "`potential` on a GPU without free memory (raised by the test)",
+        "--arch ResNet-8 --trained_param param.pkl",
+        prepare=no_memory_in("analysis.potential.search", "ResNet-8"),
+        code=1,
+        runs=True,
+    ),
 ]

@@ -95,7 +95,8 @@ def answered(bad, program, folder, patches, capfd):
     before = files_under(folder)
     capfd.readouterr()
     try:
-        code = run_program(MAINS[program], resumable=program not in FLEETING)
+        advice = analyze.less_memory if program == "analyze.py" else None
+        code = run_program(MAINS[program], program not in FLEETING, advice)
     except SystemExit as stop:
         code = stop.code
     patches.undo()
