@@ -70,9 +70,10 @@ def _network_parser(command):
 
 
 def _parse_potential(argv):
-    name, argv = (argv[0], argv[1:]) if argv and argv[0] in PROGRAMS else ("cifar", argv)
+    named = argv[:1] if argv and argv[0] in PROGRAMS else []
+    name, argv = (*named, "cifar")[0], argv[len(named) :]
     parser = Parser(
-        prog="analyze.py potential",
+        prog=" ".join(["analyze.py potential", *named]),
         description=f"{COMMANDS['potential']}.".capitalize(),
         epilog="All other flags are those of a pruning run. See docs/analysis.md.",
     )

@@ -120,6 +120,14 @@ NAMED = {
 }
 
 
+@pytest.mark.parametrize("command", [*NAMED, ("potential", "cifar")], ids=" ".join)
+def test_the_usage_is_that_of_the_command(command, capsys, monkeypatch):
+    monkeypatch.setattr("sys.argv", ["analyze.py"])
+    with pytest.raises(SystemExit):
+        analyze.parse([*command, "--help"])
+    assert capsys.readouterr().out.startswith(f"usage: {' '.join(['analyze.py', *command])} [-h] ")
+
+
 @pytest.mark.long
 @pytest.mark.parametrize("command", NAMED, ids=" ".join)
 def test_help_needs_no_tensorflow(tmp_path, command):
