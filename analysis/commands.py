@@ -44,6 +44,8 @@ def hessian(args):
             if figures["density"] is not None:
                 name = f"{subject.name}-{loaded.digest[:8]}.png"
                 say("  " + pictures.draw_density(folder.file(name), figures))
+            elif options.density:
+                say("  no density: lambda_max and lambda_min are equal")
     say(f"\nresults in {folder.path}")
 
 

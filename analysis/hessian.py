@@ -113,15 +113,19 @@ def _eigenvalues(hessian, process, top):
 def spectral_density(hessian, options, folder, name, bar, figures):
     """dict of the density: grid, density, Ritz values, weights; and how it was made.
 
+    None if all eigenvalues are equal, as those of a zero matrix: the density is a single point.
+
     figures: dict with lambda_max and lambda_min, which span the grid.
     """
+    spread = figures["lambda_max"] - figures["lambda_min"]
+    if spread <= lanczos.NOTHING * max(abs(figures[key]) for key in ("lambda_max", "lambda_min")):
+        return None
     steps = min(options.density_steps, hessian.size)
     values, weights = [], []
     for number in range(options.density):
         found = _of_start(hessian, options, folder, f"{name}.density-{number}", number, steps, bar)
         values.append(found["values"])
         weights.append(found["weights"])
-    spread = figures["lambda_max"] - figures["lambda_min"]
     sigma = options.density_sigma * spread
     grid = np.linspace(figures["lambda_min"] - 5 * sigma, figures["lambda_max"] + 5 * sigma, 1001)
     density = lanczos.density(values, weights, grid, sigma)

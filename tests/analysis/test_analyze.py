@@ -253,6 +253,17 @@ def test_a_density_has_a_picture(run, tmp_path):
 
 
 @pytest.mark.long
+def test_a_hessian_of_zeros_has_no_density(run, tmp_path, monkeypatch, capsys):
+    zeros = lambda self, vector: np.zeros(self.size)
+    monkeypatch.setattr("analysis.curvature.Hessian.product", zeros)
+    start("hessian", run, *HESSIAN, "--analysis_path", tmp_path, "--density", 2)
+    (figures,) = results(tmp_path / "hessian").values()
+    assert figures["density"] is None and figures["lambda_max"] == figures["lambda_min"] == 0
+    assert "no density: lambda_max and lambda_min are equal" in capsys.readouterr().out
+    assert not list((tmp_path / "hessian").glob("*.png"))
+
+
+@pytest.mark.long
 def test_the_last_step_is_the_network_that_the_run_has_extracted(run, tmp_path):
     last = len((run / "search.jsonl").read_text().splitlines()) - 1
     start("hessian", run, "--step", last, *HESSIAN, "--analysis_path", tmp_path)

@@ -271,6 +271,18 @@ def test_a_damaged_state_is_refused(tmp_path, content):
 # ------------------------------------------------------------------------------------------ density
 
 
+@pytest.mark.parametrize("value", [0, 3, -0.1])
+def test_equal_eigenvalues_have_no_density(tmp_path, value):
+    """Its Gaussians would be of width 0. A zero matrix is the Hessian of a constant loss."""
+    folder = AnalysisFolder(str(tmp_path), "hessian", {}, {})
+    matrix = Matrix(np.full(12, float(value)))
+    figures = measure(matrix, options(density=2, density_steps=6), folder, "m", FACTS, no_bar)
+    assert figures["density"] is None
+    assert figures["lambda_max"] == pytest.approx(value, abs=1e-12) and figures["converged"]
+    assert measure(matrix, options(density=2), folder, "m", FACTS, no_bar) == figures
+    folder.close()
+
+
 def explicit_density(eigenvalues, grid, sigma, weights=None):
     bells = np.exp(-0.5 * ((grid[:, None] - eigenvalues) / sigma) ** 2)
     return np.average(bells, axis=1, weights=weights) / (sigma * np.sqrt(2 * np.pi))
