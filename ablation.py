@@ -16,7 +16,6 @@ import sys
 
 import train_cifar
 import train_imagenet
-from ablations.curvature import Curvature
 from ablations.plan import BASELINE, FLAGS, TABLES, Study, baseline_seed, carry_out, clear, plan
 from analysis import flags as flags_of
 from cli.options import options_from
@@ -61,8 +60,7 @@ def parse(argv=None):
     tables, rows = tuple(dict.fromkeys(args.table)), args.rows and _rows(args)
     curvature = None
     if "scores" in tables and not args.no_hessian:
-        image, hessian = flags_of.image_options(args), flags_of.hessian_options(args)
-        curvature = Curvature(image, hessian, args.image_batch_size)
+        curvature = flags_of.curvature_options(args)
     seeds = tuple(args.seeds)
     return Study(tables, seeds, args.train_path, options, *of_flags, command, rows, curvature)
 

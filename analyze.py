@@ -114,12 +114,7 @@ def main():
         return
     from analysis.potential import PotentialOptions, measure_potential
 
-    asked = PotentialOptions(
-        flags.image_options(args),
-        flags.hessian_options(args),
-        args.tuning_images,
-        args.image_batch_size,
-    )
+    asked = PotentialOptions(flags.curvature_options(args), args.tuning_images)
     words = ["python", os.path.basename(sys.argv[0]), *sys.argv[1:]]
     measure_potential(options, asked, shlex.join(words))
 

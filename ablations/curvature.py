@@ -4,7 +4,6 @@ import contextlib
 import dataclasses
 import os
 
-from analysis.options import HessianOptions, ImageOptions
 from cli.network_file import NetworkFile
 from engine.run_files import CONFIG, STAGES, read_object
 from nets.parameters import read_parameters
@@ -14,22 +13,10 @@ FOLDER = "analysis"  # in the folder of the search
 ENTRIES = {"digest": str, "condition_number": (int, float), "converged": bool}
 
 
-@dataclasses.dataclass(frozen=True)
-class Curvature:
-    """How condition numbers are measured.
-
-    image: ImageOptions; hessian: HessianOptions; batch_size: images per batch.
-    """
-
-    image: ImageOptions
-    hessian: HessianOptions
-    batch_size: int
-
-
 def check(options, asked):
     """Raises the UserErrors of measure_condition_number that do not depend on a search.
 
-    options: Options of any run; asked: Curvature.
+    options: Options of any run; asked: CurvatureOptions.
     """
     from analysis.setting import make_setting
 
@@ -42,7 +29,10 @@ def _device(options):
 
 
 def is_measured(folder, asked):
-    """Whether the condition number of the run folder `folder` is known, measured as `asked`."""
+    """Whether the condition number of the run folder `folder` is known, measured as `asked`.
+
+    asked: CurvatureOptions.
+    """
     config = read_object(os.path.join(folder, FOLDER, "hessian"), "config.json", CONFIG)
     if config is None or known_curvature(folder) is None:
         return False
@@ -70,7 +60,8 @@ def known_curvature(folder):
 def measure_condition_number(folder, options, asked):
     """Measures the network extracted in the run folder `folder`. Interrupted, it resumes.
 
-    options: Options of the run; asked: Curvature. Raises what analysis.setting.make_setting raises.
+    options: Options of the run; asked: CurvatureOptions. Raises what analysis.setting.make_setting
+    raises.
     """
     from analysis.commands import hessian_of, lines_of
     from analysis.setting import make_setting

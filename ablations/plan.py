@@ -11,7 +11,7 @@ import os
 import re
 from collections.abc import Callable
 
-from ablations.curvature import Curvature
+from analysis.options import CurvatureOptions
 from distribution.machines import Alone
 from ekg.candidates import FILTERS
 from ekg.scores import SCORES
@@ -64,7 +64,7 @@ class Study:
         defaults: dict name in FLAGS -> default of the training program.
         command: the command line, as it was typed.
         rows: names of rows in these tables, None for all.
-        curvature: ablations.curvature.Curvature of the condition numbers in a table of scores, None
+        curvature: CurvatureOptions of the condition numbers in a table of scores, None
             to leave them out.
     """
 
@@ -76,7 +76,7 @@ class Study:
     defaults: dict
     command: str = ""
     rows: tuple | None = None
-    curvature: Curvature | None = None
+    curvature: CurvatureOptions | None = None
 
     def rows_of(self, table):
         """The part of TABLES[table] that was asked for, dict row -> flags or None.

@@ -1,6 +1,13 @@
 """The flags of analyze.py. Nothing here imports TensorFlow."""
 
-from analysis.options import OVER, SPLITS, HessianOptions, ImageOptions, LandscapeOptions
+from analysis.options import (
+    OVER,
+    SPLITS,
+    CurvatureOptions,
+    HessianOptions,
+    ImageOptions,
+    LandscapeOptions,
+)
 from cli.flags import add_any_data_flags, add_device_flags, add_width_flag
 from cli.parser import count, count_or_none, odd, positive
 from nets.catalogue import BUILDERS
@@ -113,6 +120,11 @@ def hessian_options(args):
         getattr(args, "density_steps", 0),
         getattr(args, "density_sigma", 0.0),
     )
+
+
+def curvature_options(args):
+    """The CurvatureOptions of parsed flags."""
+    return CurvatureOptions(image_options(args), hessian_options(args), args.image_batch_size)
 
 
 def landscape_options(args):

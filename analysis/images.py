@@ -12,9 +12,9 @@ VAL_PER_CLASS = 32  # of D_val, as in a search without further flags
 
 
 def stratified(labels, count, seed):
-    """int64 [count], ascending: `count` images, drawn by `seed`, with all classes alike.
+    """int64 [count], ascending: `count` images, drawn by `seed`, the same number per class.
 
-    If the classes do not divide `count`, or one has too few images, the others give one more each.
+    If the classes do not divide `count`, or one has too few images, some others give one more each.
 
     labels: int64 [N]. Raises UserError if there are fewer than `count` images.
     """

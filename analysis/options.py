@@ -48,6 +48,21 @@ class HessianOptions:
 
 
 @dataclasses.dataclass(frozen=True)
+class CurvatureOptions:
+    """The Hessians of many networks.
+
+    Args:
+        image: ImageOptions.
+        hessian: HessianOptions.
+        batch_size: images per batch; it changes no result.
+    """
+
+    image: ImageOptions
+    hessian: HessianOptions
+    batch_size: int
+
+
+@dataclasses.dataclass(frozen=True)
 class LandscapeOptions:
     """A landscape.
 

@@ -13,7 +13,7 @@ from analysis.correlation import correlations
 from analysis.folder import AnalysisFolder
 from analysis.hessian import measure
 from analysis.images import select, stratified
-from analysis.options import HessianOptions, ImageOptions
+from analysis.options import CurvatureOptions
 from analysis.setting import Setting, check_one_machine
 from dataloader.augment import augment
 from ekg import stages
@@ -38,16 +38,13 @@ class PotentialOptions:
     """What decides the results besides the run.
 
     Args:
-        image: ImageOptions of the Hessian.
-        hessian: HessianOptions.
-        tuning_images: images of the fine-tuning, with all classes alike; 0 for all.
-        batch_size: images per batch of the Hessian; it changes no result.
+        curvature: CurvatureOptions.
+        tuning_images: training images of the fine-tuning, stratified: the same number per class,
+            as far as possible (analysis.images.stratified); 0 for all.
     """
 
-    image: ImageOptions
-    hessian: HessianOptions
+    curvature: CurvatureOptions
     tuning_images: int
-    batch_size: int
 
 
 def measure_potential(options, asked, command):
@@ -84,8 +81,8 @@ def measure_potential(options, asked, command):
 
 def _folder(run, asked, supernet, history, command):
     """The AnalysisFolder of these sub-networks, in the run folder."""
-    decisive = dataclasses.asdict(asked)
-    del decisive["batch_size"]
+    decisive = dataclasses.asdict(asked.curvature) | {"tuning_images": asked.tuning_images}
+    del decisive["batch_size"]  # it changes no result
     # Results are kept by number: they are of exactly these sub-networks.
     masks = {f"{i}": member.masks(supernet.gate_sizes) for i, member in enumerate(history)}
     decisive["sub_networks"] = digest(supernet.parameters() | masks)
@@ -99,12 +96,13 @@ def _folder(run, asked, supernet, history, command):
 
 def _setting(run, asked):
     """The Setting of the Hessian, on the run's devices."""
-    size = min(asked.batch_size, asked.image.images)
+    image = asked.curvature.image
+    size = min(asked.curvature.batch_size, image.images)
     run.runtime.check_batch("--image_batch_size", size)
-    images = select(run.data, asked.image.split, asked.image.images, asked.image.seed, size)
+    images = select(run.data, image.split, image.images, image.seed, size)
     # Curvature in half precision would be another figure.
     runtime = dataclasses.replace(run.runtime, precision="float32", sync_bn=False)
-    return Setting(run.data, runtime, asked.image, images, run.console)
+    return Setting(run.data, runtime, image, images, run.console)
 
 
 def _tuning_images(run, asked):
@@ -148,11 +146,10 @@ def _entry(where, number, member):
     run = where.run
     network = stages.extracted(run, where.supernet, member)
     identity = digest(network.parameters())
-    hessian = where.setting.hessian(network, where.asked.hessian.hessian_over, bar=_stoppable(run))
+    options = where.asked.curvature.hessian
+    hessian = where.setting.hessian(network, options.hessian_over, bar=_stoppable(run))
     facts = {"digest": identity, "number": number}
-    curvature = measure(
-        hessian, where.asked.hessian, where.folder, f"{name}.hessian", facts, where.setting.bar
-    )
+    curvature = measure(hessian, options, where.folder, f"{name}.hessian", facts, where.setting.bar)
     _fine_tune(run, network, where.indices)
     tested = run.evaluator(network)(lambda batches: run.bar(batches, "evaluation"))
     entry = {

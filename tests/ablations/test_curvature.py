@@ -9,20 +9,19 @@ import tiny
 
 import train_cifar
 from ablations.curvature import (
-    Curvature,
     check,
     is_measured,
     known_curvature,
     measure_condition_number,
 )
-from analysis.options import HessianOptions, ImageOptions
+from analysis.options import CurvatureOptions, HessianOptions, ImageOptions
 from analysis.setting import Setting
 from dataloader import digits
 from engine.run_files import STAGES
 from nets.parameters import write_parameters
 from utils import UserError, digest
 
-ASKED = Curvature(
+ASKED = CurvatureOptions(
     ImageOptions(20, "train", 0), HessianOptions("kernels", 1, 1e-2, 4, 0, 0, 0, 0.0), 16
 )
 CHANGES = {
