@@ -23,8 +23,10 @@ def _opened(args, kind, options):
     setting = make_setting(
         found[0].described, args.data_path, devices, image, args.image_batch_size
     )
+    # One that does not fit is refused before anything is written. Each is built again when it is
+    # loaded, which takes a fifth of a second: so memory is needed for one at a time.
     for subject in found:
-        subject.described.build(setting.data)  # one that does not fit is refused before any writing
+        subject.described.build(setting.data)
     folder = setting.folder(args.analysis_path, kind, options, args.overwrite)
     resumable_from_here()
     return setting, found, folder

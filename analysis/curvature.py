@@ -29,12 +29,12 @@ def _loss(network, runtime, images, batch):
 
 
 def _gradient(network, variables, runtime, images, batch):
-    """(loss, list of gradients)"""
+    """list of the gradients of the loss with respect to `variables`"""
     with tf.GradientTape(watch_accessed_variables=False) as tape:
         tape.watch(variables)
         loss = _loss(network, runtime, images, batch)
     zero = tf.UnconnectedGradients.ZERO
-    return loss, tape.gradient(loss, variables, unconnected_gradients=zero)
+    return tape.gradient(loss, variables, unconnected_gradients=zero)
 
 
 def _flat(arrays):
@@ -53,16 +53,6 @@ def loss_step(network, runtime, prepare):
     return Step(compute, runtime)
 
 
-def gradient_step(network, variables, runtime, prepare):
-    """A step whose sums are `loss`, and its `gradient` with respect to `variables`, float32 [P]."""
-
-    def compute(batch, shared):
-        loss, gradients = _gradient(network, variables, runtime, prepare(batch), batch)
-        return {"loss": loss, "gradient": _flat(gradients)}, {}
-
-    return Step(compute, runtime)
-
-
 def product_step(network, variables, runtime, prepare):
     """A step whose sum is the `product` of a batch's Hessian and `vector`, float32 [P].
 
@@ -76,7 +66,7 @@ def product_step(network, variables, runtime, prepare):
         parts = tf.split(shared["vector"], sizes)
         with tf.GradientTape(watch_accessed_variables=False) as tape:
             tape.watch(variables)
-            _, gradients = _gradient(network, variables, runtime, images, batch)
+            gradients = _gradient(network, variables, runtime, images, batch)
             along = tf.add_n(
                 [tf.reduce_sum(tf.reshape(g, [-1]) * v) for g, v in zip(gradients, parts)]
             )

@@ -33,7 +33,7 @@ def calls(network, runtime, batch_size):
     """dict name -> function that computes it once, on one batch."""
     import tensorflow as tf
 
-    from analysis.curvature import arrays_of, gradient_step, product_step
+    from analysis.curvature import arrays_of, product_step
     from distribution.step import Step
     from op_utils import context
 
@@ -55,8 +55,8 @@ def calls(network, runtime, batch_size):
             loss = tf.reduce_sum(losses * batch["weights"])
         return tape.gradient(loss, variables)
 
-    def fused(batch, shared):
-        return {"gradient": gradients(batch, "moving")}, {}
+    def gradient_step(statistics):
+        return Step(lambda batch, shared: ({"gradient": gradients(batch, statistics)}, {}), runtime)
 
     def forward_over_reverse(batch, shared):
         sizes = [int(np.prod(v.shape)) for v in variables]
@@ -67,8 +67,8 @@ def calls(network, runtime, batch_size):
         return {"product": accumulator.jvp(found)}, {}
 
     steps = {
-        "gradient, fused": (Step(fused, runtime), {}),
-        "gradient, folded": (gradient_step(network, variables, runtime, prepare), {}),
+        "gradient, fused": (gradient_step("moving"), {}),
+        "gradient, folded": (gradient_step("folded"), {}),
         "product": (product_step(network, variables, runtime, prepare), {"vector": vector}),
         "forward over reverse": (Step(forward_over_reverse, runtime), {"vector": vector}),
     }

@@ -7,7 +7,7 @@ import tiny
 from networks import randomised
 from small_network import FLAT, Small
 
-from analysis.curvature import Hessian, arrays_of, gradient_step
+from analysis.curvature import Hessian, arrays_of
 from analysis.lanczos import Basis, Lanczos
 from analysis.options import OVER
 from distribution.runtime import Runtime
@@ -71,18 +71,6 @@ def test_forward_over_reverse_gives_the_same_product(which, runtime):
             gradients = tape.gradient(loss, hessian.variables)
         found = [np.reshape(forward.jvp(gradient), -1) for gradient in gradients]
         assert off_by(product, np.concatenate(found)) <= 1e-5
-
-
-def test_the_gradient_is_that_of_the_loss(runtime):
-    network = tiny.depthwise()
-    variables = network.trainable
-    step = gradient_step(network, variables, runtime, tiny.given)
-    sums = [step(batch)[0] for batch in tiny.images().batches]
-    with tf.GradientTape() as tape:
-        loss = tiny.mean_loss(network)
-    expected = [np.reshape(part, -1) for part in tape.gradient(loss, variables)]
-    found = sum(np.asarray(s["gradient"]) for s in sums)
-    assert off_by(found, np.concatenate(expected)) <= 1e-5
 
 
 # ------------------------------------------------------------------------------------- which arrays
