@@ -30,8 +30,4 @@ def import_tensorflow():
     """Imports TensorFlow silently, so that an error message of one line is not lost in its log."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     with without_greetings():
-        import tensorflow
-    if not LOG_ASKED_FOR:
-        # Every Step is traced once, but all share one class. TensorFlow takes them for one
-        # function and would warn about retracing.
-        tensorflow.get_logger().setLevel("ERROR")
+        import tensorflow  # noqa: F401
