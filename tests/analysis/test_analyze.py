@@ -6,6 +6,7 @@ import re
 import numpy as np
 import pytest
 from processes import without_tensorflow
+from scipy.integrate import trapezoid
 
 import analyze
 import train_cifar
@@ -248,7 +249,7 @@ def test_a_density_has_a_picture(run, tmp_path):
     density = figures["density"]
     assert (density["vectors"], density["steps"]) == (2, 3)
     assert is_picture(tmp_path / "hessian" / name.replace(".json", ".png"))
-    mass = np.trapezoid(density["density"], density["grid"])
+    mass = trapezoid(density["density"], density["grid"])
     assert 0.5 < mass < 1.01, "a start vector may see more than the extremes of a short process"
 
 

@@ -4,6 +4,7 @@ import os
 
 import numpy as np
 import pytest
+from scipy.integrate import trapezoid
 
 from analysis import lanczos
 from analysis.folder import AnalysisFolder
@@ -303,8 +304,8 @@ def test_the_density_is_that_of_the_eigenvalues(tmp_path):
     weights = np.mean([(vectors.T @ v / np.linalg.norm(v)) ** 2 for v in starts], 0)
     expected = explicit_density(values, grid, found["sigma"], weights)
     np.testing.assert_allclose(density, expected, atol=1e-9 * expected.max())
-    assert np.trapezoid(density, grid) == pytest.approx(1, abs=1e-5)
-    mean = np.trapezoid(density * grid, grid)
+    assert trapezoid(density, grid) == pytest.approx(1, abs=1e-5)
+    mean = trapezoid(density * grid, grid)
     assert mean == pytest.approx(weights @ values, abs=1e-4)
     assert mean == pytest.approx(eigenvalues.mean(), abs=0.3)
     plain = explicit_density(eigenvalues, grid, found["sigma"])
