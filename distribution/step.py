@@ -12,6 +12,15 @@ import tensorflow as tf
 from utils import accumulator
 
 
+def traced(function, **settings):
+    """`function` as a tf.function.
+
+    TensorFlow counts traces per code object, so all steps would count as one function that is
+    traced again and again, and it would warn. A partial has no code object: each is counted alone.
+    """
+    return tf.function(functools.partial(function), autograph=False, **settings)
+
+
 class Step:
     """A function of a batch that runs on all replicas and is traced once.
 
@@ -39,7 +48,7 @@ class Step:
         self.traces = 0
         self.runtime, self.tables, self.update, self.figures = runtime, tables, update, figures
         compiled = runtime.compile and not merges
-        xla = lambda f: _traced(f, jit_compile=True) if compiled else f
+        xla = lambda f: traced(f, jit_compile=True) if compiled else f
         compute = looked_up(compute, tables)
         if runtime.gpu:
             self._forward = xla(accumulator(compute, runtime.accum))
@@ -47,8 +56,8 @@ class Step:
             # XLA for CPUs makes gradients of convolutions inside a loop 20 to 35 times slower: the
             # loop over parts goes around what is compiled.
             self._forward = accumulator(xla(compute), runtime.accum)
-        self._run = _traced(self._once)
-        self._run_several = _traced(self._many)
+        self._run = traced(self._once)
+        self._run_several = traced(self._many)
 
     def _replica(self, batch, shared):
         """The step in one replica: its share of the batch in parts, the all-reduce, the update."""
@@ -133,15 +142,6 @@ class Step:
     def _of_first(self, value):
         """The value on this machine's first replica; all replicas have the same."""
         return self.runtime.strategy.experimental_local_results(value)[0]
-
-
-def _traced(function, **settings):
-    """`function` as a tf.function.
-
-    TensorFlow counts traces per code object, so all steps would count as one function that is
-    traced again and again, and it would warn. A partial has no code object: each is counted alone.
-    """
-    return tf.function(functools.partial(function), autograph=False, **settings)
 
 
 def on_devices(arrays, runtime):

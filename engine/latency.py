@@ -45,13 +45,12 @@ def predicting(network, runtime, batch):
 
     network: Network; runtime: Runtime, for its precision and XLA.
     """
-    import tensorflow as tf
-
+    from distribution.step import traced
     from op_utils import context
 
     images = normals([batch, network.input_size, network.input_size, 3])
     ctx = context(runtime, "moving")
-    predict = tf.function(lambda x: network(x, ctx), jit_compile=runtime.compile, autograph=False)
+    predict = traced(lambda x: network(x, ctx), jit_compile=runtime.compile)
     return lambda: predict(images).numpy()
 
 
