@@ -11,7 +11,14 @@ from cli.parser import count, positive
 from utils import UserError
 
 # Flags of the latency alone, and what they are without being given.
-DEFAULTS = {"against": [], "batch_sizes": [1, 32], "threads": None, "seconds": 2.0}
+DEFAULTS = {
+    "against": [],
+    "batch_sizes": [1, 32],
+    "threads": None,
+    "seconds": 2.0,
+    "layer_times": None,
+}
+LARGEST_DEVIATION = 0.1  # of the sum of layers from the whole network
 LEAST_CALLS = 20  # timed calls per network and batch size: a p95 needs some
 
 
@@ -30,6 +37,12 @@ def add_latency_flags(parser):
     sizes = " ".join(map(str, DEFAULTS["batch_sizes"]))
     add("--batch_sizes", type=count, nargs="+", help=f"images per call (default: {sizes})")
     add("--threads", type=count, help="CPU threads (default: as many as there are cores)")
+    add(
+        "--layer_times",
+        metavar="FILE",
+        help="also time every kind of layer of the network at several widths up to its own, for the"
+        " first of --batch_sizes, and write these times as JSON",
+    )
     add(
         "--seconds",
         type=positive,
@@ -52,6 +65,9 @@ def check_latency_flags(args):
             raise UserError(f"--latency times one device, without images; leave out --{flag}")
     if args.gpu_id and len(args.gpu_id) > 1:
         raise UserError("--latency times one device; give one --gpu_id")
+    folder = os.path.dirname(args.layer_times or "") or "."
+    if not os.path.isdir(folder):
+        raise UserError(f"--layer_times {args.layer_times}: there is no folder {folder}")
     if os.environ.get("TF_CONFIG"):
         raise UserError("--latency times one device; unset TF_CONFIG")
 
@@ -79,6 +95,8 @@ def report_latency(args):
         "threads": args.threads or cores(),
         "networks": measured(args, files, networks, runtime),
     }
+    if args.layer_times:
+        described["layers"] = measure_layers(args, networks[-1], runtime)
     print(json.dumps(described) if args.json else table(described))
 
 
@@ -98,6 +116,47 @@ def measured(args, files, networks, runtime):
             entry = {"batch_size": batch, "median_ms": median, "p95_ms": p95, "calls": len(times)}
             row["times"].append(entry | {"images_per_second": 1e3 * batch / median})
     return rows
+
+
+def measure_layers(args, network, runtime):
+    """Writes --layer_times; returns a dict (JSON) with the check of the sum of all layers."""
+    from ekg.extraction import extract
+    from ekg.filter_rule import FilterRule
+    from ekg.importance import masks
+    from engine.console import Console
+    from engine.layer_timing import measure
+    from nets import build_network
+
+    # The sum is checked on the network with half of each gate's filters.
+    rule = FilterRule(network.gate_sizes)
+    filters = rule.kept([0.5] * len(rule.sizes))
+    order = np.concatenate([np.arange(size) for size in rule.sizes])
+    variant = dict(padding=network.padding, width_multiplier=network.width_multiplier)
+    half = build_network(
+        network.arch,
+        network.classes,
+        network.input_size,
+        extract(network, masks(rule.sizes, filters, order)),
+        **variant,
+    )
+    console = Console(prints=not args.json)
+    track = lambda kinds: console.bar(kinds, "kinds of layers")
+    times = measure(network, (filters, half), runtime, args.batch_sizes[0], track)
+    times.save(args.layer_times)
+    return {"file": args.layer_times, "batch_size": args.batch_sizes[0]} | times.check
+
+
+def layers_line(layers):
+    """Text: where the times of layers are, and how well their sum predicts."""
+    off = layers["predicted_ms"] / layers["measured_ms"] - 1
+    text = (
+        f"layers at batch {layers['batch_size']}: {layers['file']}; with half of the filters their"
+        f" sum is {layers['predicted_ms']:.2f} ms, measured are {layers['measured_ms']:.2f} ms"
+        f" ({off:+.1%})"
+    )
+    if abs(off) > LARGEST_DEVIATION:
+        text += "; more than 10 % apart: is the machine busy?"
+    return text
 
 
 def table(described):
@@ -124,4 +183,6 @@ def table(described):
                 f"  {row['file']:<{width}}  {own['median_ms']:>8.2f} ms  {own['p95_ms']:>8.2f} ms"
                 f"  {own['images_per_second']:>9.1f}{speed if row is not rows[0] else ''}"
             )
+    if "layers" in described:
+        lines += ["", layers_line(described["layers"])]
     return "\n".join(lines)

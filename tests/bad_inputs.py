@@ -126,6 +126,11 @@ OPTIONS = [
         "--trained_param x.pkl --latency",
         lambda folder, monkeypatch: monkeypatch.setenv("TF_CONFIG", "{}"),
     ),
+    test_py("`--layer_times` without `--latency`", "--trained_param x.pkl --layer_times x.json"),
+    test_py(
+        "`--layer_times` in a folder that is not there",
+        "--trained_param x.pkl --latency --layer_times missing/x.json",
+    ),
     test_py("`--batch_sizes 0`", "--trained_param x.pkl --latency --batch_sizes 0"),
     test_py(
         "`--latency`, a file without its last layer",
