@@ -546,3 +546,34 @@ def test_the_whole_method_on_mobilenet_v2(data_path, tmp_path):
         build_network("MobileNet-v2", 10, 32, arrays, width_multiplier=0.1).cost()[0]
         == figures["pruned"]["flops"]
     )
+
+
+def test_a_run_may_take_whole_blocks(data_path, tmp_path):
+    """To a target that one filter per gate does not reach; another run takes the search over."""
+    flags = "--search_target_rate 0.004 --search uniform --search_step 0.5 --train_epoch 1".split()
+    with pytest.raises(UserError, match="out of reach"):
+        start(data_path, tmp_path / "run", *flags)
+    flags += ["--least_filters", "0"]
+    folder = start(data_path, tmp_path / "run", *flags)
+    figures, (arrays, _) = result(folder), read_parameters(str(folder / "trained_param.pkl"))
+    assert figures["flops_rate"] <= 0.004
+    assert "BasicBlock1.0/bn2/beta:0" in arrays and "BasicBlock1.0/conv3/kernel:0" in arrays
+    assert not any("/conv1/" in name or "/conv2/" in name for name in arrays)
+    assert build_network("ResNet-8", 10, 32, arrays).cost()[0] == figures["pruned"]["flops"]
+    last = records(folder, "search.jsonl")[-1]
+    assert last["filters"] == [1, 0, 1, 0, 1, 0] and last["flops"] == figures["pruned"]["flops"]
+    again = start(data_path, tmp_path / "again", *flags, "--search_from", str(folder))
+    np.testing.assert_equal(read_parameters(str(again / "trained_param.pkl"))[0], arrays)
+    with pytest.raises(UserError, match=r"search\.least_filters: 0 there, 1 asked for"):
+        start(data_path, folder, *flags[:-2], "--least_filters", "1", "--search_target_rate", "0.1")
+
+
+def test_a_run_keeps_to_multiples(data_path, tmp_path):
+    flags = "--search_target_rate 0.3 --round_to 8 --train_epoch 0 --search_step 0.5".split()
+    folder = start(data_path, tmp_path / "run", *flags)
+    for record in records(folder, "search.jsonl"):
+        assert not np.any(np.array(record["filters"]) % 8)
+    pruned = build_network(
+        "ResNet-8", 10, 32, read_parameters(str(folder / "slimmed_param.pkl"))[0]
+    )
+    assert [gate.size for gate in pruned.gates] == record["filters"]
