@@ -199,4 +199,5 @@ def masked_kernel(kernel, masks):
     norm = lambda x: tf.sqrt(tf.reduce_sum(x * x))
     squares = tf.reduce_sum(k * k)
     # A kernel of zeros stays zeros. Its norm counts as 1, so that its gradient is finite.
-    return k * norm(kernel) / tf.sqrt(tf.where(squares > 0, squares, 1.0))
+    # TensorFlow would replace `/` by a product with the reciprocal root, which rounds otherwise.
+    return tf.math.divide_no_nan(k * norm(kernel), tf.sqrt(tf.where(squares > 0, squares, 1.0)))

@@ -12,6 +12,8 @@ NAMES = {
     "search.strategy": "search",
     "search.candidate_filter": "candidate_filter",
     "search.score": "score",
+    "search.least_filters": "least_filters",
+    "search.round_to": "round_to",
     "baseline.epochs": "baseline_epoch",
     "baseline.warm_up": "baseline_warmup_epoch",
     "fine_tuning.epochs": "train_epoch",

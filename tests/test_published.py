@@ -148,8 +148,10 @@ def test_scores_of_the_first_stage_differ_by_roundings_alone(judge, monkeypatch)
             monkeypatch.context() as patched,
             tf.GradientTape(watch_accessed_variables=False) as tape,
         ):
+            for layer in judge.network.network_layers:
+                if layer.after is tf.nn.relu:
+                    patched.setattr(layer, "after", relu)
             patched.setattr(tf.nn, "relu", relu)
-            patched.setattr(judge.network.parts[0], "activation", relu)
             ctx = Context("batch", ones, tape)
             loss = tf.reduce_sum(reward_loss(batch, judge.network(judge.images, ctx)))
         scores = importance([tf.nest.map_structure(np.asarray, tape.gradient(loss, ctx.probes))])

@@ -112,7 +112,8 @@ def test_result(finished):
 
 def test_search_lines(finished):
     lines = records(finished, "search.jsonl")
-    keys = "step gate widths flops params flops_rate loss accuracy score candidates seconds".split()
+    keys = "step gate widths filters flops params flops_rate loss accuracy score".split()
+    keys += ["candidates", "seconds"]
     assert all(list(line) == keys for line in lines)
     assert lines[0]["gate"] is None and lines[0]["flops_rate"] == 1
     assert [line["step"] for line in lines] == list(range(len(lines)))
