@@ -1,5 +1,5 @@
 # make demo        prunes a ResNet-20 on the built-in DIGITS, start to end
-# make check       lint and the tests that answer within a minute: no process of its own, no XLA, no whole run
+# make check       lint and the quick tests: no process of its own, no XLA, no whole run
 # make test        lint, these tests and the `long` ones: whole runs, XLA, replicas, a few processes
 # make test-slow   the `slow` tests: runs interrupted at random moments, 600 damaged files of each form,
 #                  more replicas and machines, most benchmarks
