@@ -121,34 +121,29 @@ def measured(args, files, networks, runtime):
 def measure_layers(args, network, runtime):
     """Writes --layer_times; returns a dict (JSON) with the check of the sum of all layers."""
     from ekg.extraction import extract
-    from ekg.filter_rule import FilterRule
-    from ekg.importance import masks
+    from ekg.filter_rule import filters_kept
+    from ekg.importance import first_filters
     from engine.console import Console
     from engine.layer_timing import measure
     from nets import build_network
 
     # The sum is checked on the network with half of each gate's filters.
-    rule = FilterRule(network.gate_sizes)
-    filters = rule.kept([0.5] * len(rule.sizes))
-    order = np.concatenate([np.arange(size) for size in rule.sizes])
+    sizes = network.gate_sizes
+    filters = filters_kept(sizes, [0.5] * len(sizes))
+    shape = network.arch, network.classes, network.input_size
     variant = dict(padding=network.padding, width_multiplier=network.width_multiplier)
-    half = build_network(
-        network.arch,
-        network.classes,
-        network.input_size,
-        extract(network, masks(rule.sizes, filters, order)),
-        **variant,
-    )
+    half = build_network(*shape, extract(network, first_filters(sizes, filters)), **variant)
     console = Console(prints=not args.json)
     track = lambda kinds: console.bar(kinds, "kinds of layers")
     times = measure(network, (filters, half), runtime, args.batch_sizes[0], track)
     times.save(args.layer_times)
-    return {"file": args.layer_times, "batch_size": args.batch_sizes[0]} | times.check
+    check = times.check | {"deviation": times.deviation}
+    return {"file": args.layer_times, "batch_size": args.batch_sizes[0]} | check
 
 
 def layers_line(layers):
     """Text: where the times of layers are, and how well their sum predicts."""
-    off = layers["predicted_ms"] / layers["measured_ms"] - 1
+    off = layers["deviation"]
     text = (
         f"layers at batch {layers['batch_size']}: {layers['file']}; with half of the filters their"
         f" sum is {layers['predicted_ms']:.2f} ms, measured are {layers['measured_ms']:.2f} ms"

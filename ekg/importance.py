@@ -35,6 +35,11 @@ def ranks(scores, sizes):
     return np.concatenate(order).astype(np.int32)
 
 
+def first_filters(sizes, filters):
+    """float32 [F]: masks that keep the first filters[i] filters of gate i. sizes: int [G]."""
+    return masks(sizes, filters, np.concatenate([np.arange(size) for size in sizes]))
+
+
 def masks(sizes, filters, order):
     """float32 [F]: 1 for the filters kept, else 0. METHOD 1a: mask_c = order_c < filters kept.
 

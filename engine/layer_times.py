@@ -16,6 +16,11 @@ from utils import UserError, write_json
 CHECKED = ("predicted_ms", "measured_ms", "dense_ms")
 
 
+def timed_layers(network):
+    """The layers of a network that have a time of their own, in network order."""
+    return [layer for layer in network.network_layers if "kernel" in layer.arrays]
+
+
 def key_of(layer):
     """Text that is equal for layers of a network that take the same time at the same widths."""
     shape = "x".join(map(str, layer.kernel.shape))
@@ -72,8 +77,7 @@ class LayerTimes:
 
         filters: int [G]; None: as it is.
         """
-        convs = (layer for layer in network.network_layers if hasattr(layer, "kernel"))
-        return sum(self._layer_ms(layer, filters) for layer in convs)
+        return sum(self._layer_ms(layer, filters) for layer in timed_layers(network))
 
     def _layer_ms(self, layer, filters):
         width = lambda gate: int(gate.size if filters is None else filters[gate.index])

@@ -8,7 +8,7 @@ import tensorflow as tf
 from distribution.runtime import cores, hardware
 from distribution.step import traced
 from engine.latency import medians_ms, normals, predicting
-from engine.layer_times import Grid, LayerTimes, key_of
+from engine.layer_times import Grid, LayerTimes, key_of, timed_layers
 from nets.batch_norm import BatchNorm, Constant
 from nets.gates import Gate, round_up
 from nets.initial import Arrays
@@ -46,7 +46,7 @@ def measure(network, smaller, runtime, batch_size, track=iter):
         batch_size: images per call.
         track: wraps the list of kinds of layers, to show progress.
     """
-    layers = [layer for layer in network.network_layers if hasattr(layer, "kernel")]
+    layers = timed_layers(network)
     kinds = {key_of(layer): layer for layer in layers}
     timing = Timing(network, runtime, batch_size)
     grids = {key: timing.grid(layer) for key, layer in track(list(kinds.items()))}

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from ekg.extraction import extract
-from ekg.filter_rule import FilterRule
-from ekg.importance import masks
-from engine.layer_times import Grid, LayerTimes, key_of
+from ekg.filter_rule import filters_kept
+from ekg.importance import first_filters
+from engine.layer_times import Grid, LayerTimes, key_of, timed_layers
 from engine.layer_timing import measure, setting_of
 from nets import build_network
 from utils import UserError
@@ -21,14 +21,10 @@ def network():
     return build_network("ResNet-8", 10, 32)
 
 
-def layers_of(network):
-    return [layer for layer in network.network_layers if hasattr(layer, "kernel")]
-
-
 def times_of(network, block=1, **numbers):
     """A layer takes in + 10 out ms, linear in both widths; what is left without a branch, out."""
     grids = {}
-    for layer in layers_of(network):
+    for layer in timed_layers(network):
         ins, outs = ([1, size] for size in layer.kernel.shape[-2:])
         ins, outs = (ins[1:], outs) if layer.in_gate is None else (ins, outs)
         outs = outs[1:] if layer.out_gate is None else outs
@@ -39,7 +35,7 @@ def times_of(network, block=1, **numbers):
 
 def expected(network, filters, scale=1.0, layer_ms=0.0):
     total = 0.0
-    for layer in layers_of(network):
+    for layer in timed_layers(network):
         sizes = layer.kernel.shape[-2:]
         gates = zip((layer.in_gate, layer.out_gate), sizes)
         a, b = (size if gate is None else filters[gate.index] for gate, size in gates)
@@ -115,20 +111,21 @@ def test_layers_are_measured(arch, runtime, monkeypatch):
     monkeypatch.setattr("engine.layer_timing.SECONDS_WHOLE", 0.0)
     width = 0.1 if arch == "MobileNet-v2" else 1.0
     network = build_network(arch, 10, 32, width_multiplier=width)
-    rule = FilterRule(network.gate_sizes)
-    filters = rule.kept([0.5] * len(rule.sizes))
-    order = np.concatenate([np.arange(size) for size in rule.sizes])
-    arrays = extract(network, masks(rule.sizes, filters, order))
+    sizes = network.gate_sizes
+    filters = filters_kept(sizes, [0.5] * len(sizes))
+    arrays = extract(network, first_filters(sizes, filters))
     half = build_network(arch, 10, 32, arrays, width_multiplier=width)
     tracked = []
     times = measure(
         network, (filters, half), runtime, 2, lambda kinds: tracked.extend(kinds) or kinds
     )
-    assert len(tracked) == len(times.grids) == len({key_of(layer) for layer in layers_of(network)})
+    assert (
+        len(tracked) == len(times.grids) == len({key_of(layer) for layer in timed_layers(network)})
+    )
     assert times.ms(network) == pytest.approx(times.check["dense_ms"], rel=1e-6)
     assert times.setting.items() >= setting_of(network, runtime, 2).items()
     assert times.setting["threads"] >= 1 and times.setting["hardware"]
-    for layer in layers_of(network):
+    for layer in timed_layers(network):
         grid = times.grids[key_of(layer)]
         assert np.shape(grid.ms) == (len(grid.ins), len(grid.outs))
         assert len(grid.constant_ms) == (len(grid.outs) if layer.adds else 0)

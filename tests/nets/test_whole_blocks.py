@@ -10,7 +10,7 @@ from networks import randomised
 from distribution.runtime import Runtime
 from ekg.extraction import extract, reestimate
 from ekg.filter_rule import FilterRule
-from ekg.importance import masks
+from ekg.importance import first_filters, masks
 from ekg.scores import importance_by
 from ekg.sub_networks import SubNetworks
 from ekg.validation import Validation
@@ -191,8 +191,7 @@ def test_what_is_left_trains_and_is_pruned_again(case, extracted):
     logits = extracted(case.images, Context("moving")).numpy()
     close(extracted(case.images, Context("folded")).numpy(), logits)
     rule = FilterRule(extracted.gate_sizes, extracted.branches, least=0)
-    order = np.concatenate([np.arange(n) for n in rule.sizes])
-    flat = masks(rule.sizes, rule.fewest, order)
+    flat = first_filters(rule.sizes, rule.fewest)
     least = case.build(extract(extracted, flat))
     assert not any(least.branches)
     masked = extracted(case.images, Context("batch", extracted.split_masks(flat)))
