@@ -44,6 +44,8 @@ def directions(loaded, whole, seed):
             if "kernel" not in layer.arrays:
                 continue
             full = rng.standard_normal(layer.arrays["kernel"].shape)
+            if layer.path not in layers or "kernel" not in layers[layer.path].arrays:
+                continue  # drawn all the same, so that the layers behind it move alike
             kernel = layers[layer.path].arrays["kernel"].numpy()
             part = sliced(full, layer.gated["kernel"], keep)
             arrays[layer.path] = filter_normalised(part, kernel, layer.filter_axis)
@@ -58,8 +60,9 @@ def kept(loaded, whole):
     """
     if loaded.masks is not None:
         return [mask > 0 for mask in split(loaded.masks, whole.gate_sizes)]
-    sizes = zip(whole.gates, loaded.network.gates)
-    return [np.arange(gate.size) < own.size for gate, own in sizes]
+    # By name: a network may lack blocks, and the gates inside them.
+    own = {gate.name: gate.size for gate in loaded.network.gates}
+    return [np.arange(gate.size) < own.get(gate.name, 0) for gate in whole.gates]
 
 
 def whole_of(loaded):

@@ -16,8 +16,9 @@ from analysis.landscape import Surface, axis, directions, filter_normalised, mea
 from analysis.options import ImageOptions, LandscapeOptions
 from analysis.subjects import Loaded
 from ekg.extraction import extract
-from ekg.importance import split
+from ekg.importance import first_filters, split
 from engine.console import Silent
+from nets import build_network
 from nets.gates import Context
 from utils import UserError
 
@@ -130,6 +131,26 @@ def test_unknown_filters_count_as_the_first_of_their_gate():
     ):
         for name in FILTER_AXES:
             np.testing.assert_array_equal(ours[name], theirs[name])
+
+
+def test_a_network_without_a_block_moves_as_the_whole_one_elsewhere():
+    """Whether the filters that it kept are known, or it is a file from nowhere."""
+    whole = build_network("ResNet-8", 10, 32)
+    whole = build_network("ResNet-8", 10, 32, randomised(whole.parameters(), 0))
+    filters = whole.gate_sizes.copy()
+    filters[whole.branches.index("BasicBlock1.0")] = 0
+    flat = first_filters(whole.gate_sizes, filters)
+    less = build_network("ResNet-8", 10, 32, extract(whole, flat))
+    known, unknown = Loaded(None, less, whole, flat), Loaded(None, less)
+    of_whole = Loaded(None, whole, whole, np.ones_like(flat))
+    for ours, theirs, full in zip(
+        directions(known, whole, 0), directions(unknown, whole, 0), directions(of_whole, whole, 0)
+    ):
+        gone = {"BasicBlock1.0/conv1", "BasicBlock1.0/conv2"}
+        assert ours.keys() == theirs.keys() == full.keys() - gone
+        for name, move in ours.items():
+            np.testing.assert_array_equal(move, theirs[name])
+            np.testing.assert_allclose(move, full[name], rtol=1e-5)  # these filters are all there
 
 
 def test_the_whole_of_a_network_from_nowhere_is_as_wide_as_its_architecture():
