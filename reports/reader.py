@@ -6,6 +6,7 @@ Everything is checked here, so that what is shown later has the expected types.
 import contextlib
 import os
 
+from engine.configuration import LATER_OPTIONS
 from engine.run_files import (
     CONFIG,
     MEASURED,
@@ -120,6 +121,9 @@ def _options(options):
     number(options["search"]["target_rate"])
     device = options["device"]  # older runs have one precision for all stages
     device.setdefault("search_precision", device["precision"])
+    for name, default in LATER_OPTIONS.items():
+        group, _, option = name.partition(".")
+        options[group].setdefault(option, default)
     return options
 
 

@@ -113,10 +113,11 @@ class Run:
         kept = _filters(self.parameter_file("extraction"))
         before = _filters(self.parameter_file("warm_up")) if kept else {}
         # The kernel of a depthwise convolution is [height, width, channels, 1].
+        counts = {layer: (before.get(layer), kept.get(layer, 0)) for layer in before or kept}
         return {
-            layer: (before.get(layer), count)
-            for layer, count in kept.items()
-            if before.get(layer, count) > 1
+            layer: (whole, count)
+            for layer, (whole, count) in counts.items()
+            if (count if whole is None else whole) > 1
         }
 
     @functools.cached_property

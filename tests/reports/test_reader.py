@@ -19,7 +19,8 @@ import train_cifar
 import train_imagenet
 from cli.parser import Parser
 from engine.configuration import described
-from engine.run_files import read_object
+from engine.run_files import STAGES, read_object
+from nets.parameters import write_parameters
 from reports import pictures
 from reports.analyses import read_analysis
 from reports.reader import read_run, read_runs
@@ -45,6 +46,25 @@ def test_a_finished_run(tmp_path):
     # The depthwise convolution has the filters of the first one.
     assert run.filters == {"first": (8, 3), "second": (16, 16)}
     assert run.digests == {stage: digest(arrays) for stage, arrays in NETWORKS.items()}
+
+
+def test_layers_that_are_gone_keep_no_filter(tmp_path):
+    folder = make_run(tmp_path / "run")
+    arrays = dict(NETWORKS["extraction"])
+    del arrays["second/kernel:0"]
+    write_parameters(os.path.join(folder, STAGES["extraction"]), arrays, {})
+    assert read_run(folder, "run").filters == {"first": (8, 3), "second": (16, 0)}
+    os.unlink(os.path.join(folder, STAGES["warm_up"]))
+    assert read_run(folder, "run").filters == {"first": (None, 3)}
+
+
+def test_a_run_from_before_an_option_has_its_default(tmp_path):
+    """So it does not differ from a new run in options that did not exist."""
+    runs = [make_run(tmp_path / name) for name in ("older", "newer")]
+    config = read_object(runs[0], "config.json", {})
+    del config["options"]["search"]["least_filters"], config["options"]["search"]["round_to"]
+    write(runs[0], "config.json", config)
+    assert differing(read_runs(runs)) == []
 
 
 def test_an_unfinished_run(tmp_path):
