@@ -168,7 +168,11 @@ def slice_steps(sizes, uses, search_step, multiple=1):
     METHOD 3: max(1 / C, search_step / uses). METHOD 13: a slice has at least `multiple` filters.
     """
     sizes = np.asarray(sizes)
-    return np.maximum(np.minimum(multiple, sizes) / sizes, search_step / np.asarray(uses))
+    least = np.minimum(multiple, sizes) / sizes
+    if multiple > 1:
+        # Up to five decimals, as rates are rounded: or slices would fall short of a multiple.
+        least = np.ceil(least * 1e5 - 1e-6) / 1e5
+    return np.maximum(least, search_step / np.asarray(uses))
 
 
 def reduced(rates, gate, step):

@@ -36,13 +36,23 @@ class Uniform(Search):
         begin = time.perf_counter()
         current = state.history[-1]
         order = ranks(self.importance_of(state, current), self.sizes)
-        (rate,) = reduced(current.rates[:1], 0, self.options.step)
+        rate = self.lower(current)
         rates = (self.widest(rate, current.rates[0]),) * len(self.sizes)
         (logits,) = self.predict(masks(self.sizes, self.rule.kept(rates), order)[None])
         whose = f"step {len(state.history)}: the sub-network's"
         chosen = self.judge(state.knowledge, rates, order, logits, whose)
         self.take(state, chosen, logits)
         return self.record(state, chosen, logits, None, [], begin)
+
+    def lower(self, current):
+        """The rate after the next step. One that would change no mask is passed over.
+
+        METHOD 3: the same network would enter the history and the knowledge twice.
+        """
+        (rate,) = reduced(current.rates[:1], 0, self.options.step)
+        while rate > 0 and (self.rule.kept([rate] * len(self.sizes)) == current.filters).all():
+            (rate,) = reduced([rate], 0, self.options.step)
+        return rate
 
     def widest(self, rate, most):
         """`rate`, or if it reaches the target, the largest rate up to `most` that reaches it."""

@@ -67,9 +67,11 @@ def test_every_slice_of_an_open_gate_removes_filters(multiple, least):
     """At least `multiple` of them, or what brings a gate to a multiple."""
     from ekg.candidates import reduced, slice_steps
 
-    sizes = [16, 20, 24, 64, 96, 144, 5]
-    for search_step in (0.05, 0.2, 0.5):
-        rule = FilterRule(sizes, [*"abcdef", None], least, multiple)
+    sizes = [16, 20, 24, 64, 96, 144, 384, 1536, 5]
+    # In the paper's rule a slice of 1 / C may round to nothing: rates have five decimals.
+    smallest = () if multiple == 1 else (0.001,)
+    for search_step in (*smallest, 0.05, 0.2, 0.5):
+        rule = FilterRule(sizes, [*"abcdefgh", None], least, multiple)
         steps = slice_steps(rule.sizes, np.ones(len(sizes)), search_step, multiple)
         rates = [1.0] * len(sizes)
         while len(still := rule.open_gates(rates)):

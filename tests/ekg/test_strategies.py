@@ -68,6 +68,13 @@ def test_uniform_has_one_rate_that_falls_by_the_step():
     np.testing.assert_allclose(state.knowledge, np.mean(members, 0), rtol=1e-4, atol=1e-5)
 
 
+def test_uniform_passes_over_steps_that_change_nothing():
+    """At 0.75 and multiples of 8, the gates of 4, 8 and 16 filters keep all of them."""
+    search = search_of("uniform", 0.8, round_to=8)
+    _, records = run(search)
+    assert [record["filters"] for record in records] == [[4, 8, 16], [4, 8, 8]]
+
+
 def test_random_takes_the_best_of_its_samples():
     search = search_of("random", 0.5, samples=8)
     state, records = run(search)
