@@ -90,6 +90,9 @@ class SearchState:
                 if array.shape != shapes[name] or not numbers or not steps:
                     found = f"{array.dtype} {list(array.shape)}"
                     raise ValueError(f"{name} is {found}, expected finite {list(shapes[name])}")
+            filters = saved.get("filters", 0)
+            if np.any(filters < 0) or np.any(filters > np.asarray(sizes)):
+                raise ValueError("a gate keeps fewer filters than none, or more than it has")
         except (OSError, ValueError, IndexError, TypeError) as error:
             raise UserError(f"{path} is damaged ({error}); delete it to search again") from error
         columns = (saved[name].tolist() for name in ("rates", "loss", "score"))

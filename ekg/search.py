@@ -211,9 +211,12 @@ def check_reachable(network, rule, target_rate):
     least = network.cost(rule.fewest)[0] / network.cost()[0]
     if target_rate < least:
         enough = math.ceil(least * 1e4) / 1e4
+        fewest = "one filter per gate leaves"
+        if (rule.fewest != 1).any():
+            fewest = "the fewest filters that --least_filters and --round_to allow leave"
         raise UserError(
-            f"--search_target_rate {target_rate:g} is out of reach: even one filter per gate leaves"
-            f" {least:.2%} of {network.arch}'s FLOPs; ask for at least {enough}"
+            f"--search_target_rate {target_rate:g} is out of reach: even {fewest} {least:.2%} of"
+            f" {network.arch}'s FLOPs; ask for at least {enough}"
         )
 
 

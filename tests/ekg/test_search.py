@@ -223,6 +223,22 @@ def test_a_file_without_filter_counts_keeps_at_least_one_filter_per_gate(tmp_pat
         np.testing.assert_array_equal(ours.filters, theirs.filters)
 
 
+@pytest.mark.parametrize("count", [-1, 17])
+def test_a_state_with_impossible_filters_is_refused(tmp_path, count):
+    _, state, _ = run(0.5)
+    state.history[-1].filters[2] = count
+    state.save(tmp_path / "state.npz")
+    with pytest.raises(UserError, match="fewer filters than none, or more than it has"):
+        SearchState.load(tmp_path / "state.npz", Plain.gate_sizes, 20, 5)
+
+
+def test_a_target_out_of_reach_says_why():
+    with pytest.raises(UserError, match="even one filter per gate leaves"):
+        run(0.1)
+    with pytest.raises(UserError, match="fewest filters that --least_filters and --round_to allow"):
+        run(0.2, round_to=8)
+
+
 def test_a_damaged_state_is_refused(tmp_path):
     _, state, _ = run(0.5)
     path = tmp_path / "state.npz"
