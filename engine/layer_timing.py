@@ -21,6 +21,7 @@ SECONDS = 0.02  # per point of the grid
 # multiply-accumulates of one for a batch, up to which it holds.
 COPIES = ((3e7, 16), (1e9, 4), (float("inf"), 1))
 SECONDS_WHOLE = 2.0  # per network
+LEAST_MS = 1e-3  # of a call: less cannot be told from noise
 
 
 def setting_of(network, runtime, batch_size):
@@ -84,11 +85,13 @@ class Timing:
         """Median milliseconds of each of `calls`, without the overhead of a call.
 
         A call that does nothing, and one of a fixed layer, take turns with them. Where the fixed
-        layer takes longer than it did at first, the machine is slower, and times are scaled.
+        layer takes longer than it did at first, the machine is slower, and times are scaled. A call
+        that seems to take less than doing nothing takes LEAST_MS: on a busy machine that happens.
         """
         empty, reference, *ms = medians_ms([self.empty, self.reference, *calls], seconds)
-        self.reference_ms = self.reference_ms or reference - empty
-        return [(each - empty) * self.reference_ms / (reference - empty) for each in ms]
+        self.reference_ms = self.reference_ms or reference
+        faster = self.reference_ms / reference
+        return [max(each - empty, LEAST_MS) * faster for each in ms]
 
     def of_networks(self, networks):
         """Milliseconds of whole networks per call."""
