@@ -155,7 +155,7 @@ def one_step(search, state, member):
         for one, logits in zip(rates, found)
     ]
     return {
-        "flops_rate": search.flops_rate(state),
+        "flops_rate": search.share(state),
         "gates": np.array(gates),
         "score": np.array(values) - min(values),
         "saved": given.saved[gates],

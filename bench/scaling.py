@@ -16,6 +16,7 @@ from harness import add_numbers, print_heading, print_row
 from cli.parser import Parser, count, count_or_none, positive, share
 from cli.program import run_program
 from distribution.startup import import_tensorflow
+from ekg.budget import Budget
 from ekg.candidates import fine_search, slice_steps
 from ekg.filter_rule import FilterRule
 from nets import build_network
@@ -57,15 +58,15 @@ def search_steps(network, target_rate, search_step=0.2):
     The estimate is the median of five searches that remove slices in random order. The bound is the
     number of all slices.
     """
-    rule, flops_of = FilterRule(network.gate_sizes), lambda filters: network.cost(filters)[0]
+    rule = FilterRule(network.gate_sizes)
+    budget = Budget(lambda filters: network.cost(filters)[0], network.cost()[0], target_rate)
     steps = slice_steps(rule.sizes, [gate.uses for gate in network.gates], search_step)
-    target = target_rate * network.cost()[0]
     counts = []
     for seed in range(5):
         rng, rates, taken = np.random.default_rng(seed), [1.0] * len(steps), 0
-        while flops_of(rule.kept(rates)) > target:
+        while not budget.met(rule.kept(rates)):
             gate = rng.choice([i for i, rate in enumerate(rates) if rate > 0])
-            rates, taken = fine_search(flops_of, rule, rates, gate, steps[gate], target), taken + 1
+            rates, taken = fine_search(budget, rule, rates, gate, steps[gate]), taken + 1
         counts.append(taken)
     # - 1e-9: in floating point 1 / 0.2 may be above 5.
     return statistics.median(counts), int(np.ceil(1 / steps - 1e-9).sum())

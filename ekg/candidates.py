@@ -180,28 +180,27 @@ def reduced(rates, gate, step):
     return [max(0.0, round(rate - step, 5)) if i == gate else rate for i, rate in enumerate(rates)]
 
 
-def fine_search(flops_of, rule, rates, gate, step, target_flops):
+def fine_search(budget, rule, rates, gate, step):
     """The rates of the candidate at `gate`, refilled if its slice reaches the target (METHOD 3).
 
     Refilling gives back filters one by one, from the reduced rate up, while the network stays at or
-    under `target_flops`. So the search ends just under its target.
+    under the target. So the search ends just under it.
 
     Args:
-        flops_of: function of filters kept, int [G], to MACs.
+        budget: ekg.budget.Budget, the target.
         rule: FilterRule.
         rates: list of G rates of the current sub-network.
         gate: index of the gate that gives up the slice.
         step: how much its rate falls.
-        target_flops: MACs that the search aims at.
     """
     candidate = reduced(rates, gate, step)
-    if flops_of(rule.kept(candidate)) > target_flops:
+    if not budget.met(rule.kept(candidate)):
         return candidate
     low = best = candidate[gate]  # m = 0: the reduced rate itself
     size = rule.sizes[gate]
     for m in range(1, math.floor(step * size + 1e-6) + 1):
         rate = round(low + m / size, 5)  # METHOD 3: round(W + m / C, 5)
         wider = [rate if i == gate else r for i, r in enumerate(candidate)]
-        if rate <= rates[gate] and flops_of(rule.kept(wider)) <= target_flops:
+        if rate <= rates[gate] and budget.met(rule.kept(wider)):
             best = rate
     return [best if i == gate else r for i, r in enumerate(candidate)]

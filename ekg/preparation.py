@@ -10,8 +10,8 @@ from dataloader import Dataset, load_dataset
 from dataloader.sampling import select_subsets
 from distribution.machines import meet
 from distribution.runtime import Runtime, hardware, make_runtime
+from ekg.budget import budget_of
 from ekg.filter_rule import FilterRule
-from ekg.search import check_reachable
 from engine.adoption import find_search
 from engine.board import Board
 from engine.broken import BrokenImages
@@ -117,7 +117,7 @@ def prepare(options, machines, console):
     built = dict(origin=source, seed=options.seed, **variant)
     network = build_network(options.arch, data.classes, data.input_size, given, **built)
     rule = FilterRule.of(network, options.search)
-    check_reachable(network, rule, options.search.target_rate)
+    budget_of(network, options.search).check_reachable(rule, network.arch)
 
     _check_batches(options, runtime, data, len(val), len(subset), baseline=not source)
 

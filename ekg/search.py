@@ -5,12 +5,12 @@ Algorithm 1, steps 3 and 4. A search sees the network through two functions, `im
 a network. `Greedy` is the paper's search; ekg.strategies has the others.
 """
 
-import math
 import time
 from collections.abc import Callable, Iterable
 
 import numpy as np
 
+from ekg.budget import budget_of
 from ekg.candidates import Gates, fine_search, slice_steps, worth_evaluating
 from ekg.filter_rule import FilterRule
 from ekg.history import SearchState, SubNetwork
@@ -18,7 +18,6 @@ from ekg.importance import masks, ranks
 from ekg.knowledge import cross_entropy, knowledge_loss, update_knowledge
 from engine.console import Silent, duration
 from engine.logits import check_finite
-from utils import UserError
 
 # Function of masks, float32 [F], and T, float32 [N, classes] or None, to the importance of all
 # filters, float32 [F] (ekg.scores).
@@ -47,8 +46,8 @@ class Search:
         self.options, self.seed = options, seed
         self.sizes, self.rule = network.gate_sizes, FilterRule.of(network, options)
         self.all_flops = network.cost()[0]
-        self.target_flops = options.target_rate * self.all_flops
-        check_reachable(network, self.rule, options.target_rate)
+        self.budget = budget_of(network, options)
+        self.budget.check_reachable(self.rule, network.arch)
 
     def advance(self, state, bar: Callable = Silent) -> dict:
         """Takes one step of the search; returns its record. Each strategy has its own."""
@@ -58,21 +57,17 @@ class Search:
         """MACs of the network that keeps `filters`, int [G], per gate."""
         return self.network.cost(filters)[0]
 
-    def current_flops(self, state):
-        """MACs of the current sub-network."""
-        return self.flops_of(state.history[-1].filters)
-
-    def flops_rate(self, state):
-        """The share of the unpruned network's MACs that the current sub-network has."""
-        return self.current_flops(state) / self.all_flops
+    def share(self, state):
+        """The share of the unpruned network's FLOPs that the current sub-network has."""
+        return self.budget.share(state.history[-1].filters)
 
     def done(self, state):
-        """Whether the search ends (METHOD 0): FLOPs / FLOPs_0 <= search_target_rate."""
-        return self.current_flops(state) <= self.target_flops
+        """Whether the current sub-network meets the target, which ends the search."""
+        return self.budget.met(state.history[-1].filters)
 
     def progress(self, state):
         """Progress of a search that is not done, from 0 to 1."""
-        return (1 - self.flops_rate(state)) / (1 - self.options.target_rate)
+        return (1 - self.share(state)) / (1 - self.options.target_rate)
 
     def start(self):
         """(state, record) of the unpruned network. Its logits are T_0 (METHOD 4)."""
@@ -200,24 +195,7 @@ class Greedy(Search):
     def fine(self, rates, gate):
         """The rates of the candidate at `gate`, G floats (METHOD 3)."""
         step = self.steps[gate]
-        return fine_search(self.flops_of, self.rule, list(rates), gate, step, self.target_flops)
-
-
-def check_reachable(network, rule, target_rate):
-    """Raises UserError for a target below the FLOPs of the fewest filters (METHOD 3).
-
-    network: Network; rule: FilterRule; target_rate: share of the FLOPs.
-    """
-    least = network.cost(rule.fewest)[0] / network.cost()[0]
-    if target_rate < least:
-        enough = math.ceil(least * 1e4) / 1e4
-        fewest = "one filter per gate leaves"
-        if (rule.fewest != 1).any():
-            fewest = "the fewest filters that --least_filters and --round_to allow leave"
-        raise UserError(
-            f"--search_target_rate {target_rate:g} is out of reach: even {fewest} {least:.2%} of"
-            f" {network.arch}'s FLOPs; ask for at least {enough}"
-        )
+        return fine_search(self.budget, self.rule, list(rates), gate, step)
 
 
 def search_line(record, gates):

@@ -36,7 +36,7 @@ def search(run, supernet):
         _keep_step(run, strategy, state, record)
     with console.bar((), "search", total=100) as bar:
         while not strategy.done(state):
-            bar.show(FLOPs=f"{strategy.flops_rate(state):.1%}", loss=state.history[-1].loss)
+            bar.show(FLOPs=f"{strategy.share(state):.1%}", loss=state.history[-1].loss)
             bar.to(min(100, round(100 * strategy.progress(state), 1)))
             record = strategy.advance(state, bar=lambda items: console.bar(items, "candidates"))
             _agree(run.runtime.machines, state)

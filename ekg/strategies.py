@@ -56,13 +56,13 @@ class Uniform(Search):
 
     def widest(self, rate, most):
         """`rate`, or if it reaches the target, the largest rate up to `most` that reaches it."""
-        flops_at = lambda rate: self.flops_of(self.rule.kept([rate] * len(self.sizes)))
-        if flops_at(rate) > self.target_flops:
+        fits = lambda rate: self.budget.met(self.rule.kept([rate] * len(self.sizes)))
+        if not fits(rate):
             return rate
         sizes = set(self.sizes.tolist())
         steps = sorted({round(n / size, 5) for size in sizes for n in range(1, size + 1)})
         wider = [rate, *(other for other in steps if rate < other <= most)]
-        return wider[_last(len(wider), lambda i: flops_at(wider[i]) <= self.target_flops)]
+        return wider[_last(len(wider), lambda i: fits(wider[i]))]
 
 
 class RandomWidths(Search):
@@ -107,7 +107,7 @@ class RandomWidths(Search):
             rates = np.minimum(shares * k / self.SCALES / shares.min(), 1)
             return tuple(round(rate, 5) for rate in rates.tolist())
 
-        fits = lambda k: self.flops_of(self.rule.kept(scaled(k))) <= self.target_flops
+        fits = lambda k: self.budget.met(self.rule.kept(scaled(k)))
         return scaled(_last(self.SCALES + 1, fits))
 
 

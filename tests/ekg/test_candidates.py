@@ -5,6 +5,7 @@ import itertools
 import numpy as np
 import pytest
 
+from ekg.budget import Budget
 from ekg.candidates import (
     FILTERS,
     Gates,
@@ -142,7 +143,8 @@ def test_with_few_numbers_all_are_evaluated():
 def test_fine_search_keeps_the_widest_rate_at_or_under_the_target():
     flops_of = lambda filters: 10 * int(filters[0]) + int(filters[1])
     for target, size, step in itertools.product(range(30, 160, 7), [16], [0.2, 0.5]):
-        rates = fine_search(flops_of, FilterRule([size, 4]), [1.0, 1.0], 0, step, target)
+        budget = Budget(flops_of, 1, target)
+        rates = fine_search(budget, FilterRule([size, 4]), [1.0, 1.0], 0, step)
         kept = [
             k for k in range(int(np.ceil(size * (1 - step) - 0.02)), size) if 10 * k + 4 <= target
         ]
@@ -152,4 +154,5 @@ def test_fine_search_keeps_the_widest_rate_at_or_under_the_target():
 
 
 def test_fine_search_leaves_a_candidate_above_the_target_alone():
-    assert fine_search(lambda filters: 1000, FilterRule([16]), [1.0], 0, 0.2, 10) == [0.8]
+    budget = Budget(lambda filters: 1000, 1, 10)
+    assert fine_search(budget, FilterRule([16]), [1.0], 0, 0.2) == [0.8]

@@ -6,10 +6,11 @@ import types
 import numpy as np
 import pytest
 
+from ekg.budget import Budget
 from ekg.candidates import FILTERS
 from ekg.filter_rule import FilterRule, filters_kept
 from ekg.history import SearchState, SubNetwork
-from ekg.search import Greedy, check_reachable
+from ekg.search import Greedy
 from engine.options import SearchOptions
 from utils import UserError
 
@@ -132,9 +133,8 @@ def test_the_last_step_is_refilled_as_far_as_the_target_allows():
     gate = int(np.flatnonzero(np.array(last.rates) != before.rates)[0])
     filters = filters_kept(search.sizes, last.rates)
     filters[gate] += 1
-    assert (
-        filters[gate] == filters_kept(search.sizes, before.rates)[gate]
-        or search.flops_of(filters) > search.target_flops
+    assert filters[gate] == filters_kept(search.sizes, before.rates)[gate] or not search.budget.met(
+        filters
     )
 
 
@@ -188,9 +188,10 @@ def test_a_target_of_one_needs_no_search():
 
 def test_a_target_out_of_reach_is_refused_beforehand():
     least = (5 + 1 + 2 + 3) / Plain().cost()[0]
-    check_reachable(Plain(), FilterRule(Plain.gate_sizes), least)
+    budget = lambda rate: Budget(lambda filters: Plain().cost(filters)[0], 73, rate)
+    budget(least).check_reachable(FilterRule(Plain.gate_sizes), "Plain")
     with pytest.raises(UserError, match="out of reach"):
-        check_reachable(Plain(), FilterRule(Plain.gate_sizes), least - 1e-6)
+        budget(least - 1e-6).check_reachable(FilterRule(Plain.gate_sizes), "Plain")
     assert run(least)[2][-1]["flops"] == 11
 
 

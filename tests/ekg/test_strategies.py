@@ -63,7 +63,7 @@ def test_uniform_has_one_rate_that_falls_by_the_step():
         for size_of in range(1, size + 1)
         if rate + 1e-4 < size_of / size <= 0.5
     ]
-    assert search.flops_of(filters_kept(search.sizes, [min(wider)] * 3)) > search.target_flops
+    assert not search.budget.met(filters_kept(search.sizes, [min(wider)] * 3))
     members = [logits_of(member.masks(search.sizes)) for member in state.history]
     np.testing.assert_allclose(state.knowledge, np.mean(members, 0), rtol=1e-4, atol=1e-5)
 
