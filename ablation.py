@@ -153,6 +153,11 @@ def main():
     from ekg.preparation import check, pretrained
     from engine.console import Console
 
+    if asked.search.needs_times and not asked.layer_times:
+        raise UserError(
+            "all runs must predict with the same times of layers; write them with test.py --latency"
+            " --layer_times FILE and give --layer_times FILE"
+        )
     if study.curvature:
         curvature.check(asked, study.curvature)
     planned = plan(study, baseline_seed(study, asked, pretrained(asked)))

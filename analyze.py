@@ -33,6 +33,8 @@ PROGRAMS = {"cifar": train_cifar, "imagenet": train_imagenet}
 SET = {
     "--search": "the sub-networks are random",
     "--search_samples": "use --sub_networks instead",
+    "--search_target": "all sub-networks have the same FLOPs",
+    "--slice_by": "the sub-networks are random",
     "--finetune_teacher": "all sub-networks are fine-tuned on the labels alone",
     "--search_from": "the search is part of the study",
 }

@@ -83,6 +83,7 @@ def published(options, width, table, row):
 
     options: Options of the run; width: width multiplier; table, row: names in TABLES.
     """
-    if options.search.target_rate != TARGET_RATE or width != 1:
+    search = options.search
+    if (search.target, search.target_rate) != ("flops", TARGET_RATE) or width != 1:
         return None
     return PAPER_FIGURES.get((options.arch, options.dataset), {}).get(table, {}).get(row)

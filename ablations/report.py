@@ -186,6 +186,13 @@ def markdown(lines, head):
     return "\n".join([*page, ""])
 
 
+def _target(search):
+    whole = "the FLOPs"
+    if search.target == "latency":
+        whole = f"the predicted time at batch {search.latency_batch_size}"
+    return f"{search.target_rate:.0%} of {whole}"
+
+
 def head(study, plan, done, options):
     """The lines above the tables: command, versions, seeds, how many runs are done."""
     seeds = ", ".join(map(str, study.seeds))
@@ -204,10 +211,7 @@ def head(study, plan, done, options):
         f" {duration(_seconds(done))} in all"
     )
     lines = [
-        (
-            f"# Ablations: {options.arch} on {options.dataset}, {options.search.target_rate:.0%} of"
-            " the FLOPs"
-        ),
+        f"# Ablations: {options.arch} on {options.dataset}, {_target(options.search)}",
         f"`{study.command}`",
         "; others: ".join(made) + ".",
         f"Seeds {seeds}; {deviations}. {progress}.",

@@ -18,7 +18,6 @@ DEFAULTS = {
     "seconds": 2.0,
     "layer_times": None,
 }
-LARGEST_DEVIATION = 0.1  # of the sum of layers from the whole network
 LEAST_CALLS = 20  # timed calls per network and batch size: a p95 needs some
 
 
@@ -120,38 +119,16 @@ def measured(args, files, networks, runtime):
 
 def measure_layers(args, network, runtime):
     """Writes --layer_times; returns a dict (JSON) with the check of the sum of all layers."""
-    from ekg.extraction import extract
-    from ekg.filter_rule import filters_kept
-    from ekg.importance import first_filters
+    from ekg.predicted_time import measured
     from engine.console import Console
-    from engine.layer_timing import measure
-    from nets import build_network
+    from engine.layer_times import check_line
 
-    # The sum is checked on the network with half of each gate's filters.
-    sizes = network.gate_sizes
-    filters = filters_kept(sizes, [0.5] * len(sizes))
-    shape = network.arch, network.classes, network.input_size
-    variant = dict(padding=network.padding, width_multiplier=network.width_multiplier)
-    half = build_network(*shape, extract(network, first_filters(sizes, filters)), **variant)
     console = Console(prints=not args.json)
-    track = lambda kinds: console.bar(kinds, "kinds of layers")
-    times = measure(network, (filters, half), runtime, args.batch_sizes[0], track)
+    track = lambda kinds: console.bar(kinds, "times of layers")
+    times = measured(network, runtime, args.batch_sizes[0], track)
     times.save(args.layer_times)
-    check = times.check | {"deviation": times.deviation}
-    return {"file": args.layer_times, "batch_size": args.batch_sizes[0]} | check
-
-
-def layers_line(layers):
-    """Text: where the times of layers are, and how well their sum predicts."""
-    off = layers["deviation"]
-    text = (
-        f"layers at batch {layers['batch_size']}: {layers['file']}; with half of the filters their"
-        f" sum is {layers['predicted_ms']:.2f} ms, measured are {layers['measured_ms']:.2f} ms"
-        f" ({off:+.1%})"
-    )
-    if abs(off) > LARGEST_DEVIATION:
-        text += "; more than 10 % apart: is the machine busy?"
-    return text
+    described = {"file": args.layer_times, "batch_size": args.batch_sizes[0]} | times.check
+    return described | {"deviation": times.deviation, "check": check_line(times)}
 
 
 def table(described):
@@ -179,5 +156,7 @@ def table(described):
                 f"  {own['images_per_second']:>9.1f}{speed if row is not rows[0] else ''}"
             )
     if "layers" in described:
-        lines += ["", layers_line(described["layers"])]
+        layers = described["layers"]
+        at = f"layers at batch {layers['batch_size']}"
+        lines += ["", f"{at}: {layers['file']}; {layers['check']}"]
     return "\n".join(lines)

@@ -3,6 +3,7 @@
 import dataclasses
 
 from cli.parser import Parser
+from cli.time_flags import check_time_flags
 from dataloader import FileOptions
 from engine.options import (
     DeviceOptions,
@@ -42,6 +43,7 @@ def parse_options(doc, add_flags, argv=None):
 
 def options_from(args):
     """The Options of a parsed command line. Raises UserError for flags that contradict others."""
+    check_time_flags(args)
     return Options(
         train_path=args.train_path,
         overwrite=args.overwrite,
@@ -51,6 +53,7 @@ def options_from(args):
         dataset=args.dataset,
         trained_param=args.trained_param,
         search_from=args.search_from,
+        layer_times=args.layer_times,
         files=_file_options(args),
         finetune_teacher=args.finetune_teacher,
         num_teacher=args.num_teacher,
@@ -93,6 +96,9 @@ def _search_options(args):
         samples=args.search_samples,
         least_filters=args.least_filters,
         round_to=args.round_to,
+        target=args.search_target,
+        slice_by=args.slice_by,
+        latency_batch_size=args.latency_batch_size,
     )
 
 

@@ -7,6 +7,7 @@ import argparse
 
 from cli.flags import PRECISIONS, add_width_flag
 from cli.parser import count, count_or_none, not_negative, part, positive, share
+from cli.time_flags import add_time_flags
 from ekg.candidates import FILTERS
 from ekg.scores import SCORES
 from ekg.strategies import STRATEGIES
@@ -32,6 +33,7 @@ def add_training_flags(parser, architectures, arch, fine_tuning, baseline, tempe
     group = parser.add_argument_group("search")
     _add_search_flags(group)
     _add_method_flags(group)
+    add_time_flags(group)
     group = parser.add_argument_group("fine-tuning")
     _add_teaching_flags(group, temperature)
     rates_for = fine_tuning.batch_size if temperature else None
@@ -113,7 +115,7 @@ def _add_search_flags(group):
     def add(name, kind, default, text):
         group.add_argument(name, type=kind, default=default, help=text)
 
-    add("--search_target_rate", share, 0.45, "share of the FLOPs that may remain")
+    add("--search_target_rate", share, 0.45, "share of the FLOPs, or of the time, that may remain")
     add("--search_step", share, 0.2, "largest share of a gate's filters removed in one step")
     add("--search_batch_size", count, 256, "images of D_val per batch")
     add(

@@ -1,4 +1,4 @@
-"""The target of a search: a share of the FLOPs of the unpruned network."""
+"""The target of a search: a share of the unpruned network's FLOPs, or of its time (METHOD 13)."""
 
 import dataclasses
 import math
@@ -13,14 +13,16 @@ from utils import UserError
 class Budget:
     """The target of a search.
 
-    of: function of filters kept, int [G], to FLOPs.
+    of: function of filters kept, int [G], to FLOPs or milliseconds.
     whole: of the unpruned network.
     rate: the share of `whole` that may remain.
+    name: what is counted, for messages.
     """
 
     of: Callable[[np.ndarray], float]
     whole: float
     rate: float
+    name: str = "FLOPs"
 
     @property
     def target(self):
@@ -47,11 +49,17 @@ class Budget:
                 fewest = "the fewest filters that --least_filters and --round_to allow leave"
             raise UserError(
                 f"--search_target_rate {self.rate:g} is out of reach: even {fewest} {least:.2%} of"
-                f" {arch}'s FLOPs; ask for at least {enough}"
+                f" {arch}'s {self.name}; ask for at least {enough}"
             )
 
 
-def budget_of(network, options):
-    """The Budget of a search of `network`. options: SearchOptions."""
+def budget_of(network, options, times=None):
+    """The Budget of a search of `network`.
+
+    options: SearchOptions; times: LayerTimes, for a target in time, else None.
+    """
+    if options.target == "latency":
+        of = lambda filters: times.ms(network, filters)
+        return Budget(of, times.ms(network), options.target_rate, "predicted time")
     of = lambda filters: network.cost(filters)[0]
     return Budget(of, network.cost()[0], options.target_rate)

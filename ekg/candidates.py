@@ -29,7 +29,7 @@ class Gates:
     rule: FilterRule, how many filters each gate keeps at a rate.
     uses: int [G], convolutions that write through each gate.
     rates: G floats, the share of filters that each gate keeps.
-    steps: float [G], how much each rate falls per step (slice_steps).
+    steps: float [G], how much each rate falls in the next slice; 0: the gate has none.
     importance: float32 [F], of all filters, flat over the gates: Eq. 9, or what --score asks for.
     flops_of: function of filters kept, int [G], to MACs.
     """
@@ -45,6 +45,11 @@ class Gates:
     def sizes(self):
         """int [G]: filters of each gate in the unpruned network."""
         return self.rule.sizes
+
+    @property
+    def open(self):
+        """Indices of the gates that have a slice to give up."""
+        return [gate for gate in self.rule.open_gates(self.rates) if self.steps[gate] > 0]
 
     @property
     def by_gate(self):
@@ -132,7 +137,7 @@ def worth_evaluating(rule, gates):
 
     rule: a key of FILTERS. Gates that cannot give up a slice do not count for the threshold.
     """
-    still_open = gates.rule.open_gates(gates.rates)
+    still_open = gates.open
     numbers = FILTERS[rule](gates)[still_open]
     threshold = trimmed_otsu(numbers)
     return [int(i) for i, n in zip(still_open, numbers) if threshold is None or n <= threshold]
@@ -173,6 +178,34 @@ def slice_steps(sizes, uses, search_step, multiple=1):
         # Up to five decimals, as rates are rounded: or slices would fall short of a multiple.
         least = np.ceil(least * 1e5 - 1e-6) / 1e5
     return np.maximum(least, search_step / np.asarray(uses))
+
+
+def steps_by_time(ms_of, rule, rates, wanted):
+    """float64 [G]: how much each rate falls for a slice that saves about `wanted` ms (METHOD 13).
+
+    The smallest slice that saves as much, or if the gate has none, the one that saves most. Several
+    widths may take the same time: a gate that saves none is left alone, with step 0, as long as
+    others save some.
+
+    Args:
+        ms_of: function of filters kept, int [G], to milliseconds.
+        rule: FilterRule.
+        rates: G floats, of the current sub-network.
+        wanted: milliseconds.
+    """
+    filters, fewest, now = rule.kept(rates), rule.fewest, ms_of(rule.kept(rates))
+    steps, most = np.zeros(len(rates)), np.full(len(rates), -math.inf)
+    for gate in rule.open_gates(rates):
+        for count in range(filters[gate] - 1, fewest[gate] - 1, -1):
+            if count % rule.multiple and count != fewest[gate]:
+                continue
+            step = rates[gate] - round(count / int(rule.sizes[gate]), 5)
+            saved = now - ms_of(rule.kept(reduced(rates, gate, step)))
+            if saved > most[gate]:
+                most[gate], steps[gate] = saved, step
+            if saved >= wanted:
+                break
+    return np.where(most > 0, steps, 0) if (most > 0).any() else steps
 
 
 def reduced(rates, gate, step):

@@ -12,14 +12,16 @@ from distribution.machines import meet
 from distribution.runtime import Runtime, hardware, make_runtime
 from ekg.budget import budget_of
 from ekg.filter_rule import FilterRule
+from ekg.predicted_time import times_for
 from engine.adoption import find_search
 from engine.board import Board
 from engine.broken import BrokenImages
 from engine.configuration import ADOPTED, check_agreement, described, versions
 from engine.console import Console
+from engine.layer_times import LayerTimes
 from engine.run import Run
-from engine.run_files import STAGES, UNFINISHED, own_files
-from engine.run_folder import RunFolder
+from engine.run_files import STAGES, TIMES, UNFINISHED, own_files
+from engine.run_folder import RunFolder, check_folder
 from engine.signals import deferred
 from files.guards import LARGEST
 from nets import build_network, variant_of
@@ -39,6 +41,7 @@ class Prepared:
     given: dict[str, np.ndarray] | None  # the arrays of `source`, by name
     variant: dict  # see nets.variant_of
     described: dict  # the settings that decide the results, for config.json
+    times: LayerTimes | None  # for a search in time
 
 
 @contextlib.contextmanager
@@ -52,6 +55,8 @@ def opened(options):
         prepared = prepare(options, machines, console)
         folder = _open_folder(options, prepared, machines)
         with contextlib.closing(folder), deferred():
+            if prepared.times and folder.writes and not folder.has(TIMES):
+                prepared.times.save(folder.file(TIMES))
             if folder.writes and not folder.locked and not folder.finished:
                 console.say(
                     f"{options.train_path}: this file system has no locks; make sure that no other"
@@ -76,6 +81,7 @@ def opened(options):
                 board=Board(folder),
                 given=prepared.given,
                 variant=prepared.variant,
+                times=prepared.times,
             )
         machines.exchange(None)  # wait: other machines may still compute with this one
 
@@ -83,11 +89,14 @@ def opened(options):
 def check(options):
     """Raises the UserErrors of `opened`, except those about the run folder; writes nothing."""
     with contextlib.closing(meet()) as machines:
-        prepare(options, machines, Console(prints=False))
+        prepare(options, machines, Console(prints=False), measures=False)
 
 
-def prepare(options, machines, console):
-    """Runs all checks that do not need the run folder; returns Prepared. Raises UserError."""
+def prepare(options, machines, console, measures=True):
+    """Runs all checks that do not need the run folder; returns Prepared. Raises UserError.
+
+    measures: whether it measures times of layers, if the search needs them and there is no file.
+    """
     # Only the chief looks into the folder before it exists: on the other machines, shared storage
     # may cache that it is missing.
     begun = machines.exchange(machines.chief and _has_baseline(options))[0]
@@ -116,9 +125,6 @@ def prepare(options, machines, console):
         console.say(line)
     built = dict(origin=source, seed=options.seed, **variant)
     network = build_network(options.arch, data.classes, data.input_size, given, **built)
-    rule = FilterRule.of(network, options.search)
-    budget_of(network, options.search).check_reachable(rule, network.arch)
-
     _check_batches(options, runtime, data, len(val), len(subset), baseline=not source)
 
     described_run = described(options, start, runtime.parts)
@@ -126,7 +132,13 @@ def prepare(options, machines, console):
         # Each machine trains on its own files, so the number of machines decides which images are
         # in a batch together.
         described_run |= {"machines": len(machines.addresses), "data": data.digest()}
-    return Prepared(data, val, subset, runtime, source, given, variant, described_run)
+    # Last, because it may take a minute.
+    free = lambda: check_folder(options.train_path, described_run, options.overwrite)
+    times = times_for(options, network, runtime, machines, console, free if measures else None)
+    if times or options.search.target == "flops":
+        rule = FilterRule.of(network, options.search)
+        budget_of(network, options.search, times).check_reachable(rule, network.arch)
+    return Prepared(data, val, subset, runtime, source, given, variant, described_run, times)
 
 
 def _open_folder(options, prepared, machines):

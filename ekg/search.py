@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable
 import numpy as np
 
 from ekg.budget import budget_of
-from ekg.candidates import Gates, fine_search, slice_steps, worth_evaluating
+from ekg.candidates import Gates, fine_search, reduced, slice_steps, steps_by_time, worth_evaluating
 from ekg.filter_rule import FilterRule
 from ekg.history import SearchState, SubNetwork
 from ekg.importance import masks, ranks
@@ -30,7 +30,7 @@ Predict = Callable[[np.ndarray], Iterable[np.ndarray]]
 class Search:
     """The parts that all searches of a supernet share. A subclass is a strategy."""
 
-    def __init__(self, network, labels, importance, predict, options, seed=0):
+    def __init__(self, network, labels, importance, predict, options, seed=0, times=None):
         """Raises UserError for a target that is out of reach.
 
         Args:
@@ -40,13 +40,14 @@ class Search:
             predict: see Predict.
             options: SearchOptions.
             seed: seed of the random numbers that a strategy draws.
+            times: LayerTimes, if the target or the slices are in time.
         """
         self.network, self.labels = network, labels
         self.importance, self.predict = importance, predict
         self.options, self.seed = options, seed
         self.sizes, self.rule = network.gate_sizes, FilterRule.of(network, options)
-        self.all_flops = network.cost()[0]
-        self.budget = budget_of(network, options)
+        self.all_flops, self.times = network.cost()[0], times
+        self.budget = budget_of(network, options, times)
         self.budget.check_reachable(self.rule, network.arch)
 
     def advance(self, state, bar: Callable = Silent) -> dict:
@@ -57,8 +58,12 @@ class Search:
         """MACs of the network that keeps `filters`, int [G], per gate."""
         return self.network.cost(filters)[0]
 
+    def ms_of(self, filters):
+        """Predicted milliseconds of the network that keeps `filters`, int [G], per gate."""
+        return self.times.ms(self.network, filters)
+
     def share(self, state):
-        """The share of the unpruned network's FLOPs that the current sub-network has."""
+        """The share of the unpruned network's FLOPs or time that the current sub-network has."""
         return self.budget.share(state.history[-1].filters)
 
     def done(self, state):
@@ -134,6 +139,10 @@ class Search:
         """
         flops, params = self.network.cost(sub.filters)
         step = len(state.history) - 1
+        latency = {}
+        if self.times is not None:
+            ms = self.ms_of(sub.filters)
+            latency = {"latency_ms": ms, "latency_rate": ms / self.ms_of(self.sizes)}
         return {
             "step": step,
             "gate": None if gate is None else self.network.gates[gate].name,
@@ -142,6 +151,7 @@ class Search:
             "flops": flops,
             "params": params,
             "flops_rate": flops / self.all_flops,
+            **latency,
             "loss": sub.loss,
             "accuracy": float((logits.argmax(-1) == self.labels).mean()),
             "score": sub.objective if step else None,
@@ -159,7 +169,20 @@ class Greedy(Search):
     def __init__(self, *parts, **settings):
         super().__init__(*parts, **settings)
         self.uses = np.array([gate.uses for gate in self.network.gates])
+        # METHOD 3: step_i, the same at every step of the search
         self.steps = slice_steps(self.sizes, self.uses, self.options.step, self.rule.multiple)
+        self.slice_ms = None  # METHOD 13: what slices save instead, if they are chosen by time
+        if self.options.slice_by == "time":
+            whole = [1.0] * len(self.sizes)
+            less = [reduced(whole, gate, step) for gate, step in enumerate(self.steps)]
+            left = [self.ms_of(self.rule.kept(rates)) for rates in less]
+            self.slice_ms = self.ms_of(self.sizes) - float(np.mean(left))
+
+    def steps_of(self, current):
+        """float64 [G]: how much the rate of each gate falls in the next slice."""
+        if self.slice_ms is None:
+            return self.steps
+        return steps_by_time(self.ms_of, self.rule, current.rates, self.slice_ms)
 
     def advance(self, state, bar=Silent):
         """One step of the search; returns its record. bar wraps the list of candidates."""
@@ -169,7 +192,7 @@ class Greedy(Search):
         order = ranks(importance, self.sizes)
         gates = self.gates_of(current, importance)
         candidates = worth_evaluating(self.options.candidate_filter, gates)
-        rates_of = {gate: self.fine(current.rates, gate) for gate in candidates}
+        rates_of = {gate: self.fine(current.rates, gate, gates.steps) for gate in candidates}
         filters = map(self.rule.kept, rates_of.values())
         sub_networks = [masks(self.sizes, kept, order) for kept in filters]
         all_logits = self.predict(np.stack(sub_networks))
@@ -190,12 +213,12 @@ class Greedy(Search):
 
     def gates_of(self, current, importance):
         """Gates of the current sub-network, the input of a candidate filter."""
-        return Gates(self.rule, self.uses, current.rates, self.steps, importance, self.flops_of)
+        steps = self.steps_of(current)
+        return Gates(self.rule, self.uses, current.rates, steps, importance, self.flops_of)
 
-    def fine(self, rates, gate):
+    def fine(self, rates, gate, steps):
         """The rates of the candidate at `gate`, G floats (METHOD 3)."""
-        step = self.steps[gate]
-        return fine_search(self.budget, self.rule, list(rates), gate, step)
+        return fine_search(self.budget, self.rule, list(rates), gate, steps[gate])
 
 
 def search_line(record, gates):
@@ -204,10 +227,11 @@ def search_line(record, gates):
     where = "all gates" if record["step"] else "unpruned"
     if index is not None:
         where = f"{record['gate']} to {record['filters'][index]}/{gates[index].size}"
+    time = f"  time {record['latency_rate']:6.2%}" if "latency_rate" in record else ""
     evaluated = f", {len(record['candidates'])} candidates" if record["candidates"] else ""
     evaluated += ", the best so far" if record.get("best") else ""
     return (
-        f"  step {record['step']:3d}  {where:32s} FLOPs {record['flops_rate']:6.2%}  loss"
+        f"  step {record['step']:3d}  {where:32s} FLOPs {record['flops_rate']:6.2%}{time}  loss"
         f" {record['loss']:.4f}  accuracy {record['accuracy']:.2%}{evaluated},"
         f" {duration(record['seconds'])}"
     )

@@ -36,7 +36,8 @@ def search(run, supernet):
         _keep_step(run, strategy, state, record)
     with console.bar((), "search", total=100) as bar:
         while not strategy.done(state):
-            bar.show(FLOPs=f"{strategy.share(state):.1%}", loss=state.history[-1].loss)
+            share = {strategy.budget.name: f"{strategy.share(state):.1%}"}
+            bar.show(**share, loss=state.history[-1].loss)
             bar.to(min(100, round(100 * strategy.progress(state), 1)))
             record = strategy.advance(state, bar=lambda items: console.bar(items, "candidates"))
             _agree(run.runtime.machines, state)
@@ -56,10 +57,13 @@ def _strategy(run, supernet):
     on_val = Validation(supernet, run.search_runtime, run.normalised, images, labels, size)
     importance = importance_by(options.search.score, supernet, on_val.importance, seed)
     strategy = STRATEGIES[options.search.strategy]
-    search = strategy(supernet, labels, importance, on_val.predict, options.search, seed)
+    search = strategy(supernet, labels, importance, on_val.predict, options.search, seed, run.times)
+    whole = f"{search.all_flops:,} FLOPs"
+    if options.search.target == "latency":
+        ms, batch = search.budget.whole, options.search.latency_batch_size
+        whole = f"{ms:.2f} ms (predicted, batch {batch}, {run.runtime.precision})"
     run.console.say(
-        f"search to {options.search.target_rate:.0%} of {search.all_flops:,} FLOPs,"
-        f" {len(supernet.gates)} gates"
+        f"search to {options.search.target_rate:.0%} of {whole}, {len(supernet.gates)} gates"
     )
     return search
 

@@ -18,6 +18,8 @@ from engine.run import stage
 from engine.run_files import SIDES
 from op_utils import statistics_step
 
+CALLS_FOR_TARGET = 30  # timed calls per network, at the batch size of a target in time
+
 
 @stage("baseline")
 def baseline(run):
@@ -135,6 +137,8 @@ def compare(run, start, pruned, chosen):
         flops, params = network.cost()
         entries[name] = {key: metrics[key] for key in ("top1", "top5", "loss")}
         entries[name] |= {"params": params, "flops": flops, "latency_ms": round(latency, 3)}
+    if run.options.search.target == "latency":
+        entries["latency"] = _latency(run, start, pruned)
     if run.data.encoded:
         entries["broken"] = run.broken.count()
     entries["flops_rate"] = entries["pruned"]["flops"] / entries["baseline"]["flops"]
@@ -149,6 +153,15 @@ def compare(run, start, pruned, chosen):
     run.console.say(closing_table(folder.result, len(run.data.y_test)))
     result = "trained_param.pkl" if run.options.fine_tuning.epochs else "slimmed_param.pkl"
     run.console.say(f"{folder.file(result)} is the result; {plots}")
+
+
+def _latency(run, start, pruned):
+    """dict (JSON): the target of a search in time, and the times measured at its batch size."""
+    search = run.options.search
+    batch = search.latency_batch_size
+    times = latencies_ms([start, pruned], run.runtime, batch, CALLS_FOR_TARGET)
+    by_side = {side: round(ms, 3) for side, ms in zip(SIDES, times)}
+    return {"batch_size": batch, "target_rate": search.target_rate, "ms": by_side}
 
 
 def say_finished(run):

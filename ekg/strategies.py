@@ -22,6 +22,7 @@ class Strategy(typing.Protocol):
         predict: Predict,
         options,
         seed: int = 0,
+        times=None,
     ) -> Search: ...
 
 

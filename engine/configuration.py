@@ -24,11 +24,17 @@ FREE = {
     "steps_per_call",
     "resident_mib",
 }
-# These are compared by content, wherever the files are: see `start` below and ADOPTED.
-FREE |= {"trained_param", "search_from", "width_multiplier"}
+# These are compared by content, wherever the files are: see `start` below, ADOPTED and ekg.timing.
+FREE |= {"trained_param", "search_from", "layer_times", "width_multiplier"}
 PARTS = "replicas x accum"
 # Options that older runs do not name, and what these runs did.
-LATER_OPTIONS = {"search.least_filters": 1, "search.round_to": 1}
+LATER_OPTIONS = {
+    "search.least_filters": 1,
+    "search.round_to": 1,
+    "search.target": "flops",
+    "search.slice_by": "share",
+    "search.latency_batch_size": 32,
+}
 ADOPTED = "adopted"  # identity of the search that --search_from took over
 # Paths may differ between machines: the content of the files is compared.
 PATHS = ("data_path", "trained_param", "files.val_labels")

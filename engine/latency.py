@@ -63,6 +63,6 @@ def normals(shape, scale=1.0):
     )
 
 
-def latencies_ms(networks, runtime, repeats=100):
-    """Median milliseconds per image for each of `networks`, at batch size 1."""
-    return medians_ms([predicting(network, runtime, 1) for network in networks], least=repeats)
+def latencies_ms(networks, runtime, batch=1, repeats=100):
+    """Median milliseconds per call for each of `networks`, at this batch size."""
+    return medians_ms([predicting(network, runtime, batch) for network in networks], least=repeats)

@@ -14,6 +14,7 @@ from utils import UserError, write_json
 # Milliseconds of a network that was not used to find `scale` and `layer_ms`: predicted, measured;
 # and those of the dense network, which was.
 CHECKED = ("predicted_ms", "measured_ms", "dense_ms")
+LARGEST_DEVIATION = 0.1  # of the sum of layers from the whole network
 
 
 def timed_layers(network):
@@ -54,6 +55,19 @@ class Grid:
     def constant_at(self, width_out):
         """Milliseconds of what is left without the branch."""
         return float(np.interp(width_out, self.outs, self.constant_ms)) if self.constant_ms else 0.0
+
+
+def check_line(times):
+    """Text: how well the sum of LayerTimes predicts the time of another network."""
+    predicted, measured = times.check["predicted_ms"], times.check["measured_ms"]
+    off = times.deviation
+    text = (
+        f"with half of the filters their sum is {predicted:.2f} ms, measured are {measured:.2f} ms"
+        f" ({off:+.1%})"
+    )
+    if abs(off) > LARGEST_DEVIATION:
+        text += "; more than 10 % apart: is the machine busy?"
+    return text
 
 
 class LayerTimes:

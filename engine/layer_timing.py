@@ -33,6 +33,15 @@ def setting_of(network, runtime, batch_size):
         "batch_size": batch_size,
         "precision": runtime.precision,
         "compile": runtime.compile,
+        "FLOPs": network.cost()[0],  # as the network is: it may be pruned already
+    }
+
+
+def machine_here():
+    """dict (JSON) of what the times of layers depend on besides: this machine."""
+    return {
+        "hardware": hardware(),
+        "threads": tf.config.threading.get_intra_op_parallelism_threads() or cores(),
     }
 
 
@@ -57,11 +66,8 @@ def measure(network, smaller, runtime, batch_size, track=iter):
     # times are scaled.
     alone = LayerTimes({}, timing.block, grids).ms(network)
     scale, layer_ms = min(1.0, dense_ms / alone), max(0.0, dense_ms - alone) / len(layers)
-    setting = setting_of(network, runtime, batch_size) | {
-        "hardware": hardware(),
-        "threads": tf.config.threading.get_intra_op_parallelism_threads() or cores(),
-        "tensorflow": tf.__version__,
-    }
+    setting = setting_of(network, runtime, batch_size) | machine_here()
+    setting |= {"tensorflow": tf.__version__}
     times = LayerTimes(setting, timing.block, grids, scale, layer_ms)
     check = {"predicted_ms": times.ms(network, smaller[0]), "measured_ms": smaller_ms}
     times.check = check | {"dense_ms": dense_ms}

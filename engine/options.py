@@ -5,6 +5,8 @@ import dataclasses
 # In the search: what candidates should agree with, besides the labels. In fine-tuning: what teaches
 # the views of an image.
 TEACHERS = ("none", "single", "ensemble")  # nothing, the unpruned network, the interim sub-networks
+TARGETS = ("flops", "latency")  # of what the search leaves a share
+SLICES = ("share", "time")  # what the slices of all gates have in common
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,7 +58,7 @@ class SearchOptions:
     """The search.
 
     Args:
-        target_rate: share of the FLOPs that may remain.
+        target_rate: share of the FLOPs, or of the predicted time, that may remain.
         step: largest share of a gate's filters that one step removes.
         candidate_filter: one of ekg.candidates.FILTERS.
         score: one of ekg.scores.SCORES.
@@ -65,6 +67,9 @@ class SearchOptions:
         samples: width vectors that the random strategy draws.
         least_filters: filters that gates of residual branches keep at least; 0: branches may go.
         round_to: number of which the filter counts of all gates are multiples.
+        target: one of TARGETS.
+        slice_by: one of SLICES.
+        latency_batch_size: images per call whose time is predicted.
     """
 
     target_rate: float
@@ -76,6 +81,14 @@ class SearchOptions:
     samples: int = 50
     least_filters: int = 1
     round_to: int = 1
+    target: str = "flops"
+    slice_by: str = "share"
+    latency_batch_size: int = 32
+
+    @property
+    def needs_times(self):
+        """Whether the search predicts times."""
+        return self.target == "latency" or self.slice_by == "time"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -124,6 +137,7 @@ class Options:
         dataset: name of the data set.
         trained_param: parameter file to start from, None for the default.
         search_from: folder of the run whose search is taken over, None without one.
+        layer_times: file with times of layers for the search, None to measure them.
         files: dataloader.FileOptions, None if images are not in files.
         finetune_teacher: one of TEACHERS.
         num_teacher: interim sub-networks in the memory bank.
@@ -144,6 +158,7 @@ class Options:
     dataset: str
     trained_param: str | None
     search_from: str | None
+    layer_times: str | None
     files: object
     finetune_teacher: str
     num_teacher: int

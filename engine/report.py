@@ -24,6 +24,15 @@ def closing_table(result, test_images):
     rows.append(
         ("latency, batch 1", f"{old['latency_ms']:.2f} ms", f"{new['latency_ms']:.2f} ms", speed)
     )
+    if "latency" in result:
+        latency = result["latency"]
+        old_ms, new_ms = (latency["ms"][side] for side in ("baseline", "pruned"))
+        speed = (
+            f"{old_ms / new_ms:.2f}x as fast, {new_ms / old_ms:.1%} remain (wanted"
+            f" {latency['target_rate']:.0%})"
+        )
+        batch = f"latency, batch {latency['batch_size']}"
+        rows.append((batch, f"{old_ms:.2f} ms", f"{new_ms:.2f} ms", speed))
     widths = [max(len(row[i]) for row in rows) for i in range(4)]
     lines = [
         f"{row[0]:<{widths[0]}}  {row[1]:>{widths[1]}}  {row[2]:>{widths[2]}} "

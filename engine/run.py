@@ -17,6 +17,7 @@ from engine.checkpoint import check_parameters
 from engine.configuration import versions
 from engine.console import Console
 from engine.evaluation import Evaluator
+from engine.layer_times import LayerTimes
 from engine.options import Options
 from engine.run_files import STAGES
 from engine.run_folder import RunFolder
@@ -57,6 +58,7 @@ class Run:
     console: Console
     broken: BrokenImages
     board: Board
+    times: LayerTimes | None  # for a search in time
     given: dict | None  # name -> array of the network to start from; None: train a baseline
     variant: dict  # of the starting network, see nets.variant_of
 

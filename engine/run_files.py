@@ -23,6 +23,7 @@ UNFINISHED = {
 }
 UNFINISHED["memory_bank"] = os.path.join("checkpoints", "memory_bank.json")
 BROKEN = "broken.json"  # skipped images
+TIMES = "layer_times.json"  # what a search in time predicts with
 BANK = "memory_bank.npy.part"  # the unfinished bank, next to the file it will be renamed to
 # The records of a run, with the entries that each line must have.
 RECORDS: dict[str, dict[str, type | tuple]] = {
@@ -108,6 +109,7 @@ def own_files(path):
         *UNFINISHED.values(),
         BANK,
         BROKEN,
+        TIMES,
         *RECORDS,
         "config.json",
     )

@@ -23,6 +23,30 @@ from engine.run_files import (
 from utils import FULL, TEMPORARY, UserError, write_json
 
 
+def check_folder(path, options, overwrite):
+    """Whether the folder `path` holds no run yet. Raises UserError if it holds a run that one with
+    `options`, from engine.configuration.described, must not continue, or files of no run.
+    """
+    former = read_object(path, "config.json", CONFIG)
+    if overwrite:
+        return former is None
+    read_object(path, "result.json", RESULT)
+    instead = "choose another folder, or --overwrite"
+    if former is None:
+        stray = [name for name in STAGES.values() if os.path.exists(os.path.join(path, name))]
+        if stray:
+            raise UserError(f"--train_path {path} holds {stray[0]} of an unknown run; {instead}")
+        return True
+    differ = differences(former["options"], options)
+    if differ:
+        older = "search_precision" not in former["options"].get("device", {})
+        if older and differ.startswith("device.search_precision"):
+            # From before this option: the search has the precision of the trainings.
+            instead = f"give it the same --search_precision, {instead}"
+        raise UserError(f"--train_path {path} holds a run with other options ({differ}); {instead}")
+    return False
+
+
 class RunFolder:
     """The folder of one run, `path`. result.json holds the seconds and the memory of each stage.
 
@@ -93,14 +117,14 @@ class RunFolder:
 
     def _open(self, config, overwrite, adopted):
         path = self.path
-        fresh = self._check(config, overwrite)
+        fresh = check_folder(path, config["options"], overwrite)
         if not fresh and not overwrite and is_finished(self._read("result.json", RESULT)):
             return  # a finished run is only read: it needs no lock
         try:
             os.makedirs(self.file("checkpoints"), exist_ok=True)
             self._lock = FolderLock(path)
             # Check again under the lock: another process may have started at the same time.
-            fresh = self._check(config, overwrite)
+            fresh = check_folder(path, config["options"], overwrite)
             self._tidy(overwrite)
             if fresh or overwrite:
                 write_json(self.file("config.json"), config)
@@ -113,33 +137,6 @@ class RunFolder:
 
     def _read(self, name, entries):
         return read_object(self.path, name, entries)
-
-    def _check(self, config, overwrite):
-        """Whether the folder holds no run yet. Raises UserError if it holds a run that this one
-        must not continue, or files that belong to no run.
-        """
-        former = self._read("config.json", CONFIG)
-        if overwrite:
-            return former is None
-        self._read("result.json", RESULT)
-        instead = "choose another folder, or --overwrite"
-        if former is None:
-            stray = [name for name in STAGES.values() if self.has(name)]
-            if stray:
-                raise UserError(
-                    f"--train_path {self.path} holds {stray[0]} of an unknown run; {instead}"
-                )
-            return True
-        differ = differences(former["options"], config["options"])
-        if differ:
-            older = "search_precision" not in former["options"].get("device", {})
-            if older and differ.startswith("device.search_precision"):
-                # From before this option: the search has the precision of the trainings.
-                instead = f"give it the same --search_precision, {instead}"
-            raise UserError(
-                f"--train_path {self.path} holds a run with other options ({differ}); {instead}"
-            )
-        return False
 
     def _tidy(self, overwrite):
         """Deletes temporary files of killed processes, and checkpoints of finished stages. With

@@ -76,6 +76,8 @@ def read_run(path, name):
         broken = number(result.get("broken"))
         if finished:
             sides = {side: {key: number(result[side][key]) for key in MEASURED} for side in SIDES}
+            for side in SIDES if "latency" in result else ():
+                sides[side]["target_ms"] = number(result["latency"]["ms"][side])
     return Run(
         path=path,
         name=name,

@@ -14,6 +14,8 @@ NAMES = {
     "search.score": "score",
     "search.least_filters": "least_filters",
     "search.round_to": "round_to",
+    "search.slice_by": "slice_by",
+    "search.latency_batch_size": "latency_batch_size",
     "baseline.epochs": "baseline_epoch",
     "baseline.warm_up": "baseline_warmup_epoch",
     "fine_tuning.epochs": "train_epoch",

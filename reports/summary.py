@@ -17,6 +17,7 @@ ROWS = (
     ("flops", "FLOPs (MACs)", values.count, values.left),
     ("params", "parameters", values.count, values.left),
     ("latency_ms", "latency, batch 1", values.milliseconds, values.speed),
+    ("target_ms", "latency at the batch size of the target", values.milliseconds, values.speed),
 )
 
 
@@ -174,13 +175,20 @@ def what(run, defaults):
     )
 
 
+def _target(search):
+    share = values.percent(search["target_rate"], 0)
+    if search["target"] == "latency":
+        return f"{share} of the time, predicted for {search['latency_batch_size']} images per call"
+    return f"{share} of the FLOPs"
+
+
 def _facts(run):
     made_with = [f"{name} {text}" for name, text in run.versions.items() if name != "hardware"]
     pairs = [
         ("network", run.options["arch"]),
         ("data set", run.options["dataset"]),
         ("starts from", run.options.get("trained_param") or run.options["start"]),
-        ("target", f"{values.percent(run.options['search']['target_rate'], 0)} of the FLOPs"),
+        ("target", _target(run.options["search"])),
         ("hardware", run.versions.get("hardware", "not recorded")),
         ("versions", ", ".join(made_with)),
         ("begun", _date(run.begun)),

@@ -110,7 +110,10 @@ OPTIONS = [
     of("--width_multiplier 17"),
     of("--candidate_filter otsu"),
     of("--no_such_flag"),
-    of("--search_target 0.5", "`--search_target 0.5`, an abbreviation"),
+    of("--search_batch 5", "`--search_batch 5`, an abbreviation"),
+    of("--search_target 0.5"),
+    of("--slice_by time --search uniform"),
+    of("--layer_times times.json"),
     of("something"),
     test_py("no `--trained_param`", ""),
     test_py("`--arch VGG`", "--trained_param x.pkl --arch VGG"),
@@ -171,6 +174,7 @@ ABLATIONS = [
     ablations(
         "the same, with `--overwrite`", "--table teachers --search_target_rate 0.0001 --overwrite"
     ),
+    ablations("`--search_target latency`", "--table teachers --search_target latency"),
     ablations(
         "`TF_CONFIG` of two machines",
         "--table teachers",

@@ -31,6 +31,8 @@ from utils import UserError, digest
             "--finetune_teacher: all sub-networks are fine-tuned on the labels alone",
         ),
         ("potential imagenet --search_from x", "--search_from: the search is part of the study"),
+        ("potential --search_target latency", "--search_target: all sub-networks have the same"),
+        ("potential --slice_by time", "--slice_by: the sub-networks are random"),
         ("potential --train_epoch 0", "--train_epoch 0: potential performance needs a fine-tuning"),
     ],
 )

@@ -216,7 +216,8 @@ def test_every_flag_arrives_where_it_belongs():
     --baseline_warmup_epoch 4.2 --baseline_label_smoothing 0.43 --bank_top 44 --temperature
     4.5 --score l1 --search_teacher single --search random --search_samples 46
     --finetune_teacher none --search_from d --width_multiplier 0.46 --search_precision
-    bfloat16 --least_filters 0 --round_to 47""".split()
+    bfloat16 --least_filters 0 --round_to 47 --search_target latency --latency_batch_size 48
+    --layer_times e""".split()
     )
     assert (options.train_path, options.data_path, options.arch, options.dataset) == (
         "a",
@@ -249,7 +250,12 @@ def test_every_flag_arrives_where_it_belongs():
         46,
         0,
         47,
+        "latency",
+        "share",
+        48,
     )
+    assert options.layer_times == "e"
+    assert train_cifar.parse(["--slice_by", "time"]).search.slice_by == "time"
     assert options.finetune_teacher == "none"
     assert options.fine_tuning == TrainOptions(
         18, 0.11, (0.12, 0.13), 0.14, 0.15, 16, "cosine", 3.9, 0.41

@@ -12,6 +12,7 @@ from ekg.candidates import (
     fine_search,
     reduced,
     slice_steps,
+    steps_by_time,
     trimmed_otsu,
     worth_evaluating,
 )
@@ -151,6 +152,43 @@ def test_fine_search_keeps_the_widest_rate_at_or_under_the_target():
         expected = kept[-1] if kept else int(np.ceil(size * (1 - step) - 0.02))
         assert int(np.ceil(size * rates[0] - 0.02)) == expected, (target, step)
         assert rates[1] == 1.0
+
+
+def steps(times, rates, wanted, sizes=(16, 8), **rule):
+    """times: ms per filter, and per filter begun in blocks, of every gate."""
+    ms_of = lambda filters: sum(
+        each * -(-count // block) * block for (each, block), count in zip(times, filters)
+    )
+    return steps_by_time(ms_of, FilterRule(sizes, **rule), rates, wanted)
+
+
+def test_a_slice_by_time_is_the_smallest_that_saves_enough():
+    each = (1, 1), (3, 1)
+    assert steps(each, [1.0, 1.0], 4).tolist() == [4 / 16, 2 / 8]
+    assert steps(each, [1.0, 1.0], 0.5).tolist() == [1 / 16, 1 / 8]  # at least one filter
+    assert steps(each, [0.5, 1.0], 6).tolist() == [6 / 16, 2 / 8]
+
+
+def test_a_gate_that_cannot_save_enough_gives_up_what_saves_most():
+    assert steps([(1, 1), (3, 1)], [0.25, 1.0], 12).tolist() == [3 / 16, 4 / 8]
+    # No more than that: with one filter less the block of four would stay.
+    assert steps([(1, 4), (3, 1)], [0.5, 1.0], 12).tolist() == [4 / 16, 4 / 8]
+
+
+def test_a_gate_that_saves_nothing_has_no_slice():
+    times = (1, 16), (1, 1)
+    assert steps(times, [1.0, 1.0], 2).tolist() == [0, 2 / 8]
+    assert steps(times, [1.0, 0.0], 2).tolist() == [1 / 16, 0]  # unless no gate saves any
+    some = gates([1.0, 1.0, 1.0], steps=(0.0, 0.25, 0.25))
+    assert some.open == [1, 2] and worth_evaluating("none", some) == [1, 2]
+
+
+def test_slices_by_time_keep_to_multiples_and_take_whole_branches():
+    each = (1, 1), (3, 1)
+    assert steps(each, [1.0, 1.0], 5, multiple=4).tolist() == [8 / 16, 4 / 8]
+    branch = dict(branches=["block", "block"], least=0)
+    # With the last filter of one gate goes the other gate.
+    assert steps(each, [2 / 16, 1.0], 2.5, **branch).tolist() == [2 / 16, 1 / 8]
 
 
 def test_fine_search_leaves_a_candidate_above_the_target_alone():

@@ -12,15 +12,18 @@ import sys
 import numpy as np
 import pytest
 import tensorflow as tf
+from layer_times_by_hand import times_of
 
 import test as evaluation_program
 from cli.program import run_program
 from dataloader import AUGMENTATIONS
 from dataloader.augment import normalise
+from distribution.runtime import Runtime
 from ekg.history import SearchState
 from ekg.memory_bank import choose_teachers
 from ekg.pipeline import prune
 from ekg.preparation import pretrained
+from engine.layer_timing import machine_here, setting_of
 from files.npz import load_npz
 from nets import build_network
 from nets.gates import Context
@@ -567,6 +570,41 @@ def test_a_run_may_take_whole_blocks(data_path, tmp_path):
     np.testing.assert_equal(read_parameters(str(again / "trained_param.pkl"))[0], arrays)
     with pytest.raises(UserError, match=r"search\.least_filters: 0 there, 1 asked for"):
         start(data_path, folder, *flags[:-2], "--least_filters", "1", "--search_target_rate", "0.1")
+
+
+def _interrupt(record, gates):
+    raise KeyboardInterrupt
+
+
+def test_a_run_to_a_target_in_time(data_path, tmp_path, monkeypatch, capsys):
+    """With times from a file; it goes on with them, and another run takes the search over."""
+    network = build_network("ResNet-8", 10, 32)
+    runtime = Runtime(tf.distribute.get_strategy())
+    times = times_of(network, setting=setting_of(network, runtime, 8) | machine_here())
+    times.save(str(tmp_path / "times.json"))
+    flags = "--search_target latency --latency_batch_size 8 --search_target_rate 0.5".split()
+    flags += "--search_step 0.5 --train_epoch 0 --candidate_filter none".split()
+    given = "--layer_times", str(tmp_path / "times.json")
+    with pytest.raises(UserError, match=r"out of reach.* ResNet-8's predicted time"):
+        start(data_path, tmp_path / "run", *flags, *given, "--search_target_rate", "0.001")
+    assert not (tmp_path / "run").exists()
+    with monkeypatch.context() as patches, pytest.raises(KeyboardInterrupt):
+        patches.setattr("ekg.search_stage.search_line", _interrupt)
+        start(data_path, tmp_path / "run", *flags, *given)
+    monkeypatch.setattr("ekg.predicted_time.measured", None)  # nothing is measured again
+    folder = start(data_path, tmp_path / "run", *flags)
+    *_, before, last = records(folder, "search.jsonl")
+    assert last["latency_rate"] <= 0.5 < before["latency_rate"]
+    assert last["latency_ms"] == pytest.approx(times.ms(network, last["filters"]))
+    assert last["flops_rate"] == pytest.approx(result(folder)["flops_rate"])
+    latency = result(folder)["latency"]
+    assert (latency["batch_size"], latency["target_rate"]) == (8, 0.5)
+    assert all(ms > 0 for ms in latency["ms"].values())
+    assert "latency, batch 8" in capsys.readouterr().out
+    again = start(data_path, tmp_path / "again", *flags, "--search_from", str(folder))
+    assert records(again, "search.jsonl") == records(folder, "search.jsonl")
+    with pytest.raises(UserError, match=r"search\.target: latency there, flops asked for"):
+        start(data_path, folder, *flags, "--search_target", "flops")
 
 
 def test_a_run_keeps_to_multiples(data_path, tmp_path):

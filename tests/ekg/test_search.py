@@ -54,13 +54,22 @@ def scores_of(masks, knowledge):
     return (masks * np.linspace(1, 2, 28)).astype(np.float32)
 
 
-def run(target, candidate_filter="none", **options):
+class Times:
+    """1 ms, and 1 ms per filter of a, 2 of b, 0.5 of c: in blocks of four, as devices compute."""
+
+    def ms(self, network, filters=None):
+        filters = network.gate_sizes if filters is None else filters
+        return 1 + float(-(-np.asarray(filters) // 4) * 4 @ [1, 2, 0.5])
+
+
+def run(rate, candidate_filter="none", times=None, **options):
     search = Greedy(
         Plain(),
         LABELS,
         scores_of,
         predict,
-        SearchOptions(target, 0.25, candidate_filter, **options),
+        SearchOptions(rate, 0.25, candidate_filter, **options),
+        times=times,
     )
     state, first = search.start()
     records = [first]
@@ -136,6 +145,47 @@ def test_the_last_step_is_refilled_as_far_as_the_target_allows():
     assert filters[gate] == filters_kept(search.sizes, before.rates)[gate] or not search.budget.met(
         filters
     )
+
+
+@pytest.mark.parametrize("slice_by", ["share", "time"])
+def test_a_target_in_time(slice_by):
+    """The search ends at the first sub-network at or under it; FLOPs have no say."""
+    search, state, records = run(0.6, times=Times(), target="latency", slice_by=slice_by)
+    whole = 1 + 4 + 16 + 8
+    for record in records:
+        assert record["latency_ms"] == Times().ms(Plain(), record["filters"])
+        assert record["latency_rate"] == pytest.approx(record["latency_ms"] / whole)
+    assert records[-1]["latency_rate"] <= 0.6 < records[-2]["latency_rate"]
+    assert search.progress(state) >= 1
+    # The last gate was given back all filters that its last block holds.
+    assert records[-1]["filters"]["abc".index(records[-1]["gate"])] % 4 == 0
+
+
+def test_slices_by_time_all_save_some():
+    """Slices of the same share would take filters that no block gets smaller by."""
+    _, _, records = run(0.55, times=Times(), target="latency", slice_by="time")
+    times = [record["latency_ms"] for record in records]
+    assert all(after < before for before, after in itertools.pairwise(times))
+    _, _, by_share = run(0.55, times=Times(), target="latency")
+    times = [record["latency_ms"] for record in by_share]
+    assert any(after == before for before, after in itertools.pairwise(times))
+
+
+def test_times_alone_do_not_change_the_search():
+    """Slices may be by time with a target in FLOPs, and with neither all is as without times."""
+    (_, _, plain), (_, _, timed) = run(0.3), run(0.3, times=Times())
+    assert [r["filters"] for r in plain] == [r["filters"] for r in timed]
+    _, _, records = run(0.3, times=Times(), slice_by="time")
+    assert records[-1]["flops_rate"] <= 0.3 < records[-2]["flops_rate"]
+
+
+def test_a_target_in_time_out_of_reach():
+    # Four filters of each gate are left of 29 ms: 1 + 4 + 8 + 2.
+    run(15 / 29, times=Times(), target="latency")
+    with pytest.raises(
+        UserError, match=r"51\.72% of Plain's predicted time; ask for at least 0\.51"
+    ):
+        run(14.9 / 29, times=Times(), target="latency")
 
 
 def test_the_ensemble_is_the_mean_of_its_members():

@@ -4,33 +4,20 @@ import json
 
 import numpy as np
 import pytest
+from layer_times_by_hand import times_of
 
 from ekg.extraction import extract
 from ekg.filter_rule import filters_kept
 from ekg.importance import first_filters
-from engine.layer_times import Grid, LayerTimes, key_of, timed_layers
+from engine.layer_times import LayerTimes, key_of, timed_layers
 from engine.layer_timing import measure, setting_of
 from nets import build_network
 from utils import UserError
-
-CHECK = {"predicted_ms": 9.0, "measured_ms": 10.0, "dense_ms": 20.0}
 
 
 @pytest.fixture(scope="module")
 def network():
     return build_network("ResNet-8", 10, 32)
-
-
-def times_of(network, block=1, **numbers):
-    """A layer takes in + 10 out ms, linear in both widths; what is left without a branch, out."""
-    grids = {}
-    for layer in timed_layers(network):
-        ins, outs = ([1, size] for size in layer.kernel.shape[-2:])
-        ins, outs = (ins[1:], outs) if layer.in_gate is None else (ins, outs)
-        outs = outs[1:] if layer.out_gate is None else outs
-        ms = [[a + 10 * b for b in outs] for a in ins]
-        grids[key_of(layer)] = Grid(ins, outs, ms, list(outs) if layer.adds else [])
-    return LayerTimes({"arch": "ResNet-8"}, block, grids, check=CHECK, **numbers)
 
 
 def expected(network, filters, scale=1.0, layer_ms=0.0):

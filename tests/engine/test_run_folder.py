@@ -19,6 +19,7 @@ from engine.run_files import (
     RECORDS,
     SIDES,
     STAGES,
+    TIMES,
     UNFINISHED,
     own_files,
 )
@@ -268,6 +269,7 @@ def test_every_file_of_a_run_is_known(tmp_path):
         *RECORDS,
         BANK,
         BROKEN,
+        TIMES,
         "config.json",
         "result.json",
     }

@@ -146,6 +146,18 @@ def test_a_random_search_is_shown_at_its_best(tmp_path, shown):
     assert "mean 0.95" in page.texts
 
 
+def test_a_target_in_time_is_shown_with_what_was_measured(tmp_path, shown):
+    flags = "--search_target latency --search_target_rate 0.5 --latency_batch_size 64".split()
+    folder = make_run(tmp_path / "run", *flags)
+    result = read_object(folder, "result.json", {})
+    result["latency"] = {"batch_size": 64, "ms": {"baseline": 40.0, "pruned": 16.0}}
+    write(folder, "result.json", result)
+    page = shown(folder)
+    assert "50 % of the time, predicted for 64 images per call" in page.text
+    found = page.after("latency at the batch size of the target", 4)
+    assert found == ["40.00 ms", "–", "16.00 ms", "2.50 × as fast"]
+
+
 def test_several_runs_side_by_side(tmp_path, shown):
     runs = [make_run(tmp_path / str(seed), "--seed", str(seed)) for seed in range(3)]
     runs.append(make_run(tmp_path / "other", "--search_step", "0.1", until="warm_up"))

@@ -18,7 +18,7 @@ from run_folders import (
 import train_cifar
 import train_imagenet
 from cli.parser import Parser
-from engine.configuration import described
+from engine.configuration import LATER_OPTIONS, described
 from engine.run_files import STAGES, read_object
 from nets.parameters import write_parameters
 from reports import pictures
@@ -62,7 +62,8 @@ def test_a_run_from_before_an_option_has_its_default(tmp_path):
     """So it does not differ from a new run in options that did not exist."""
     runs = [make_run(tmp_path / name) for name in ("older", "newer")]
     config = read_object(runs[0], "config.json", {})
-    del config["options"]["search"]["least_filters"], config["options"]["search"]["round_to"]
+    for name in LATER_OPTIONS:
+        del config["options"]["search"][name.removeprefix("search.")]
     write(runs[0], "config.json", config)
     assert differing(read_runs(runs)) == []
 
