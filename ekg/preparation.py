@@ -12,6 +12,7 @@ from distribution.machines import meet
 from distribution.runtime import Runtime, hardware, make_runtime
 from ekg.budget import budget_of
 from ekg.filter_rule import FilterRule
+from ekg.paper_networks import PaperNetworks
 from ekg.predicted_time import times_for
 from engine.adoption import find_search
 from engine.board import Board
@@ -38,8 +39,7 @@ class Prepared:
     subset: np.ndarray  # D_subset
     runtime: Runtime
     source: str | None  # the file that the run starts from; None: it trains a baseline
-    given: dict[str, np.ndarray] | None  # the arrays of `source`, by name
-    variant: dict  # see nets.variant_of
+    networks: PaperNetworks
     described: dict  # the settings that decide the results, for config.json
     times: LayerTimes | None  # for a search in time
 
@@ -79,8 +79,7 @@ def opened(options):
                 console=console,
                 broken=broken,
                 board=Board(folder),
-                given=prepared.given,
-                variant=prepared.variant,
+                networks=prepared.networks,
                 times=prepared.times,
             )
         machines.exchange(None)  # wait: other machines may still compute with this one
@@ -125,6 +124,7 @@ def prepare(options, machines, console, measures=True):
         console.say(line)
     built = dict(origin=source, seed=options.seed, **variant)
     network = build_network(options.arch, data.classes, data.input_size, given, **built)
+    networks = PaperNetworks(options, data, runtime.strategy, given, variant)
     _check_batches(options, runtime, data, len(val), len(subset), baseline=not source)
 
     described_run = described(options, start, runtime.parts)
@@ -138,7 +138,7 @@ def prepare(options, machines, console, measures=True):
     if times or options.search.target == "flops":
         rule = FilterRule.of(network, options.search)
         budget_of(network, options.search, times).check_reachable(rule, network.arch)
-    return Prepared(data, val, subset, runtime, source, given, variant, described_run, times)
+    return Prepared(data, val, subset, runtime, source, networks, described_run, times)
 
 
 def _open_folder(options, prepared, machines):

@@ -24,11 +24,11 @@ CALLS_FOR_TARGET = 30  # timed calls per network, at the batch size of a target 
 @stage("baseline")
 def baseline(run):
     """The network to start from: the given one, or one trained here."""
-    if run.given is not None:
-        return run.network(run.given)
+    if run.networks.trained:
+        return run.networks.start()
     if run.folder.done("baseline"):
         return run.load("baseline")
-    network = run.network()
+    network = run.networks.new()
     options = run.options.baseline
     run.console.say(
         f"no trained {network.arch} is given: a baseline is trained first, {options.epochs} epochs"
@@ -47,7 +47,7 @@ def warm_up(run, start):
     """The supernet: the starting network after the warm-up on D_subset (METHOD 0, step 2)."""
     if run.folder.done("warm_up"):
         return run.load("warm_up")
-    supernet = run.network(start.parameters())
+    supernet = run.networks.copy(start)
     if run.options.warm_up.epochs:
         options = run.options.warm_up
         fit(
@@ -88,7 +88,7 @@ def extract(run, supernet, chosen):
 
 def extracted(run, supernet, chosen):
     """The sub-network `chosen` as a Network, with moving averages re-estimated on D_subset."""
-    pruned = run.network(extraction.extract(supernet, chosen.masks(supernet.gate_sizes)))
+    pruned = run.networks.sub_network(supernet, chosen.masks(supernet.gate_sizes))
     step = statistics_step(pruned, run.search_runtime, run.normalised)
     size = min(run.options.val_batch_size, len(run.subset))
     count, batches = whole_batches(run.data.x_train, run.subset, size)

@@ -14,15 +14,13 @@ from engine import signals
 from engine.board import Board
 from engine.broken import BrokenImages
 from engine.checkpoint import check_parameters
-from engine.configuration import versions
 from engine.console import Console
 from engine.evaluation import Evaluator
 from engine.layer_times import LayerTimes
+from engine.networks import Networks
 from engine.options import Options
 from engine.run_files import STAGES
 from engine.run_folder import RunFolder
-from nets import build_network, unpruned_cost
-from nets.parameters import read_parameters, write_parameters
 from utils import UserError
 
 # Streams of random numbers, so that each stage shuffles differently.
@@ -58,9 +56,8 @@ class Run:
     console: Console
     broken: BrokenImages
     board: Board
+    networks: Networks
     times: LayerTimes | None  # for a search in time
-    given: dict | None  # name -> array of the network to start from; None: train a baseline
-    variant: dict  # of the starting network, see nets.variant_of
 
     @functools.cached_property
     def search_runtime(self):
@@ -69,14 +66,6 @@ class Run:
         return dataclasses.replace(
             self.runtime, precision=precision, precision_flag="--search_precision"
         )
-
-    def network(self, parameters=None):
-        """A network on the run's devices: from a dict name -> array, or from the seed."""
-        with self.runtime.strategy.scope():
-            options, kept = self.options, dict(seed=self.options.seed, **self.variant)
-            return build_network(
-                options.arch, self.data.classes, self.data.input_size, parameters, **kept
-            )
 
     def normalised(self, batch):
         return normalise(batch["images"], self.data.augmentation)
@@ -118,7 +107,7 @@ class Run:
         """The network in the parameter file of `stage`, written by an earlier start."""
         path = self.folder.file(STAGES[stage])
         try:
-            return self.network(read_parameters(path)[0])
+            return self.networks.read(path)
         except UserError as error:
             raise UserError(f"{error}; delete {path} to compute it again") from error
 
@@ -127,29 +116,10 @@ class Run:
 
         Raises FloatingPointError if a parameter is not finite.
         """
-        flops, params = network.cost()
-        whole = unpruned_cost(
-            network.arch, network.classes, network.input_size, network.width_multiplier
-        )
-        meta = {
-            "arch": network.arch,
-            "dataset": self.data.name,
-            "classes": network.classes,
-            "input_size": network.input_size,
-            "padding": network.padding,
-            "width_multiplier": network.width_multiplier,
-        }
-        meta |= {
-            "flops": flops,
-            "params": params,
-            "flops_rate": flops / whole[0],
-            "versions": versions(),
-        }
-        parameters = network.parameters()
-        check_parameters(parameters)
+        check_parameters(network.parameters())
         with self.folder.completes() as path:
             if self.folder.writes:
-                write_parameters(path, parameters, meta)
+                self.networks.write(path, network)
 
     def check_same(self, value, path):
         """Raises UserError on all machines unless all have read the same `value` (JSON) from

@@ -496,7 +496,7 @@ def test_a_run_keeps_the_variant_it_starts_with(data_path, tmp_path, monkeypatch
         built.append(build_network(*args, **settings))
         return built[-1]
 
-    monkeypatch.setattr("engine.run.build_network", build)
+    monkeypatch.setattr("ekg.paper_networks.build_network", build)
     monkeypatch.setattr("ekg.preparation.build_network", build)
     arrays = build_network("ResNet-8", 10, 32, width_multiplier=0.5).parameters()
     path, variant = str(tmp_path / "param.pkl"), {"padding": "symmetric", "width_multiplier": 0.5}
