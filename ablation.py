@@ -149,8 +149,9 @@ def main():
     import_tensorflow()
     from ablations import curvature
     from ablations.report import write_tables
+    from ekg.paper_networks import pretrained
     from ekg.pipeline import prune, train_baseline
-    from ekg.preparation import check, pretrained
+    from ekg.preparation import check
     from engine.console import Console
 
     if asked.search.needs_times and not asked.layer_times:

@@ -1,29 +1,35 @@
-"""The networks of the paper in a run: ResNets and MobileNets of nets/, in parameter files."""
+"""The networks of the paper as the subject of a run: ResNets and MobileNets, in parameter files."""
 
+import os
+
+from dataloader import load_dataset
 from ekg.extraction import extract
 from engine.configuration import versions
-from nets import build_network, unpruned_cost
-from nets.parameters import read_parameters, write_parameters
+from engine.run_files import own_files
+from nets import build_network, unpruned_cost, variant_of
+from nets.parameters import check_saved_for, read_parameters, write_parameters
+from utils import UserError, digest
 
 
 class PaperNetworks:
     """See engine.networks.Networks."""
 
-    def __init__(self, options, data, strategy, given, variant):
+    def __init__(self, options, data, strategy, source, given, variant):
         """
         Args:
             options: Options, for the architecture and the seed.
             data: Dataset.
             strategy: tf.distribute.Strategy of the devices.
-            given: dict name -> array, of the trained network; None: there is none.
+            source: path of the trained network, None without one.
+            given: dict name -> array, of the trained network; None without one.
             variant: of the network, see nets.variant_of.
         """
         self.arch, self.data, self.strategy = options.arch, data, strategy
-        self.given, self.trained = given, given is not None
+        self.source, self.given, self.trained = source, given, given is not None
         self.kept = dict(seed=options.seed, **variant)
 
     def start(self):
-        return self._made(self.given)
+        return self._made(self.given, origin=self.source)
 
     def new(self):
         return self._made(None)
@@ -58,7 +64,63 @@ class PaperNetworks:
         }
         write_parameters(path, network.parameters(), meta)
 
-    def _made(self, arrays):
+    def _made(self, arrays, origin="the parameter file"):
         with self.strategy.scope():
             shape = self.arch, self.data.classes, self.data.input_size
-            return build_network(*shape, arrays, **self.kept)
+            return build_network(*shape, arrays, origin, **self.kept)
+
+
+class PaperSubject:
+    """See engine.networks.Subject. options: Options."""
+
+    def __init__(self, options):
+        self.options = options
+        self.source, self.given, self.variant = None, None, {}
+
+    def data(self, share):
+        options = self.options
+        return load_dataset(options.dataset, options.data_path, options.files, share)
+
+    def find(self, begun):
+        options = self.options
+        self.source = options.trained_param or (None if begun else pretrained(options))
+        if not self.source:
+            self.variant = variant_of({}, None, options.width_multiplier)
+            return f"a baseline trained here{_unusual(self.variant)}"
+        deleted = map(os.path.realpath, own_files(options.train_path))
+        if options.overwrite and os.path.realpath(self.source) in deleted:
+            raise UserError(
+                f"--overwrite would delete {self.source}, which the run starts from; copy it to"
+                " another place first"
+            )
+        self.given, meta = read_parameters(self.source)
+        for key, ours in (("arch", options.arch), ("dataset", options.dataset)):
+            check_saved_for(self.source, meta, key, ours)
+        self.variant = variant_of(meta, self.source, options.width_multiplier)
+        return f"parameters {digest(self.given)}{_unusual(self.variant)}"
+
+    def networks(self, data, strategy):
+        own = self.source, self.given, self.variant
+        return PaperNetworks(self.options, data, strategy, *own)
+
+
+def _unusual(variant):
+    """The values of a variant that are not the defaults, as text."""
+    usual = variant_of({}, None)
+    return "".join(
+        f", {key.replace('_', ' ')} {value}"
+        for key, value in variant.items()
+        if value != usual[key]
+    )
+
+
+def pretrained(options):
+    """The path of pretrained/ARCH_DATASET.pkl or .npz beside the programs, or None.
+
+    For a width multiplier other than 1 the name is ARCH-WIDTH_DATASET.
+    """
+    here = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+    width = "" if options.width_multiplier in (None, 1) else f"-{options.width_multiplier:g}"
+    stem = os.path.join(here, "pretrained", f"{options.arch}{width}_{options.dataset}")
+    paths = stem + ".pkl", stem + ".npz"
+    return next(filter(os.path.exists, paths), None)

@@ -6,13 +6,15 @@ from ekg.preparation import opened
 from ekg.search_stage import search
 
 
-def prune(options):
+def prune(options, subject=None):
     """Runs the method with `options` (Options).
+
+    subject: what is pruned, engine.networks.Subject; None for a network of the paper.
 
     A stage that an earlier start of the same run finished is not repeated: its file is read. Raises
     UserError before it writes anything if the run is not possible.
     """
-    with opened(options) as run:
+    with opened(options, subject) as run:
         if run.folder.finished:
             stages.say_finished(run)
             return

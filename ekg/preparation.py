@@ -6,13 +6,13 @@ import os
 
 import numpy as np
 
-from dataloader import Dataset, load_dataset
+from dataloader import Dataset
 from dataloader.sampling import select_subsets
 from distribution.machines import meet
 from distribution.runtime import Runtime, hardware, make_runtime
 from ekg.budget import budget_of
 from ekg.filter_rule import FilterRule
-from ekg.paper_networks import PaperNetworks
+from ekg.paper_networks import PaperSubject
 from ekg.predicted_time import times_for
 from engine.adoption import find_search
 from engine.board import Board
@@ -20,14 +20,13 @@ from engine.broken import BrokenImages
 from engine.configuration import ADOPTED, check_agreement, described, versions
 from engine.console import Console
 from engine.layer_times import LayerTimes
+from engine.networks import Networks
 from engine.run import Run
-from engine.run_files import STAGES, TIMES, UNFINISHED, own_files
+from engine.run_files import STAGES, TIMES, UNFINISHED
 from engine.run_folder import RunFolder, check_folder
 from engine.signals import deferred
 from files.guards import LARGEST
-from nets import build_network, variant_of
-from nets.parameters import check_saved_for, read_parameters
-from utils import UserError, digest
+from utils import UserError
 
 
 @dataclasses.dataclass
@@ -38,21 +37,22 @@ class Prepared:
     val: np.ndarray  # D_val, indices into the training set
     subset: np.ndarray  # D_subset
     runtime: Runtime
-    source: str | None  # the file that the run starts from; None: it trains a baseline
-    networks: PaperNetworks
+    networks: Networks
     described: dict  # the settings that decide the results, for config.json
     times: LayerTimes | None  # for a search in time
 
 
 @contextlib.contextmanager
-def opened(options):
+def opened(options, subject=None):
     """Yields the Run for `options`.
+
+    subject: engine.networks.Subject, None for a network of the paper.
 
     Raises UserError before it writes anything if the run is not possible.
     """
     with contextlib.closing(meet()) as machines:
         console = Console(prints=machines.chief)
-        prepared = prepare(options, machines, console)
+        prepared = prepare(options, subject or PaperSubject(options), machines, console)
         folder = _open_folder(options, prepared, machines)
         with contextlib.closing(folder), deferred():
             if prepared.times and folder.writes and not folder.has(TIMES):
@@ -62,8 +62,8 @@ def opened(options):
                     f"{options.train_path}: this file system has no locks; make sure that no other"
                     " process works there"
                 )
-            if prepared.source:
-                console.say(f"starts from {prepared.source}")
+            if prepared.networks.trained:
+                console.say(f"starts from {prepared.networks.source}")
             if options.search_from:
                 console.say(f"the search is that of {options.search_from}")
             broken = BrokenImages(prepared.data, folder, machines)
@@ -88,12 +88,13 @@ def opened(options):
 def check(options):
     """Raises the UserErrors of `opened`, except those about the run folder; writes nothing."""
     with contextlib.closing(meet()) as machines:
-        prepare(options, machines, Console(prints=False), measures=False)
+        prepare(options, PaperSubject(options), machines, Console(prints=False), measures=False)
 
 
-def prepare(options, machines, console, measures=True):
+def prepare(options, subject, machines, console, measures=True):
     """Runs all checks that do not need the run folder; returns Prepared. Raises UserError.
 
+    subject: engine.networks.Subject.
     measures: whether it measures times of layers, if the search needs them and there is no file.
     """
     # Only the chief looks into the folder before it exists: on the other machines, shared storage
@@ -101,7 +102,7 @@ def prepare(options, machines, console, measures=True):
     begun = machines.exchange(machines.chief and _has_baseline(options))[0]
     share = machines.index, len(machines.addresses)
     with machines.together():
-        data = load_dataset(options.dataset, options.data_path, options.files, share)
+        data = subject.data(share)
         subsets = options.subsets
         sizes = subsets.val_per_class, subsets.subset_per_class
         val, subset = select_subsets(
@@ -110,7 +111,7 @@ def prepare(options, machines, console, measures=True):
         _check_knowledge(len(val), data.classes)
         if data.encoded:
             data.x_test.check()
-        source, given, variant, start = _start(options, begun)
+        start = subject.find(begun)
     # A resumed run may change these settings, but all machines need the same ones: they decide when
     # machines exchange values.
     alike = {
@@ -122,10 +123,9 @@ def prepare(options, machines, console, measures=True):
     runtime, lines = make_runtime(options.device, machines)
     for line in (*data.notes, *lines):
         console.say(line)
-    built = dict(origin=source, seed=options.seed, **variant)
-    network = build_network(options.arch, data.classes, data.input_size, given, **built)
-    networks = PaperNetworks(options, data, runtime.strategy, given, variant)
-    _check_batches(options, runtime, data, len(val), len(subset), baseline=not source)
+    networks = subject.networks(data, runtime.strategy)
+    network = networks.start() if networks.trained else networks.new()
+    _check_batches(options, runtime, data, len(val), len(subset), baseline=not networks.trained)
 
     described_run = described(options, start, runtime.parts)
     if data.encoded:
@@ -138,7 +138,7 @@ def prepare(options, machines, console, measures=True):
     if times or options.search.target == "flops":
         rule = FilterRule.of(network, options.search)
         budget_of(network, options.search, times).check_reachable(rule, network.arch)
-    return Prepared(data, val, subset, runtime, source, networks, described_run, times)
+    return Prepared(data, val, subset, runtime, networks, described_run, times)
 
 
 def _open_folder(options, prepared, machines):
@@ -165,39 +165,6 @@ def _has_baseline(options):
     if options.search_from:
         paths.append(os.path.join(options.search_from, STAGES["baseline"]))
     return any(map(os.path.exists, paths))
-
-
-def _start(options, begun):
-    """The network that a run starts from: (file or None, its arrays or None, variant, start).
-
-    variant: see nets.variant_of. start: text that identifies the network, for config.json.
-    begun: the result of _has_baseline.
-    """
-    source = options.trained_param or (None if begun else pretrained(options))
-    if not source:
-        variant = variant_of({}, None, options.width_multiplier)
-        return None, None, variant, f"a baseline trained here{_unusual(variant)}"
-    deleted = map(os.path.realpath, own_files(options.train_path))
-    if options.overwrite and os.path.realpath(source) in deleted:
-        raise UserError(
-            f"--overwrite would delete {source}, which the run starts from; copy it to another"
-            " place first"
-        )
-    parameters, meta = read_parameters(source)
-    for key, ours in (("arch", options.arch), ("dataset", options.dataset)):
-        check_saved_for(source, meta, key, ours)
-    variant = variant_of(meta, source, options.width_multiplier)
-    return source, parameters, variant, f"parameters {digest(parameters)}{_unusual(variant)}"
-
-
-def _unusual(variant):
-    """The values of a variant that are not the defaults, as text."""
-    usual = variant_of({}, None)
-    return "".join(
-        f", {key.replace('_', ' ')} {value}"
-        for key, value in variant.items()
-        if value != usual[key]
-    )
 
 
 def _check_knowledge(images, classes):
@@ -244,15 +211,3 @@ def _check_batches(options, runtime, data, val, subset, baseline):
                 f" {min(size, images)} from its own files, but one has only"
                 f" {data.x_train.fewest} images"
             )
-
-
-def pretrained(options):
-    """The path of pretrained/ARCH_DATASET.pkl or .npz beside the programs, or None.
-
-    For a width multiplier other than 1 the name is ARCH-WIDTH_DATASET.
-    """
-    here = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
-    width = "" if options.width_multiplier in (None, 1) else f"-{options.width_multiplier:g}"
-    stem = os.path.join(here, "pretrained", f"{options.arch}{width}_{options.dataset}")
-    paths = stem + ".pkl", stem + ".npz"
-    return next(filter(os.path.exists, paths), None)

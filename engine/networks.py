@@ -1,4 +1,4 @@
-"""What a run asks of the kind of networks that it prunes."""
+"""What a run asks of what it prunes: its data, its trained network, and how networks are made."""
 
 import typing
 
@@ -8,10 +8,12 @@ class Networks(typing.Protocol):
 
     arch: the name of the architecture.
     trained: whether there is a trained network to start from; if not, the run trains a baseline.
+    source: what to call that network in messages, None without one.
     """
 
     arch: str
     trained: bool
+    source: str | None
 
     def start(self):
         """The trained network."""
@@ -33,3 +35,20 @@ class Networks(typing.Protocol):
 
     def write(self, path, network):
         """Writes a network and what is known of it."""
+
+
+class Subject(typing.Protocol):
+    """What a run prunes, before anything is written."""
+
+    def data(self, share):
+        """The dataloader.Dataset. share: (w, W), this is machine w of W."""
+
+    def find(self, begun):
+        """Finds the network to start from; returns text that identifies it, for config.json.
+
+        begun: whether an earlier start of the run has begun to train a baseline. Raises UserError
+        for a network that the run cannot start from.
+        """
+
+    def networks(self, data, strategy):
+        """The Networks of the run. data: Dataset; strategy: tf.distribute.Strategy."""

@@ -202,7 +202,7 @@ def _potential(folder):
     # Sub-networks that were measured later, while the study goes on, are not in its correlations.
     measured = [_sub_network(path, number) for number in range(found["n"])]
     points = {key: np.array([one[key] for one in measured]) for key in measured[0]}
-    # Written so by ekg.preparation.
+    # Written so by ekg.paper_networks.
     given = start.partition(",")[0] if kind == "parameters" else None
     return Potential(os.path.realpath(folder), given, points, correlations)
 

@@ -128,7 +128,7 @@ class Run:
         """
         found = {}
         kind, _, text = self.options["start"].partition(" ")
-        if kind == "parameters":  # written so by ekg.preparation
+        if kind == "parameters":  # written so by ekg.paper_networks
             found["baseline"] = text.partition(",")[0]
         for stage in NETWORKS:
             path = self.parameter_file(stage)

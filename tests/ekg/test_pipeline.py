@@ -21,8 +21,8 @@ from dataloader.augment import normalise
 from distribution.runtime import Runtime
 from ekg.history import SearchState
 from ekg.memory_bank import choose_teachers
+from ekg.paper_networks import pretrained
 from ekg.pipeline import prune
-from ekg.preparation import pretrained
 from engine.layer_timing import machine_here, setting_of
 from files.npz import load_npz
 from nets import build_network
@@ -497,7 +497,6 @@ def test_a_run_keeps_the_variant_it_starts_with(data_path, tmp_path, monkeypatch
         return built[-1]
 
     monkeypatch.setattr("ekg.paper_networks.build_network", build)
-    monkeypatch.setattr("ekg.preparation.build_network", build)
     arrays = build_network("ResNet-8", 10, 32, width_multiplier=0.5).parameters()
     path, variant = str(tmp_path / "param.pkl"), {"padding": "symmetric", "width_multiplier": 0.5}
     write_parameters(path, arrays, variant)
@@ -529,7 +528,7 @@ def test_a_run_keeps_the_variant_it_starts_with(data_path, tmp_path, monkeypatch
 )
 def test_apretrained_network_is_found_by_its_width(tmp_path, monkeypatch, flags, width):
     name = f"ResNet-8{width}_CIFAR10.npz"
-    monkeypatch.setattr("ekg.preparation.__file__", str(tmp_path / "ekg" / "preparation.py"))
+    monkeypatch.setattr("ekg.paper_networks.__file__", str(tmp_path / "ekg" / "paper_networks.py"))
     (tmp_path / "pretrained").mkdir()
     (tmp_path / "pretrained" / "ResNet-8-2_CIFAR10.pkl").touch()
     assert pretrained(parse([*COMMAND, *flags])) is None
