@@ -88,7 +88,7 @@ def context(runtime, statistics, masks=None, tape=None):
         statistics,
         masks,
         tape,
-        drop=masks is not None and not runtime.compile,
+        drop=masks is not None and runtime.drops and not runtime.compile,
         multiple=runtime.channel_multiple(masks is not None),
         dtype=runtime.dtype,
         merge=_merged if runtime.synchronises else None,

@@ -39,6 +39,7 @@ class Runtime:
         machines: machines.Alone or machines.Meeting.
         precision_flag: the flag that `precision` comes from, for error messages.
         multiple: the value of `channel_multiple`; None chooses it by device and precision.
+        drops: whether passes of masked networks leave dropped filters out where they can.
     """
 
     strategy: tf.distribute.Strategy
@@ -50,6 +51,7 @@ class Runtime:
     machines: Alone = dataclasses.field(default_factory=Alone)
     precision_flag: str = "--precision"
     multiple: int | None = None
+    drops: bool = True
 
     @property
     def replicas(self):

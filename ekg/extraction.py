@@ -32,6 +32,26 @@ def extract(network, flat_masks):
     return arrays
 
 
+def filter_weights(network, flat_masks):
+    """Yields (places, weights) for each convolution of a sub-network that writes through a gate.
+
+    places: int [n], the filters that it has, by their places among all filters; weights: float64
+    [n, ...], their weights, without dropped inputs and rescaled as in `extract`.
+    """
+    arrays = extract(network, flat_masks)
+    places = split(np.arange(len(flat_masks)), network.gate_sizes)
+    for layer in network.network_layers:
+        if layer.out_gate is None or f"{layer.path}/kernel:0" not in arrays:
+            continue  # no convolution, or one of a branch without filters
+        kernel = np.asarray(arrays[f"{layer.path}/kernel:0"], np.float64)
+        # A gate may own both the inputs and the outputs: the last of its axes is the outputs.
+        gated = layer.gated["kernel"].items()
+        axis = max(axis for axis, gate in gated if gate is layer.out_gate)
+        weights = np.moveaxis(kernel, axis, 0).reshape(kernel.shape[axis], -1)
+        own = places[layer.out_gate.index]
+        yield own[flat_masks[own] > 0], weights
+
+
 def sliced(array, gated, keep):
     """The part of an array that a sub-network has.
 

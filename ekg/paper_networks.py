@@ -3,7 +3,7 @@
 import os
 
 from dataloader import load_dataset
-from ekg.extraction import extract
+from ekg.extraction import extract, filter_weights
 from engine.configuration import versions
 from engine.run_files import own_files
 from nets import build_network, unpruned_cost, variant_of
@@ -39,6 +39,9 @@ class PaperNetworks:
 
     def sub_network(self, network, masks):
         return self._made(extract(network, masks))
+
+    def filter_weights(self, network, masks):
+        return filter_weights(network, masks)
 
     def read(self, path):
         return self._made(read_parameters(path)[0])

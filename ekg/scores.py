@@ -12,8 +12,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from ekg.extraction import extract
-from ekg.importance import split
+from ekg.extraction import filter_weights
 
 if typing.TYPE_CHECKING:  # the command line imports this module and must start without TensorFlow
     from nets.network import Network
@@ -92,6 +91,7 @@ class At:
     knowledge: T, float32 [N, classes]; None without a teacher.
     gradients: function of (masks, knowledge) to float32 [F], Validation.importance.
     seed: seed of `rng`.
+    weights: function of (network, masks) to the weights of filters, ekg.extraction.filter_weights.
     """
 
     network: "Network"
@@ -99,6 +99,7 @@ class At:
     knowledge: np.ndarray | None
     gradients: Callable[[np.ndarray, np.ndarray | None], np.ndarray]
     seed: int
+    weights: Callable = filter_weights
 
     def importance(self, knowledge):
         """Eq. 9 on D_val, float32 [F]. knowledge: T, or None for the loss of the labels alone."""
@@ -107,28 +108,14 @@ class At:
     def of_filters(self, function):
         """A score of the weights alone, float32 [F], summed over the convolutions of each gate.
 
-        The kernels are those of the sub-network: without dropped inputs, and rescaled to the norm
-        of the whole kernel.
-
         function: maps the weights of a layer, float64 [filters kept, n], to [filters kept].
         """
         # Kept filters score above 0 even if their weights are zeros, so they rank before dropped
         # ones.
-        least = np.finfo(np.float32).tiny
-        total = [np.full(size, least) for size in self.network.gate_sizes]
-        kept = split(self.masks > 0, self.network.gate_sizes)
-        arrays = extract(self.network, self.masks)
-        for layer in self.network.network_layers:
-            if layer.out_gate is None or f"{layer.path}/kernel:0" not in arrays:
-                continue  # no convolution, or one of a branch without filters
-            i = layer.out_gate.index
-            kernel = np.asarray(arrays[f"{layer.path}/kernel:0"], np.float64)
-            # A gate may own both the inputs and the outputs: the last of its axes is the outputs.
-            gated = layer.gated["kernel"].items()
-            axis = max(axis for axis, gate in gated if gate is layer.out_gate)
-            weights = np.moveaxis(kernel, axis, 0).reshape(kernel.shape[axis], -1)
-            total[i][kept[i]] += function(weights)
-        return np.concatenate(total).astype(np.float32)
+        scores = np.full(len(self.masks), np.finfo(np.float32).tiny, np.float32)
+        for places, weights in self.weights(self.network, self.masks):
+            scores[places] += function(weights)
+        return scores
 
     @functools.cached_property
     def rng(self):
@@ -139,18 +126,18 @@ class At:
         return np.random.default_rng([self.seed, zlib.crc32(self.masks.tobytes())])
 
 
-def importance_by(name, network, gradients, seed):
+def importance_by(name, network, gradients, seed, weights=filter_weights):
     """The `importance` of a Search: function of (masks, knowledge) to a score, float32 [F].
 
     The function raises ValueError for a score below 0, which would rank a kept filter behind the
     dropped ones.
 
     name: a key of SCORES.
-    network, gradients, seed: see At.
+    network, gradients, seed, weights: see At.
     """
 
     def scores(masks, knowledge):
-        at = At(network, masks, knowledge, gradients, seed)
+        at = At(network, masks, knowledge, gradients, seed, weights)
         values = np.where(masks > 0, SCORES[name](at), 0)
         if values.min() < 0:
             raise ValueError(f"the score {name} gives {values.min():g}; scores are 0 or more")

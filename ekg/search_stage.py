@@ -55,7 +55,8 @@ def _strategy(run, supernet):
     run.broken.save()
     size, seed = options.subsets.batch_size, options.subsets.seed
     on_val = Validation(supernet, run.search_runtime, run.normalised, images, labels, size)
-    importance = importance_by(options.search.score, supernet, on_val.importance, seed)
+    weights = run.networks.filter_weights
+    importance = importance_by(options.search.score, supernet, on_val.importance, seed, weights)
     strategy = STRATEGIES[options.search.strategy]
     search = strategy(supernet, labels, importance, on_val.predict, options.search, seed, run.times)
     whole = f"{search.all_flops:,} FLOPs"

@@ -48,7 +48,7 @@ def predicting(network, runtime, batch):
     from distribution.step import traced
     from op_utils import context
 
-    images = normals([batch, network.input_size, network.input_size, 3])
+    images = normals([batch, *network.image_shape])
     ctx = context(runtime, "moving")
     predict = traced(lambda x: network(x, ctx), jit_compile=runtime.compile)
     return lambda: predict(images).numpy()

@@ -30,6 +30,9 @@ class Networks(typing.Protocol):
         Its moving averages are those of `network`: re-estimate them. masks: float32 [F].
         """
 
+    def filter_weights(self, network, masks):
+        """The weights of filters, for scores: see ekg.extraction.filter_weights."""
+
     def read(self, path):
         """The network in a file. Raises UserError if it is damaged or holds another one."""
 

@@ -50,6 +50,11 @@ class Network(tf.Module):
         self.padding, self.width_multiplier = padding, width_multiplier
         self.parts, self.gates, self.network_layers = [], [], []
 
+    @property
+    def image_shape(self):
+        """(S, S, 3), the shape of an image."""
+        return self.input_size, self.input_size, 3
+
     def scaled(self, filters):
         """int: `filters` times the width multiplier, rounded as MobileNets round."""
         return scaled(filters, self.width_multiplier)
