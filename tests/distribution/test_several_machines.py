@@ -16,20 +16,37 @@ from nets.parameters import read_parameters
 
 pytestmark = pytest.mark.long
 
+# The warm-up is a training like the others; test_imagenet_machines.py has one.
 COMMAND = (
-    "--arch ResNet-8 --dataset DIGITS --baseline_epoch 1 --train_epoch 1 --search_target_rate 0.92"
-    " --val_per_class 4 --subset_per_class 32 --search_batch_size 40 --num_teacher 2"
+    "--arch ResNet-8 --dataset CIFAR10 --baseline_epoch 1 --train_epoch 1 --search_target_rate 0.92"
+    " --val_per_class 4 --subset_per_class 6 --search_warmup_epoch 0 --search_batch_size 40"
+    " --num_teacher 2 --batch_size 32 --baseline_batch_size 32 --val_batch_size 16"
     " --steps_per_call 3 --resident_mib 64"
 ).split()
+TRAIN, TEST = 110, 31  # images; no whole number of batches
 
 
 @pytest.fixture(scope="module")
-def single(tmp_path_factory):
+def data(tmp_path_factory):
+    """The flags of a few images: noise around a colour per class."""
+    rng, arrays = np.random.default_rng(0), {}
+    colours = rng.integers(40, 216, (10, 1, 1, 3))
+    for split, count in (("train", TRAIN), ("test", TEST)):
+        labels = rng.permutation(np.arange(count) % 10)
+        images = np.clip(colours[labels] + rng.normal(0, 30, (count, 32, 32, 3)), 0, 255)
+        arrays |= {f"x_{split}": images.astype(np.uint8), f"y_{split}": labels}
+    path = tmp_path_factory.mktemp("data") / "small.npz"
+    np.savez(path, **arrays)
+    return ["--data_path", str(path)]
+
+
+@pytest.fixture(scope="module")
+def single(data, tmp_path_factory):
     """The folder of one process with two replicas."""
     folder = tmp_path_factory.mktemp("single") / "run"
     # In a process of its own: a second MirroredStrategy takes the first one's collective operations
     # for its own.
-    flags = [*COMMAND, "--train_path", str(folder), "--cpu_replicas", "2"]
+    flags = [*COMMAND, *data, "--train_path", str(folder), "--cpu_replicas", "2"]
     run = subprocess.run(
         [sys.executable, "train_cifar.py", *flags],
         cwd=ROOT,
@@ -60,10 +77,10 @@ def assert_same_run(folder, single):
 
 
 @pytest.fixture(scope="module")
-def several(tmp_path_factory):
+def several(data, tmp_path_factory):
     """(the folder of two machines, [exit code, stdout, stderr] of each)."""
     folder = tmp_path_factory.mktemp("several") / "run"
-    flags = [*COMMAND, "--train_path", str(folder)]
+    flags = [*COMMAND, *data, "--train_path", str(folder)]
     return folder, ends(start(flags, flags, watched=folder))
 
 
@@ -83,43 +100,40 @@ def test_two_machines_are_two_replicas_and_the_chief_writes_all_but_rows(several
 
 
 @pytest.mark.slow
-def test_a_finished_run_says_so_on_the_chief(several):
-    flags = [*COMMAND, "--train_path", str(several[0])]
+def test_a_finished_run_says_so_on_the_chief(several, data):
+    flags = [*COMMAND, *data, "--train_path", str(several[0])]
     (code, out, err), _ = ends(start(flags, flags))
     assert code == 0 and "nothing is left to do" in out, err
 
 
 @pytest.mark.slow
-def test_the_other_program_takes_the_same_cluster(several):
+def test_the_other_program_takes_the_same_cluster(several, data):
     """Both machines must be asked the same."""
     folder, _ = several
-    flags = [
-        "--trained_param",
-        str(folder / "trained_param.pkl"),
-        "--json",
-        "--val_batch_size",
-        "356",
-    ]
+    flags = [*data, "--trained_param", str(folder / "trained_param.pkl"), "--json"]
+    flags += ["--val_batch_size", str(TEST + 1)]
     chief, worker = ends(start(flags, flags, program="test.py"))
     assert chief[0] == 2 and "does not divide into 2 replicas" in chief[2]
-    flags[-1] = "64"
+    flags[-1] = "16"
     chief, worker = ends(start(flags, flags, program="test.py"))
     assert (chief[0], worker[0], worker[1]) == (0, 0, ""), chief[2] + worker[2]
     figures = json.loads((folder / "result.json").read_text())["pruned"]
-    assert json.loads(chief[1])["top1"] == figures["top1"] and json.loads(chief[1])["images"] == 355
-    for code, _, err in ends(start(flags, [*flags, "--val_batch_size", "32"], program="test.py")):
+    assert (
+        json.loads(chief[1])["top1"] == figures["top1"] and json.loads(chief[1])["images"] == TEST
+    )
+    for code, _, err in ends(start(flags, [*flags, "--val_batch_size", "8"], program="test.py")):
         assert (
             code == 2
-            and "val_batch_size: 64 at the chief, 32 there" in err.splitlines()[-1]
+            and "val_batch_size: 16 at the chief, 8 there" in err.splitlines()[-1]
             and "Traceback" not in err
         ), err
 
 
-def interrupted(folder, victim, number, after="step   1"):
+def interrupted(folder, data, victim, number, after):
     """(exit codes, lines on stderr) of two machines, one of which gets a signal when the chief has
     printed `after`.
     """
-    flags = [*COMMAND, "--train_path", str(folder)]
+    flags = [*COMMAND, *data, "--train_path", str(folder)]
     processes = start(flags, flags)
     try:
         for line in processes[0].stdout:
@@ -135,9 +149,17 @@ def interrupted(folder, victim, number, after="step   1"):
     return [process.returncode for process in processes], said
 
 
-@pytest.mark.parametrize("victim", [pytest.param(0, marks=pytest.mark.slow), 1])
-def test_a_machine_that_dies_ends_the_other_with_one_line(tmp_path, victim):
-    codes, said = interrupted(tmp_path / "run", victim, signal.SIGKILL)
+@pytest.mark.parametrize(
+    "victim, after",
+    [
+        (1, "no trained"),
+        pytest.param(0, "step   1", marks=pytest.mark.slow),
+        pytest.param(1, "step   1", marks=pytest.mark.slow),
+    ],
+    ids=["1, baseline", "0, search", "1, search"],
+)
+def test_a_machine_that_dies_ends_the_other_with_one_line(tmp_path, data, victim, after):
+    codes, said = interrupted(tmp_path / "run", data, victim, signal.SIGKILL, after)
     assert codes[1 - victim] == 1
     (line,) = said[1 - victim]
     assert "has stopped or is out of reach" in line and line.endswith(
@@ -146,7 +168,7 @@ def test_a_machine_that_dies_ends_the_other_with_one_line(tmp_path, victim):
 
 
 @pytest.mark.slow
-def test_a_machine_that_is_stopped_stops_the_other_and_both_go_on_later(tmp_path, single):
+def test_a_machine_that_is_stopped_stops_the_other_and_both_go_on_later(tmp_path, data, single):
     """In the same step, of a training and of the search, with all saved by the chief, although it
     was the other that was told.
     """
@@ -155,7 +177,7 @@ def test_a_machine_that_is_stopped_stops_the_other_and_both_go_on_later(tmp_path
         (signal.SIGTERM, "no trained", "baseline.npz"),
         (signal.SIGINT, "step   1", "search.npz"),
     ):
-        codes, said = interrupted(folder, 1, number, after)
+        codes, said = interrupted(folder, data, 1, number, after)
         assert codes == [128 + number] * 2, said
         for lines in said:
             assert (
@@ -165,7 +187,7 @@ def test_a_machine_that_is_stopped_stops_the_other_and_both_go_on_later(tmp_path
             )
         assert (unfinished / begun).exists()
     steps = len(records(folder, "search.jsonl"))
-    flags = [*COMMAND, "--train_path", str(folder)]
+    flags = [*COMMAND, *data, "--train_path", str(folder)]
     chief, worker = ends(start(flags, flags))
     assert (chief[0], worker[0]) == (0, 0), chief[2] + worker[2]
     assert (
@@ -188,9 +210,9 @@ def test_a_machine_that_is_stopped_stops_the_other_and_both_go_on_later(tmp_path
     ],
     ids=["seed", "folder", "start"],
 )
-def test_machines_that_would_not_compute_the_same_are_refused_on_all(tmp_path, second, said):
+def test_machines_that_would_not_compute_the_same_are_refused_on_all(tmp_path, data, second, said):
     """The second machine has other flags, or a file that it does not find."""
-    flags = [*COMMAND, "--train_path", str(tmp_path / "run")]
+    flags = [*COMMAND, *data, "--train_path", str(tmp_path / "run")]
     other = [str(tmp_path / flag) if flag == "elsewhere" else flag for flag in second]
     for code, _, err in ends(start(flags, [*flags, *other])):
         assert code == 2 and len(err.splitlines()) == 1, err
