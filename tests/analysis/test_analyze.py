@@ -353,29 +353,30 @@ def test_a_page_can_read_a_study(study, run):
     assert read.start == digest(read_parameters(str(run / "baseline_param.pkl"))[0])
 
 
+# Where a start is interrupted, at which call, and how many sub-networks are done by then: before
+# the second is fine-tuned; before the third is measured; between its file and the correlations.
+INTERRUPTIONS = [("_fine_tune", 2, 1), ("measure", 2, 2), ("write_json", 2, 3)]
+
+
 @pytest.mark.long
-@pytest.mark.parametrize("where", ["_fine_tune", "measure", "write_json"])
-def test_an_interrupted_study_ends_as_if_it_had_not_been(study, run, tmp_path, monkeypatch, where):
-    """In the third sub-network."""
+def test_a_study_interrupted_again_and_again_ends_as_if_it_had_not_been(study, run, tmp_path):
     from analysis import potential
 
-    calls, function = [], getattr(potential, where)
-    stops = 6 if where == "write_json" else 3  # entry, correlations; entry, correlations; ...
-
-    def stopped(*arguments):
-        calls.append(1)
-        if len(calls) == stops:
-            raise KeyboardInterrupt
-        return function(*arguments)
-
-    with monkeypatch.context() as patches, pytest.raises(KeyboardInterrupt):
-        patches.setattr(potential, where, stopped)
-        start("potential", *STUDY, *start_of(run, tmp_path / "potential"))
-    assert len(list((tmp_path / "potential" / "potential").glob("sub-network-???.json"))) == (
-        3 if where == "write_json" else 2
-    )
-    start("potential", *STUDY, *start_of(run, tmp_path / "potential"))
     ours, theirs = tmp_path / "potential" / "potential", study / "potential"
+    for where, stops, finished in INTERRUPTIONS:
+        calls, function = [], getattr(potential, where)
+
+        def stopped(*arguments, calls=calls, function=function, stops=stops):
+            calls.append(1)
+            if len(calls) == stops:
+                raise KeyboardInterrupt
+            return function(*arguments)
+
+        with pytest.MonkeyPatch.context() as patches, pytest.raises(KeyboardInterrupt):
+            patches.setattr(potential, where, stopped)
+            start("potential", *STUDY, *start_of(run, tmp_path / "potential"))
+        assert len(list(ours.glob("sub-network-???.json"))) == finished
+    start("potential", *STUDY, *start_of(run, tmp_path / "potential"))
     assert {path.name for path in ours.iterdir()} == {path.name for path in theirs.iterdir()}
     assert results(ours) == results(theirs)
 
