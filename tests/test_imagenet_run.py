@@ -22,7 +22,8 @@ pytestmark = pytest.mark.long
 
 SIZE, TARGET = 32, 0.93
 COMMAND = (
-    f"--arch ResNet-18 --input_size {SIZE} --val_per_class 8 --subset_per_class 16 --num_teacher 2"
+    f"--arch ResNet-18 --width_multiplier 0.25 --input_size {SIZE} --val_per_class 8"
+    " --subset_per_class 16 --num_teacher 2"
     " --train_epoch 2 --batch_size 20 --baseline_epoch 1 --baseline_batch_size 20"
     " --search_batch_size 32 --search_warmup_batch_size 32 --val_batch_size 40"
     f" --search_target_rate {TARGET} --warmup_epoch 1 --schedule cosine --label_smoothing 0.1"
