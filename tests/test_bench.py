@@ -1,5 +1,6 @@
 """The benchmarks run. Their measurements are not asserted."""
 
+import importlib
 import pathlib
 import subprocess
 import sys
@@ -26,11 +27,26 @@ def printed(command):
     return run.stdout
 
 
+@pytest.fixture
+def printed_here(monkeypatch, capsys):
+    """printed_here(name, flags) -> what bench/name.py prints, in this process."""
+    monkeypatch.syspath_prepend(ROOT / "bench")
+
+    def printed(name, flags):
+        program = importlib.import_module(name)
+        program.report(program.parse(flags.split()))
+        return capsys.readouterr().out
+
+    return printed
+
+
 def rows_of(command, first):
-    """The cells of the table rows that begin with `first`, as `command` prints them: at least one
-    row.
-    """
-    out = printed(command)
+    """The cells of the table rows that begin with `first`, as `command` prints them."""
+    return rows_in(printed(command), first)
+
+
+def rows_in(out, first):
+    """The cells of the table rows that begin with `first`, in what was printed: at least one."""
     rows = [
         [cell.strip() for cell in line.split("|")[1:-1]]
         for line in out.splitlines()
@@ -98,13 +114,10 @@ def test_startup_measures_whole_processes():
     assert all(float(cell) > 0 for cell in seconds.values())
 
 
-def test_data_measures_views_between_floor_and_ceiling(tmp_path):
+def test_data_measures_views_between_floor_and_ceiling(tmp_path, printed_here):
     write_folders(tmp_path / "train", pictures(3))
-    rows = rows_of(
-        f"bench/data.py --data_path {tmp_path} --input_size 32 --batch_size 4 --seconds 0.01"
-        " --rounds 1",
-        "",
-    )
+    flags = "--input_size 32 --batch_size 4 --seconds 0.01 --rounds 1"
+    rows = rows_in(printed_here("data", f"--data_path {tmp_path} {flags}"), "")
     rows = [row for row in rows if row[0] not in ("what", "---")]
     assert [row[0] for row in rows] == [
         "decode (ceiling)",
@@ -157,8 +170,8 @@ def test_channels_times_a_pruned_network_filled_up(tmp_path):
     assert len(figures) >= 3 * 3 and all(figure > 0 for figure in figures)
 
 
-def test_scaling_prints_what_a_hand_computes():
-    lines = printed("bench/scaling.py --gpus 1 64 --rate 500").splitlines()
+def test_scaling_prints_what_a_hand_computes(printed_here):
+    lines = printed_here("scaling", "--gpus 1 64 --rate 500").splitlines()
     rows = {
         cells[1].strip(): [cell.strip() for cell in cells[2:-1]]
         for cells in (line.split("|") for line in lines)
