@@ -1,6 +1,7 @@
 """The page: its numbers, its structure, and that it needs nothing from outside."""
 
 import base64
+import dataclasses
 import os
 import re
 import subprocess
@@ -36,6 +37,15 @@ def shown(tmp_path, monkeypatch):
         return Page((tmp_path / "page.html").read_text(encoding="utf-8"))
 
     return make
+
+
+@pytest.fixture
+def undrawn(monkeypatch):
+    """Pages have places for pictures, but nothing is drawn, which takes most of their time."""
+    blank = pictures.Picture("data:,light", "data:,dark", 1, 1, "")
+    monkeypatch.setattr(
+        pictures, "picture", lambda draw, alt, *_, **__: dataclasses.replace(blank, alt=alt)
+    )
 
 
 def check_self_contained(page):
@@ -83,6 +93,7 @@ def test_a_finished_run(tmp_path, shown):
     assert page.after("BasicBlock1.0/conv1", 2) == ["0.9", "86.25 %"]
 
 
+@pytest.mark.long
 def test_the_page_lies_in_the_run_folder_and_is_written_again(tmp_path, monkeypatch, capsys):
     folder = make_run(tmp_path / "run")
     monkeypatch.setattr(sys, "argv", ["report.py", folder])
@@ -137,7 +148,7 @@ def test_a_run_that_has_hardly_begun(tmp_path, shown):
     assert any("still to come: warm-up, search, memory bank" in text.lower() for text in page.texts)
 
 
-def test_a_random_search_is_shown_at_its_best(tmp_path, shown):
+def test_a_random_search_is_shown_at_its_best(tmp_path, undrawn, shown):
     folder = make_run(tmp_path / "run", "--train_epoch", "0", until="extraction")
     draws = [r | {"best": i == 2, "gate": None} for i, r in enumerate(search_records())]
     write_lines(folder, "search.jsonl", draws)
@@ -158,6 +169,7 @@ def test_a_target_in_time_is_shown_with_what_was_measured(tmp_path, shown):
     assert found == ["40.00 ms", "–", "16.00 ms", "2.50 × as fast"]
 
 
+@pytest.mark.long
 def test_several_runs_side_by_side(tmp_path, shown):
     runs = [make_run(tmp_path / str(seed), "--seed", str(seed)) for seed in range(3)]
     runs.append(make_run(tmp_path / "other", "--search_step", "0.1", until="warm_up"))
@@ -196,6 +208,7 @@ def test_without_matplotlib_there_are_tables(tmp_path, shown, monkeypatch):
 # ----------------------------------------------------------------------------------------- analyses
 
 
+@pytest.mark.long
 def test_curvature_is_shown_of_the_run_it_belongs_to(tmp_path, shown, capsys):
     digests = {name: digest(arrays) for name, arrays in NETWORKS.items() if name != "warm_up"}
     analysis = make_analysis(tmp_path / "analysis", {"another": "0" * 16, **digests})
@@ -222,7 +235,7 @@ def test_curvature_is_shown_of_the_run_it_belongs_to(tmp_path, shown, capsys):
     assert "holds no results for these runs" not in capsys.readouterr().out
 
 
-def test_curvatures_of_several_runs_are_compared(tmp_path, shown):
+def test_curvatures_of_several_runs_are_compared(tmp_path, undrawn, shown):
     analysis = make_analysis(tmp_path / "analysis", {"pruned": digest(NETWORKS["extraction"])})
     runs = [make_run(tmp_path / name) for name in "ab"]
     page = shown(*runs, "--analysis", analysis)
@@ -230,13 +243,14 @@ def test_curvatures_of_several_runs_are_compared(tmp_path, shown):
     assert page.texts.count("49.4") == 2 + 2  # each on its run, and side by side
 
 
-def test_an_analysis_of_other_networks_is_not_shown(tmp_path, shown, capsys):
+def test_an_analysis_of_other_networks_is_not_shown(tmp_path, undrawn, shown, capsys):
     analysis = make_analysis(tmp_path / "analysis", {"another": "0" * 16})
     page = shown(make_run(tmp_path / "run"), "--analysis", analysis)
     assert "Curvature of the loss" not in page.texts
     assert "holds no results for these runs" in capsys.readouterr().out
 
 
+@pytest.mark.long
 def test_potential_performance_is_shown_of_the_run_that_holds_it(tmp_path, shown):
     page = shown(make_potential(make_run(tmp_path / "run")), make_run(tmp_path / "other"))
     check_self_contained(page)
@@ -254,7 +268,9 @@ def test_potential_performance_is_shown_of_the_run_that_holds_it(tmp_path, shown
         assert f"test loss of 5 fine-tuned sub-networks over their {what}" in alts
 
 
-def test_potential_performance_is_shown_of_runs_from_the_same_network(tmp_path, shown, capsys):
+def test_potential_performance_is_shown_of_runs_from_the_same_network(
+    tmp_path, undrawn, shown, capsys
+):
     start = f"parameters {digest(NETWORKS['baseline'])}, width multiplier 1.0"
     study = make_potential(tmp_path / "study", start)
     run = make_run(tmp_path / "run")
