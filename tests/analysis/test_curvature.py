@@ -9,11 +9,12 @@ from small_network import FLAT, Small
 
 from analysis.curvature import Hessian, arrays_of
 from analysis.lanczos import Basis, Lanczos
-from analysis.options import OVER
 from distribution.runtime import Runtime
 from ekg.extraction import extract
 from ekg.importance import split
 from nets.gates import Context
+
+LONG = pytest.mark.long
 
 
 def hessian_of(network, over, runtime, batch_size=5):
@@ -36,8 +37,8 @@ def products(hessian):
 # ------------------------------------------------------------------------ against the whole Hessian
 
 
-@pytest.mark.parametrize("over", OVER)
-@pytest.mark.parametrize("which", ["depthwise", pytest.param("ResNet-8", marks=pytest.mark.long)])
+@pytest.mark.parametrize("over", ["kernels", pytest.param("all", marks=LONG)])
+@pytest.mark.parametrize("which", ["depthwise", pytest.param("ResNet-8", marks=pytest.mark.slow)])
 def test_products_and_every_eigenvalue_are_those_of_the_explicit_hessian(
     which, over, runtime, tmp_path, monkeypatch
 ):
@@ -56,6 +57,7 @@ def test_products_and_every_eigenvalue_are_those_of_the_explicit_hessian(
     assert expected[0] < -0.01 * expected[-1], "this network has negative curvature too"
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("which", tiny.NETWORKS)
 def test_forward_over_reverse_gives_the_same_product(which, runtime):
     """The other exact way: the derivative of the gradient along the vector."""
@@ -115,7 +117,7 @@ def expected():
     return products(hessian_of(tiny.resnet_8(), "kernels", runtime, batch_size=12))
 
 
-@pytest.mark.parametrize("batch_size", [1, 3, 5, 100])
+@pytest.mark.parametrize("batch_size", [pytest.param(1, marks=LONG), 3, 5, 100])
 def test_batches_change_nothing(expected, runtime, batch_size):
     """One image each, equal ones, a last one that is not full, fewer images than fit."""
     hessian = hessian_of(tiny.resnet_8(), "kernels", runtime, batch_size)
@@ -153,6 +155,7 @@ def test_a_product_that_is_not_finite_is_not_used(runtime):
 # -------------------------------------------------------------------------------- masked, extracted
 
 
+@pytest.mark.long
 def test_a_masked_network_has_the_hessian_of_the_extracted_one(runtime):
     """On the kept coordinates, where the arrays of the small network lie among zeros."""
     whole = Small()

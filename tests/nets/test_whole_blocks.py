@@ -37,10 +37,9 @@ def each(long=(), slow=()):
     return [pytest.param(CASES[name], id=name, marks=marks.get(name, ())) for name in CASES]
 
 
-BASIC, INVERTED = "basic", "inverted"
-# What traces gradients or compiles: one case of each kind of block.
-ONE_OF_A_KIND = each(long=[INVERTED], slow=["bottleneck", "inverted, ImageNet"])
-COMPILED = each(slow=set(CASES) - {BASIC})
+_, *OTHERS = CASES
+# What traces gradients or compiles: some cases only.
+SOME = each(long=["basic, pooled stem", "inverted"], slow=["bottleneck", "inverted, ImageNet"])
 
 
 class Case:
@@ -73,7 +72,7 @@ class Case:
         return self.network(self.images, Context("batch", split, **context)).numpy()
 
 
-@pytest.fixture(scope="module", params=each(long=["bottleneck", INVERTED, "inverted, ImageNet"]))
+@pytest.fixture(scope="module", params=each(long=OTHERS))
 def case(request):
     return Case(*request.param)
 
@@ -109,7 +108,7 @@ def test_masked_equals_extracted(case, extracted):
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("case", COMPILED, indirect=True)
+@pytest.mark.parametrize("case", each(slow=OTHERS), indirect=True)
 def test_masked_equals_extracted_compiled(case, extracted):
     @tf.function(jit_compile=True)
     def masked(flat):
@@ -164,7 +163,7 @@ def test_a_file_without_some_convolutions_of_a_block_is_refused(case, extracted)
         case.build(left)
 
 
-@pytest.mark.parametrize("case", ONE_OF_A_KIND, indirect=True)
+@pytest.mark.parametrize("case", SOME, indirect=True)
 def test_importance_is_finite_and_0_for_what_is_gone(case):
     runtime = Runtime(tf.distribute.get_strategy())
     given = lambda batch: batch["images"]
@@ -177,7 +176,7 @@ def test_importance_is_finite_and_0_for_what_is_gone(case):
         assert (found[case.flat > 0] > 0).mean() > 0.9
 
 
-@pytest.mark.parametrize("case", ONE_OF_A_KIND, indirect=True)
+@pytest.mark.parametrize("case", SOME, indirect=True)
 def test_sub_networks_with_and_without_blocks_share_a_call(case):
     runtime = Runtime(tf.distribute.get_strategy())
     given = lambda batch: batch["images"]
