@@ -246,14 +246,22 @@ def out_of_room(folder, flags, images, size):
     }
 
 
-def test_a_run_killed_again_and_again_ends_as_if_it_had_not_been(short, tmp_path):
-    """One folder: first a disk that is full, then five interruptions at random moments of what is
-    left.
+@pytest.mark.parametrize(
+    "numbers",
+    [
+        pytest.param((KILL, TERM), id="twice"),
+        pytest.param((KILL, TERM, KILL, INT, KILL), id="five times", marks=pytest.mark.slow),
+    ],
+)
+def test_a_run_killed_again_and_again_ends_as_if_it_had_not_been(short, tmp_path, numbers):
+    """One folder: interruptions at random moments of what is left; before five of them, a disk
+    that is full.
     """
     rng, left, folder = np.random.default_rng(5), short[1], tmp_path / "run"
-    # A checkpoint of ResNet-8 has 78,714 values and 78,042 velocities: 0.6 MB.
-    out_of_room(folder, SHORT, 300, size=400_000)
-    for number in (KILL, TERM, KILL, INT, KILL):
+    if len(numbers) > 2:
+        # A checkpoint of ResNet-8 has 78,714 values and 78,042 velocities: 0.6 MB.
+        out_of_room(folder, SHORT, 300, size=400_000)
+    for number in numbers:
         moment = int(rng.integers(1, max(2, left // 3)))
         interrupted(folder, SHORT, 300, moment, number)
         left -= moment
