@@ -64,11 +64,14 @@ def results_of(replicas, statistics, folder):
 
 
 @pytest.mark.parametrize("replicas", [2, pytest.param(4, marks=pytest.mark.slow)])
-def test_replicas_with_global_batch_statistics_are_one_replica(one, tmp_path, replicas):
+def test_replicas_with_global_batch_statistics_are_one_replica(one, mirrored, tmp_path, replicas):
     """Losses, signed sums, scores, orders, bank logits before float16, parameters after 5 steps,
     and the search's way.
     """
-    several = results_of(replicas, "sync", tmp_path)
+    if replicas == 2:
+        several = replicated.all_results(Runtime(mirrored, sync_bn=True))
+    else:
+        several = results_of(replicas, "sync", tmp_path)
     assert several.keys() == one.keys()
     for name in ("order", "gates", "widths", "flops"):
         np.testing.assert_array_equal(several[name], one[name], err_msg=name)
@@ -128,21 +131,27 @@ def test_compiled_steps_give_what_the_others_give(mirrored, replicas, accum):
         assert off_by(compiled[name], value) <= (0 if name == "order" else 2e-5), name
 
 
-def test_a_replica_more_is_a_part_more(mirrored):
+@pytest.mark.parametrize(
+    "results",
+    [replicated.trained, pytest.param(replicated.scores_and_logits, marks=pytest.mark.slow)],
+    ids=lambda results: results.__name__,
+)
+def test_a_replica_more_is_a_part_more(mirrored, results):
     """Two replicas and two accumulated parts both normalise, and choose teachers, by halves of the
     batch.
     """
-    replicas, parts = (Runtime(mirrored), Runtime(tf.distribute.get_strategy(), accum=2))
-    expected = replicated.scores_and_logits(parts) | replicated.trained(parts)
-    for name, value in (
-        replicated.scores_and_logits(replicas) | replicated.trained(replicas)
-    ).items():
+    expected = results(Runtime(tf.distribute.get_strategy(), accum=2))
+    for name, value in results(Runtime(mirrored)).items():
         assert off_by(value, expected[name]) <= 1e-5, name
 
 
 @pytest.mark.parametrize(
     "replicas, compile",
-    [(1, False), (1, True), (2, False), pytest.param(2, True, marks=pytest.mark.slow)],
+    [
+        (1, False),
+        (2, False),
+        *(pytest.param(many, True, marks=pytest.mark.slow) for many in (1, 2)),
+    ],
 )
 def test_four_parts_are_the_whole_where_batch_norm_uses_moving_averages(
     mirrored, replicas, compile
