@@ -20,6 +20,7 @@ ROOMS = [
     "engine",
     "op_utils",
     "dataloader",
+    "coupling",
     "nets",
     "distribution",
     "files",

@@ -1,0 +1,1 @@
+"""Which channels of a Keras model live or die together: gates, masks, costs, extraction."""

@@ -1,0 +1,87 @@
+"""Keras models as graphs of operations: reduced to a functional model, nested ones found, run."""
+
+import inspect
+import weakref
+
+import keras
+import tensorflow as tf
+from keras.src.models import Functional
+
+from utils import UserError
+
+_functional_forms: weakref.WeakKeyDictionary = weakref.WeakKeyDictionary()
+
+
+def as_functional(model):
+    """The functional form of a Keras model, which shares its layers.
+
+    A Sequential becomes the chain that it is. A subclassed model is called once on symbolic inputs.
+    Raises UserError for what has no such form.
+    """
+    if not isinstance(model, keras.Model):
+        raise UserError(f"a Keras model is needed, not a {type(model).__name__}")
+    graph = inlined(model)
+    if graph is not None:
+        return graph
+    if isinstance(model, keras.Sequential):
+        raise UserError(f"{model.name} has no input shape yet: start it with a keras.Input")
+    return _from_call(model)
+
+
+def inlined(operation):
+    """The functional form of a nested model; None for an operation that is no such model."""
+    if isinstance(operation, keras.Sequential):
+        if type(operation).call is not keras.Sequential.call or not operation.built:
+            return None
+        if operation not in _functional_forms:
+            form = keras.Model(operation.inputs, operation.outputs, name=operation.name)
+            _functional_forms[operation] = form
+        return _functional_forms[operation]
+    plain = isinstance(operation, Functional) and type(operation).call is Functional.call
+    return operation if plain else None
+
+
+def _from_call(model):
+    """The functional form of a subclassed model that has been built on one input."""
+    shape = (model.get_build_config() or {}).get("input_shape")
+    if not shape or not all(n is None or isinstance(n, int) for n in shape):
+        raise UserError(
+            f"{type(model).__name__} is a subclassed model without a known input shape: call it"
+            " once on an image, or build it as a functional model"
+        )
+    inputs = keras.Input(shape[1:], name="image")
+    try:
+        return keras.Model(inputs, model.call(inputs), name=model.name)
+    except Exception as error:  # anything may go wrong in the code of the model's author
+        raise UserError(
+            f"{type(model).__name__} is a subclassed model whose call() does not work on symbolic"
+            f" inputs ({type(error).__name__}); build it as a functional model"
+        ) from error
+
+
+def run_graph(model, inputs, operation_fn):
+    """Calls operation_fn(operation)(*args, **kwargs) in the order of the data.
+
+    Args:
+        model: functional model.
+        inputs: list of whatever the operations work on, one per input of the model.
+        operation_fn: function of an operation; nested models are operations.
+
+    Returns the flat list of outputs.
+    """
+    # Private, but the same from Keras 3.0 on; tests/coupling/test_graph.py pins it.
+    return flatten(model._run_through_graph(inputs, operation_fn=operation_fn))
+
+
+def flatten(structure):
+    """list of the leaves of nested lists, tuples and dicts."""
+    return tf.nest.flatten(structure)
+
+
+def inference_flags(operation):
+    """dict training=False for a layer that can train: it goes before what the graph says, as in
+    Keras' own predict. A graph says training=True to all layers of random augmentation.
+    """
+    if not isinstance(operation, keras.Layer):
+        return {}
+    return {"training": False} if "training" in inspect.signature(operation.call).parameters else {}
