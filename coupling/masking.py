@@ -26,7 +26,8 @@ def masked_values(network, mask, keep_norms=False):
             kernel (METHOD 1a).
     """
     mask = tf.convert_to_tensor(mask, tf.float32)
-    extended = tf.concat([mask, [1.0]], 0)  # place -1, of channels that always stay, is the last
+    stays = int(network.gate_sizes.sum())  # the place of channels that always stay
+    extended = tf.concat([mask, [1.0]], 0)
     values = []
     for weight in network.weights:
         axes = network.filters[id(weight.variable)]
@@ -34,7 +35,7 @@ def masked_values(network, mask, keep_norms=False):
             continue
         value = tf.convert_to_tensor(weight.variable.value)
         masks = {
-            axis % len(value.shape): tf.gather(extended, places % len(extended))
+            axis % len(value.shape): tf.gather(extended, np.where(places < 0, stays, places))
             for axis, places in axes.items()
         }
         values.append((weight.variable, _masked(value, masks, keep_norms and weight.normed)))

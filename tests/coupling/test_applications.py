@@ -39,5 +39,5 @@ def test_masked_equals_extracted(name, gates, share):
     stay = sum(frozen.count for frozen in network.frozen)
     assert 100 * (1 - stay / network.filter_count) == pytest.approx(share, abs=0.05)
     assert network.cost()[1] == model.count_params()
-    # Only moving averages: the batch statistics of three images at 3 x 3 places are ill-conditioned.
+    # Moving averages: the batch statistics of three images at 3 x 3 places are ill-conditioned.
     assert_masked_equals_extracted(network, statistics=["moving"])

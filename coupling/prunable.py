@@ -1,0 +1,288 @@
+"""A Keras model in the steps of a run: passes with masks, probes and batch statistics."""
+
+import collections
+import functools
+import typing
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from coupling.graph import flatten, inference_flags, inlined, run_graph
+from coupling.masking import masked_values
+from coupling.network import KerasNetwork
+from coupling.samples import sample_inputs
+from nets.gates import Context
+
+# Where a layer's kernel has the channels that it reads, counted from the end.
+READ_AXES = {
+    **dict.fromkeys(("Conv1D", "Conv2D", "Conv3D", "Dense"), ("kernel", -2)),
+    **dict.fromkeys(("DepthwiseConv1D", "DepthwiseConv2D"), ("kernel", -2)),
+    **dict.fromkeys(("Conv1DTranspose", "Conv2DTranspose", "Conv3DTranspose"), ("kernel", -1)),
+    **dict.fromkeys(("SeparableConv1D", "SeparableConv2D"), ("depthwise_kernel", -2)),
+}
+
+
+class Norm:
+    """A batch norm that the steps of a run move (nets.batch_norm.BatchNorm.move)."""
+
+    def __init__(self, layer, path):
+        self.path, self.decay = path, layer.momentum
+        names = ("moving_mean", "moving_variance")
+        self.arrays = {name: getattr(layer, name).value for name in names}
+
+    def move(self, mean, variance, decay=None):
+        """moving = decay * moving + (1 - decay) * batch, for float32 [C] batch statistics.
+
+        decay: None: the momentum of the layer.
+        """
+        decay = self.decay if decay is None else decay
+        for variable, batch in zip(self.arrays.values(), (mean, variance)):
+            variable.assign(decay * variable + (1 - decay) * tf.cast(batch, variable.dtype))
+
+
+class PrunableModel(KerasNetwork):
+    """A Keras model of logits that offers what the stages of a run ask of nets.network.Network.
+
+    Dropped filters are zeros in its passes, and none is left out of the arrays. Dropout and
+    stochastic depth stay off.
+
+    Args:
+        model: keras.Model with one input of images and one output of logits.
+        input_size: height and width where the model leaves them open.
+
+    Raises UserError for other inputs or outputs.
+    """
+
+    def __init__(self, model, input_size=None):
+        super().__init__(model, input_size)
+        self.arch = self.model.name
+        (sample,) = sample_inputs(self.model, input_size)
+        self.image_shape, self.input_size = sample.shape[1:], sample.shape[1]
+        self.classes = int(self.model.outputs[0].shape[-1])
+        self.branches: list = [None] * len(self.gates)
+        # To a search of several sub-networks in a call, the whole model is one part, the head.
+        self.parts, self.first_parts = [self], [0] * len(self.gates)
+        paths = {id(visited.layer): visited.path for visited in self.layers}
+        first = FirstPass(self)
+        self._run(sample, first)
+        self.batch_norms = [Norm(layer, paths[id(layer)]) for layer in first.norms]
+        # (operation, number of its call) -> places of its output's channels, of outputs that a
+        # convolution or a dense layer reads
+        self._observed = first.observed
+
+    # ------------------------------------------------------------------------------------- arrays
+
+    @property
+    def trainable(self):
+        """The trainable variables, in network order."""
+        return [variable.value for variable in self.model.trainable_variables]
+
+    def variables_by_name(self):
+        """dict name -> variable, in network order."""
+        named: dict[str, typing.Any] = {}
+        for weight in self.weights:
+            name, number = weight.path, 1
+            while name in named:
+                number += 1
+                name = f"{weight.path}#{number}"
+            named[name] = weight.variable.value
+        return named
+
+    def parameters(self):
+        """dict name -> array, as in a parameter file."""
+        return {name: variable.numpy() for name, variable in self.variables_by_name().items()}
+
+    def assign(self, arrays):
+        """Sets all variables. arrays: dict as from `parameters`; raises ValueError for others."""
+        variables = self.variables_by_name()
+        shapes = lambda named: {name: tuple(value.shape) for name, value in named.items()}
+        if shapes(arrays) != shapes(variables):
+            raise ValueError("it holds the arrays of another model")
+        for name, variable in variables.items():
+            variable.assign(arrays[name])
+
+    def layer_filters(self, filters=None):
+        """dict layer path -> filters when gate i keeps filters[i] filters, in network order."""
+        return {
+            visited.path: self.costs.shape(visited.writes[-1][0].variable, filters)[
+                visited.writes[-1][1]
+            ]
+            for visited in self.layers
+            if visited.writes
+        }
+
+    def filter_weights(self, masks):
+        """Yields (places, weights), see ekg.extraction.filter_weights."""
+        kept = np.append(np.asarray(masks) > 0, True)  # place -1: channels that always stay
+        for visited in self.layers:
+            for weight, axis in visited.writes:
+                axes = self.filters[id(weight.variable)]
+                if axis not in axes:
+                    continue
+                kernel = np.asarray(weight.variable.value.numpy(), np.float64)
+                whole = np.linalg.norm(kernel)
+                for each, places in axes.items():
+                    kernel = np.compress(kept[places], kernel, each)
+                norm = np.linalg.norm(kernel)
+                if weight.normed and norm:
+                    kernel *= whole / norm  # METHOD 1a
+                places = axes[axis][kept[axes[axis]]]
+                rows = np.moveaxis(kernel, axis, 0).reshape(len(places), -1)
+                yield places[places >= 0], rows[places >= 0]
+
+    # --------------------------------------------------------------------------------------- passes
+
+    def split_masks(self, flat):
+        """The masks of a Context, a list of float32 [C], from a flat float32 [F]."""
+        return tf.split(flat, self.gate_sizes.tolist())
+
+    def __call__(self, images, ctx):
+        """Logits, float32 [B, classes], of images, float32 [B, ...]. ctx: nets.gates.Context."""
+        return tf.cast(self._run(images, Pass(self, ctx)), tf.float32)
+
+    def _run(self, images, current):
+        state = []
+        if current.ctx.masks is not None:
+            state = masked_values(self, tf.concat(current.ctx.masks, 0), keep_norms=True)
+        with keras.StatelessScope(state_mapping=state):
+            (logits,) = run_graph(self.model, [tf.convert_to_tensor(images)], current.function)
+        return logits
+
+    def observe(self, call, y, ctx):
+        """y, the output of a call, (operation, number); with probes if it is to be observed."""
+        if ctx.tape is None or not tf.is_tensor(y) or call not in self._observed:
+            return y
+        return self._with_probes(ctx, y, self._observed[call])
+
+    def places_read(self, visited):
+        """int [channels]: the places of the channels that a layer reads, -1 for those that always
+        stay; None if it reads none that may go.
+        """
+        name, axis = READ_AXES.get(type(visited.layer).__name__, (None, 0))
+        weights = {weight.variable.name: weight.variable for weight in visited.weights}
+        if name is None or not visited.ruled:
+            return None
+        axes, shape = self.filters[id(weights[name])], weights[name].shape
+        groups = getattr(visited.layer, "groups", 1)
+        if groups > 1 and shape[-2] == 1:  # one channel per group
+            places = axes.get(-1)
+            places = None if places is None else places[:: shape[-1] // groups]
+        else:
+            places = axes.get(axis)
+            places = None if places is None else np.tile(places, groups)
+        return places if places is not None and (places >= 0).any() else None
+
+    def _with_probes(self, ctx, y, places):
+        """y, with a probe for each gate that has channels of it (nets.gates.Context.observe)."""
+        starts = np.concatenate([[0], np.cumsum(self.gate_sizes)])
+        owner = np.searchsorted(starts, places, "right") - 1
+        probes, index, total = [], np.full(len(places), -1), 0
+        for gate in np.unique(owner[places >= 0]).tolist():
+            probe = tf.zeros([self.gates[gate].size])
+            ctx.tape.watch(probe)
+            ctx.probes[gate].append(probe)
+            own = (owner == gate) & (places >= 0)
+            index[own] = places[own] - starts[gate] + total
+            probes.append(probe)
+            total += self.gates[gate].size
+        return probed(y, tf.concat(probes, 0), index)
+
+
+class Pass:
+    """One pass through the operations of a model.
+
+    model: PrunableModel; ctx: nets.gates.Context.
+    """
+
+    def __init__(self, model, ctx):
+        self.model, self.ctx = model, ctx
+        self._calls: collections.Counter = collections.Counter()
+
+    def function(self, operation):
+        """The function that is called for an operation of the graph."""
+        return functools.partial(self._call, operation)
+
+    def _call(self, operation, *args, **kwargs):
+        nested = inlined(operation)
+        if nested is not None:
+            tensors = [x for x in flatten((args, kwargs)) if tf.is_tensor(x)]
+            outputs = run_graph(nested, tensors, self.function)
+            return outputs[0] if len(outputs) == 1 else outputs
+        if self.ctx.statistics == "batch" and _normalises(operation):
+            y = self.normalised(operation, args[0])
+        else:
+            y = operation(*args, **{**kwargs, **inference_flags(operation)})
+        call = id(operation), self._calls[id(operation)]
+        self._calls[id(operation)] += 1
+        return self.called(call, operation, args, y)
+
+    def called(self, call, operation, args, y):
+        """What the next operations read of y, the output of a call, (operation, number)."""
+        return self.model.observe(call, y, self.ctx)
+
+    def normalised(self, layer, x):
+        """Batch norm with the statistics of the batch, which it adds to the Context."""
+        rank = len(x.shape)
+        axis = layer.axis % rank
+        wide = tf.cast(x, tf.float32)
+        mean, variance = tf.nn.moments(wide, [i for i in range(rank) if i != axis])
+        if self.ctx.merge is not None:
+            mean, variance = self.ctx.merge(mean, variance)
+        self.ctx.batch_statistics.append((mean, variance))
+        shape = [-1 if i == axis else 1 for i in range(rank)]
+        vector = lambda value: None if value is None else tf.reshape(value, shape)
+        beta = vector(layer.beta.value if layer.center else None)
+        gamma = vector(layer.gamma.value if layer.scale else None)
+        y = tf.nn.batch_normalization(
+            wide, vector(mean), vector(variance), beta, gamma, layer.epsilon
+        )
+        return tf.cast(y, x.dtype)
+
+
+class FirstPass(Pass):
+    """Notes the batch norms in their order, and the outputs that are to be observed."""
+
+    def __init__(self, model):
+        super().__init__(model, Context("batch"))
+        self.norms: list = []
+        self.observed: dict[tuple, np.ndarray] = {}
+        self._visited = {id(visited.layer): visited for visited in model.layers}
+        self._made: dict[int, tuple] = {}  # id of a tensor -> (the call that made it, the tensor)
+
+    def called(self, call, operation, args, y):
+        if id(operation) in self._visited and args and id(args[0]) in self._made:
+            places = self.model.places_read(self._visited[id(operation)])
+            if places is not None:
+                self.observed[self._made[id(args[0])][0]] = places
+        if tf.is_tensor(y):
+            # An operation may hand on what another one made. All are kept, so no id comes twice.
+            self._made.setdefault(id(y), (call, y))
+        return y
+
+    def normalised(self, layer, x):
+        self.norms.append(layer)
+        return super().normalised(layer, x)
+
+
+def probed(y, probes, index):
+    """y. The gradient of the probes is the inner sum of Eq. 9, as in nets.gates.probed.
+
+    probes: float32 [n]; index: int [channels], the probe of each channel of y, -1 for none.
+    """
+
+    @tf.custom_gradient
+    def with_probes(y, probes):
+        def gradient(dy):
+            products = tf.cast(dy, tf.float32) * tf.cast(y, tf.float32)
+            sums = tf.reduce_sum(products, list(range(len(y.shape) - 1)))
+            return dy, tf.math.unsorted_segment_sum(sums, index, probes.shape[0])
+
+        return tf.identity(y), gradient
+
+    return with_probes(y, probes)
+
+
+def _normalises(operation):
+    """Whether this is a batch norm that uses the statistics of the batch in training."""
+    return type(operation) is keras.layers.BatchNormalization and operation.trainable
