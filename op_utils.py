@@ -163,7 +163,7 @@ def training_step(network, optimizer, runtime, prepare, loss, tables=None, teach
         return {
             "gradients": gradients,
             "statistics": _own_share(ctx.batch_statistics, runtime),
-            "sum_of_statistics": tf.reduce_sum(tf.concat(statistics, 0)),
+            "sum_of_statistics": tf.reduce_sum(tf.concat(statistics, 0)) if statistics else total,
             "loss": total,
             "accuracy": tf.reduce_sum(tf.cast(hits, tf.float32)) * share / v,
         }, {}

@@ -1,47 +1,23 @@
-"""Looks at a Keras model: which filters can be pruned, which cannot and why, what layers cost.
+"""Prunes a Keras model with ensemble knowledge guidance, or looks at what can be pruned.
 
-    python prune_keras.py model.keras --gates
-    python prune_keras.py model.h5 --json
+    python prune_keras.py model.keras --data_path DATA --search_target_rate 0.5 --train_path RUN
+    python prune_keras.py model.h5 --gates
 
-A gate is a set of filters that can only be kept or dropped together with others: those that are
-added to each other, say. FLOPs are multiply-accumulates for one input.
+The result is TRAIN_PATH/pruned.keras, a plain Keras model. A gate is a set of filters that can only
+be kept or dropped together with others: those that are added to each other, say. FLOPs are
+multiply-accumulates for one input. See README.md.
 """
 
+import functools
 import json
 import sys
 
-from cli.parser import Parser, count
+from cli.keras_flags import parse
 from cli.program import run_program
 
 
-def parse(argv=None):
-    parser = Parser(description=__doc__.splitlines()[0])
-    parser.add_argument("model", metavar="MODEL", help="file: .keras, .h5 or .hdf5")
-    parser.add_argument(
-        "--gates",
-        action="store_true",
-        default=True,
-        help="print gates, filters that must stay and why, FLOPs by layer (default: yes)",
-    )
-    parser.add_argument(
-        "--json", action="store_true", help="print one JSON object and nothing else"
-    )
-    parser.add_argument(
-        "--input_size",
-        type=count,
-        help="height and width of the input where the model leaves them open (default: 224)",
-    )
-    parser.add_argument(
-        "--trust",
-        action="store_true",
-        help="run code that the file brings along: Lambda layers, classes of other modules",
-    )
-    return parser.parse_args(argv)
-
-
-def main():
-    args = parse()
-    # After parsing, so that --help and a wrong flag are answered at once.
+def look(args):
+    """Prints gates, filters that stay and costs."""
     from distribution.startup import import_tensorflow
 
     import_tensorflow()
@@ -56,5 +32,29 @@ def main():
     print(json.dumps(as_json(network)) if args.json else as_text(network))
 
 
+def prune_model(args, options):
+    """Runs the method on the model."""
+    from distribution.startup import import_tensorflow
+
+    import_tensorflow()
+    from dataloader.arrays import load_own
+    from ekg.keras_networks import KerasSubject, image_shape
+    from ekg.pipeline import prune
+
+    views = {f"{name}": name in args.views for name in ("flip", "crop", "colour")}
+    size = functools.partial(image_shape, args.model, args.trust)
+    data = functools.partial(load_own, args.data_path, size, **views)
+    prune(options, KerasSubject(args.model, data, args.trust, args.pixels))
+
+
+def main():
+    args, options = parse(__doc__)
+    # After parsing, so that --help and a wrong flag are answered at once.
+    if options is None:
+        look(args)
+    else:
+        prune_model(args, options)
+
+
 if __name__ == "__main__":
-    sys.exit(run_program(main))
+    sys.exit(run_program(main, resumable=True))

@@ -80,7 +80,7 @@ def options_from(args):
 
 def _file_options(args):
     """FileOptions, None for a program without images in files."""
-    if not hasattr(args, "input_size"):
+    if not hasattr(args, "val_labels"):
         return None
     return FileOptions(args.input_size, args.val_labels, args.shuffle_buffer)
 

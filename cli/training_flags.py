@@ -29,21 +29,30 @@ def add_training_flags(parser, architectures, arch, fine_tuning, baseline, tempe
     """
     group = parser.add_argument_group("run")
     _add_network_flags(group, architectures, arch)
-    _add_speed_flags(group)
-    group = parser.add_argument_group("search")
-    _add_search_flags(group)
-    _add_method_flags(group)
-    add_time_flags(group)
-    group = parser.add_argument_group("fine-tuning")
-    _add_teaching_flags(group, temperature)
+    add_speed_flags(group)
     rates_for = fine_tuning.batch_size if temperature else None
-    _add_schedule(group, "", fine_tuning, "; 0 ends the run after extraction", rates_for)
+    add_method_flags(parser, fine_tuning, temperature, rates_for)
     group = parser.add_argument_group("baseline (used only without a trained network)")
     _add_schedule(group, "baseline_", baseline, "", rates_for)
     parser.set_defaults(rates_for=rates_for)
 
 
-def _add_network_flags(group, architectures, arch):
+def add_method_flags(parser, fine_tuning, temperature=None, rates_for=None):
+    """Adds the flags of search and fine-tuning.
+
+    fine_tuning, temperature: see add_training_flags; rates_for: see _add_schedule.
+    """
+    group = parser.add_argument_group("search")
+    _add_search_flags(group)
+    _add_choice_flags(group)
+    add_time_flags(group)
+    group = parser.add_argument_group("fine-tuning")
+    _add_teaching_flags(group, temperature)
+    _add_schedule(group, "", fine_tuning, "; 0 ends the run after extraction", rates_for)
+
+
+def add_run_flags(group):
+    """Adds the flags of the run folder and the seed."""
     add = group.add_argument
     add(
         "--train_path",
@@ -56,6 +65,17 @@ def _add_network_flags(group, architectures, arch):
         action="store_true",
         help="delete an earlier run in this folder first, and start from the beginning",
     )
+    add(
+        "--seed",
+        type=count_or_none,
+        default=0,
+        help="seed of initial values, shuffling and augmentation",
+    )
+
+
+def _add_network_flags(group, architectures, arch):
+    add_run_flags(group)
+    add = group.add_argument
     add("--arch", choices=architectures, default=arch, help="network")
     add_width_flag(group)
     add(
@@ -72,15 +92,10 @@ def _add_network_flags(group, architectures, arch):
         " rest; the options of these stages must be the same; --precision may differ: a baseline"
         " that was trained there keeps the precision it was trained in",
     )
-    add(
-        "--seed",
-        type=count_or_none,
-        default=0,
-        help="seed of initial values, shuffling and augmentation",
-    )
 
 
-def _add_speed_flags(group):
+def add_speed_flags(group):
+    """Adds the flags that change how fast a run computes, and its logs."""
     add = group.add_argument
     add("--accum", type=count, default=1, help="parts per replica's batch, to save memory")
     add(
@@ -149,7 +164,7 @@ def _add_search_flags(group):
     )
 
 
-def _add_method_flags(group):
+def _add_choice_flags(group):
     """The flags of the search that choose between methods."""
 
     def add(name, choices, default, text):

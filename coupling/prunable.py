@@ -12,6 +12,7 @@ from coupling.graph import flatten, inference_flags, inlined, run_graph
 from coupling.masking import masked_values
 from coupling.network import KerasNetwork
 from coupling.samples import sample_inputs
+from nets.batch_norm import BN_DECAY
 from nets.gates import Context
 
 # Where a layer's kernel has the channels that it reads, counted from the end.
@@ -27,16 +28,15 @@ class Norm:
     """A batch norm that the steps of a run move (nets.batch_norm.BatchNorm.move)."""
 
     def __init__(self, layer, path):
-        self.path, self.decay = path, layer.momentum
+        self.path = path
         names = ("moving_mean", "moving_variance")
         self.arrays = {name: getattr(layer, name).value for name in names}
 
-    def move(self, mean, variance, decay=None):
+    def move(self, mean, variance, decay=BN_DECAY):
         """moving = decay * moving + (1 - decay) * batch, for float32 [C] batch statistics.
 
-        decay: None: the momentum of the layer.
+        The decay is that of the method: the 0.99 of Keras takes more steps than a fine-tuning has.
         """
-        decay = self.decay if decay is None else decay
         for variable, batch in zip(self.arrays.values(), (mean, variance)):
             variable.assign(decay * variable + (1 - decay) * tf.cast(batch, variable.dtype))
 

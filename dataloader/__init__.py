@@ -17,6 +17,7 @@ class Augmentation:
     std: tuple
     flip: bool  # whether to flip at random
     pad: int  # pixels per side, before a random crop to the original size
+    colour: bool = True  # whether to change contrast and saturation of two views
 
 
 class ImageSource(typing.Protocol):

@@ -59,16 +59,15 @@ def crop(images, top, left, flip, pad):
         flip: bool [B], whether to flip horizontally.
         pad: pixels per side.
     """
-    size = images.shape[1]
 
-    def source(start):
+    def source(start, size):
         """int32 [B, S]: the source pixels of the padded image's pixels start + 0, 1, ..."""
         i = tf.abs(start[:, None] + tf.range(size)[None] - pad)
         return tf.where(i >= size, 2 * (size - 1) - i, i)
 
-    columns = source(left)
+    columns = source(left, images.shape[2])
     columns = tf.where(flip[:, None], columns[:, ::-1], columns)
-    images = tf.gather(images, source(top), axis=1, batch_dims=1)
+    images = tf.gather(images, source(top, images.shape[1]), axis=1, batch_dims=1)
     images = tf.gather(tf.transpose(images, [0, 2, 1, 3]), columns, axis=1, batch_dims=1)
     return tf.transpose(images, [0, 2, 1, 3])
 

@@ -67,6 +67,9 @@ class PaperNetworks:
         }
         write_parameters(path, network.parameters(), meta)
 
+    def deliver(self, folder, name, network):
+        return os.path.join(folder, name)
+
     def _made(self, arrays, origin="the parameter file"):
         with self.strategy.scope():
             shape = self.arch, self.data.classes, self.data.input_size
@@ -101,6 +104,9 @@ class PaperSubject:
             check_saved_for(self.source, meta, key, ours)
         self.variant = variant_of(meta, self.source, options.width_multiplier)
         return f"parameters {digest(self.given)}{_unusual(self.variant)}"
+
+    def runtime(self, runtime):
+        return runtime
 
     def networks(self, data, strategy):
         own = self.source, self.given, self.variant

@@ -121,6 +121,7 @@ def prepare(options, subject, machines, console, measures=True):
     check_agreement(machines, described(options, start, options.device.accum) | alike, data)
 
     runtime, lines = make_runtime(options.device, machines)
+    runtime = subject.runtime(runtime)
     for line in (*data.notes, *lines):
         console.say(line)
     networks = subject.networks(data, runtime.strategy)

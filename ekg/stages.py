@@ -149,10 +149,12 @@ def compare(run, start, pruned, chosen):
         layers = start.layer_filters(), start.layer_filters(chosen.filters)
         has_teacher = run.options.finetune_teacher != "none"
         plots = write_plots(folder.file("figures"), *lines, *layers, has_teacher)
+    result = "trained_param.pkl" if run.options.fine_tuning.epochs else "slimmed_param.pkl"
+    if folder.writes:
+        result = run.networks.deliver(folder.path, result, pruned)
     folder.update_result(**entries)
     run.console.say(closing_table(folder.result, len(run.data.y_test)))
-    result = "trained_param.pkl" if run.options.fine_tuning.epochs else "slimmed_param.pkl"
-    run.console.say(f"{folder.file(result)} is the result; {plots}")
+    run.console.say(f"{result} is the result; {plots}")
 
 
 def _latency(run, start, pruned):

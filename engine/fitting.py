@@ -47,9 +47,8 @@ def fit(
         evaluate: whether to evaluate on the test set after every epoch.
     """
     data, runtime = run.data, runtime or run.runtime
-    prepare = lambda batch: augment(
-        batch["images"], batch["draws"], data.augmentation, colour=views > 1
-    )
+    colour = views > 1 and data.augmentation.colour
+    prepare = lambda batch: augment(batch["images"], batch["draws"], data.augmentation, colour)
     optimizer = Optimizer(network.trainable, runtime)
     arrays = {"images": data.x_train, "labels": data.y_train} | (
         {} if bank is None else {"bank": bank}

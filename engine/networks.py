@@ -39,6 +39,11 @@ class Networks(typing.Protocol):
     def write(self, path, network):
         """Writes a network and what is known of it."""
 
+    def deliver(self, folder, name, network):
+        """Writes the result of a run for users into its folder, where there is more to it than the
+        parameter file `name`; returns its path.
+        """
+
 
 class Subject(typing.Protocol):
     """What a run prunes, before anything is written."""
@@ -52,6 +57,9 @@ class Subject(typing.Protocol):
         begun: whether an earlier start of the run has begun to train a baseline. Raises UserError
         for a network that the run cannot start from.
         """
+
+    def runtime(self, runtime):
+        """The Runtime that the networks need, given one for the devices."""
 
     def networks(self, data, strategy):
         """The Networks of the run. data: Dataset; strategy: tf.distribute.Strategy."""

@@ -23,6 +23,7 @@ UNFINISHED = {
 }
 UNFINISHED["memory_bank"] = os.path.join("checkpoints", "memory_bank.json")
 BROKEN = "broken.json"  # skipped images
+KERAS_RESULT = "pruned.keras"  # the result of a run on a Keras model
 TIMES = "layer_times.json"  # what a search in time predicts with
 BANK = "memory_bank.npy.part"  # the unfinished bank, next to the file it will be renamed to
 # The records of a run, with the entries that each line must have.
@@ -104,6 +105,7 @@ def own_files(path):
     events = glob.glob(os.path.join(glob.escape(path), "events.out.tfevents.*"))
     names = (
         "result.json",
+        KERAS_RESULT,
         *PLOTS,
         *reversed(STAGES.values()),
         *UNFINISHED.values(),

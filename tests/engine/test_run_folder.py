@@ -14,6 +14,7 @@ from engine.configuration import version
 from engine.run_files import (
     BANK,
     BROKEN,
+    KERAS_RESULT,
     MEASURED,
     PLOTS,
     RECORDS,
@@ -270,6 +271,7 @@ def test_every_file_of_a_run_is_known(tmp_path):
         BANK,
         BROKEN,
         TIMES,
+        KERAS_RESULT,
         "config.json",
         "result.json",
     }

@@ -1,0 +1,140 @@
+"""Images and labels of one's own: an .npz of arrays, or a folder with a folder per class."""
+
+import os
+import re
+
+import numpy as np
+
+from dataloader import Augmentation, Dataset
+from files import npz
+from utils import UserError
+
+IMAGE = re.compile(r".+\.(jpe?g|png|bmp|gif)", re.IGNORECASE)
+TEST_NAMES = ("test", "val", "validation")
+HELD_OUT = 5  # without a test set, every fifth image of each class is one
+MOST_BYTES = 8 * 2**30  # of images in memory
+RAW = (0.0,), (1.0,)  # mean and deviation that change no pixel
+
+
+def load_own(path, size, flip=False, crop=True, colour=True):
+    """The Dataset at `path`: images [N, H, W, C], pixels as they are.
+
+    Args:
+        path: .npz with x_train, y_train and x_test, y_test (or x_val); or a folder, either with
+            train/CLASS/* and test/CLASS/* (or val) or with CLASS/* alone.
+        size: function of None to (H, W, C), the shape to read image files as.
+        flip, crop, colour: how views of images may differ.
+
+    Without a test set, every fifth image of each class is held out. Raises UserError if data are
+    missing or invalid.
+    """
+    if not os.path.exists(path):
+        raise UserError(f"--data_path {path}: there is no such file or folder")
+    if os.path.isdir(path):
+        train, test, names = _from_folder(path, size)
+    elif path.endswith(".npz"):
+        (train, test), names = _from_npz(path), None
+    else:
+        raise UserError(f"--data_path {path}: an .npz, or a folder of class folders is needed")
+    notes = ()
+    if test is None:
+        train, test = _held_out(*train)
+        notes = (f"{path} has no test set: every {HELD_OUT}th image of each class is held out",)
+    classes = int(max(train[1].max(), test[1].max())) + 1
+    pad = max(1, train[0].shape[1] // 8) if crop else 0
+    views = Augmentation(*RAW, flip=flip, pad=pad, colour=colour)
+    return Dataset(path, classes, *train, *test, views, names, notes)
+
+
+def _from_npz(path):
+    try:
+        arrays = npz.load_npz(path)
+    except (OSError, ValueError) as error:
+        raise UserError(f"--data_path {path} cannot be read: {error}") from error
+    train = _pair(path, arrays, "train")
+    if train is None:
+        raise UserError(
+            f"--data_path {path} needs x_train and y_train; it has {', '.join(arrays) or 'nothing'}"
+        )
+    tests = (_pair(path, arrays, name) for name in TEST_NAMES)
+    return train, next((pair for pair in tests if pair is not None), None)
+
+
+def _pair(path, arrays, name):
+    """(images [N, H, W, C], labels int64 [N]) of one split; None if it is not there."""
+    if f"x_{name}" not in arrays or f"y_{name}" not in arrays:
+        return None
+    x, y = arrays[f"x_{name}"], arrays[f"y_{name}"]
+    if x.ndim == 3:
+        x = x[..., None]  # grey images
+    if y.ndim == 2 and y.shape[1] > 1 and len(y) == len(x):
+        y = y.argmax(1)  # one-hot
+    if x.ndim != 4 or x.dtype.kind not in "uif" or len(x) == 0:
+        raise UserError(f"{path}: x_{name} is {x.dtype} {list(x.shape)}, not [N, H, W, C] numbers")
+    y = y.reshape(-1)
+    if len(y) != len(x) or y.dtype.kind not in "uif" or (y != y.astype(np.int64)).any():
+        raise UserError(f"{path}: y_{name} has {len(y)} labels ({y.dtype}) for {len(x)} images")
+    if x.dtype.kind == "f" and not np.isfinite(x).all():
+        raise UserError(f"{path}: x_{name} holds NaN or infinite values")
+    if y.min() < 0:
+        raise UserError(f"{path}: y_{name} holds the label {int(y.min())}")
+    return (x if x.dtype == np.uint8 else x.astype(np.float32)), y.astype(np.int64)
+
+
+def _from_folder(path, size):
+    """(train, test or None, names of the classes)."""
+    size = size()
+    below = lambda name: os.path.join(path, name)
+    root = below("train") if os.path.isdir(below("train")) else path
+    names = _folders(root)
+    train = _read(root, names, size)
+    found = [name for name in TEST_NAMES if root != path and os.path.isdir(below(name))]
+    return train, _read(below(found[0]), names, size) if found else None, names
+
+
+def _folders(root):
+    names = sorted(entry.name for entry in os.scandir(root) if entry.is_dir())
+    if len(names) < 2:
+        raise UserError(f"--data_path {root}: it needs a folder per class; it has {len(names)}")
+    return names
+
+
+def _read(root, names, size):
+    """The images of all class folders, uint8 [N, H, W, C], in the order of their names."""
+    import tensorflow as tf
+
+    files, labels = [], []
+    for label, name in enumerate(names):
+        folder = os.path.join(root, name)
+        listed = sorted(os.listdir(folder)) if os.path.isdir(folder) else []
+        own = [os.path.join(folder, file) for file in listed if IMAGE.fullmatch(file)]
+        files += own
+        labels += [label] * len(own)
+    if not files:
+        raise UserError(f"--data_path {root}: there are no JPEG, PNG, BMP or GIF images")
+    if len(files) * int(np.prod(size)) > MOST_BYTES:
+        raise UserError(
+            f"--data_path {root}: {len(files):,} images of {size[0]}x{size[1]} take more than"
+            f" {MOST_BYTES // 2**30} GiB of memory"
+        )
+    images = np.empty((len(files), *size), np.uint8)
+    for i, file in enumerate(files):
+        try:
+            raw = tf.io.decode_image(
+                tf.io.read_file(file), channels=size[2], expand_animations=False
+            )
+        except tf.errors.OpError as error:
+            raise UserError(f"{file} is no image that can be read") from error
+        resized = tf.image.resize(raw, size[:2], antialias=True)
+        images[i] = tf.cast(tf.clip_by_value(tf.round(resized), 0, 255), tf.uint8).numpy()
+    return images, np.array(labels, np.int64)
+
+
+def _held_out(images, labels):
+    """(train, test): every fifth image of each class is in the test set."""
+    test = np.zeros(len(labels), bool)
+    for label in np.unique(labels):
+        test[np.flatnonzero(labels == label)[HELD_OUT - 1 :: HELD_OUT]] = True
+    if not test.any():
+        raise UserError(f"no class has {HELD_OUT} images, so none can be held out as a test set")
+    return (images[~test], labels[~test]), (images[test], labels[test])
