@@ -7,7 +7,9 @@ import numpy as np
 import tensorflow as tf
 
 from coupling.graph import flatten, inlined, run_graph
+from coupling.masking import masked_values
 from coupling.reshapes import is_reshape, reshaped
+from coupling.rules import TRANSPOSED
 from utils import UserError
 
 
@@ -29,9 +31,10 @@ class Extraction:
     """One extraction, and what it has made so far."""
 
     def __init__(self, network, mask, keep_norms):
-        self.network, self.keep_norms = network, keep_norms
+        self.network = network
         self._kept = np.append(np.asarray(mask) > 0, True)  # place -1: channels that always stay
-        self._weights = {id(w.variable): w for w in network.weights}
+        values = masked_values(network, mask, keep_norms)
+        self._masked = {id(variable): value for variable, value in values}
         self._made: dict[int, typing.Any] = {}  # id(operation) -> the operation in the new model
         self._layers: list[tuple] = []  # (layer, its copy)
 
@@ -106,8 +109,8 @@ class Extraction:
         if "kernel" not in shapes or not hasattr(layer, "filters"):
             return {}
         kernel, whole = shapes["kernel"], weights["kernel"].shape
-        if not hasattr(layer, "groups"):
-            return {"filters": kernel[-2]}  # transposed
+        if type(layer) in TRANSPOSED:
+            return {"filters": kernel[-2]}
         sizes = {"filters": kernel[-1]}
         if layer.groups > 1 and whole[-2] == 1:
             sizes["groups"] = layer.groups * kernel[-1] // whole[-1]
@@ -118,13 +121,10 @@ class Extraction:
 
     def _sliced(self, variable):
         """The part of a variable that stays, a NumPy array."""
-        whole = array = keras.ops.convert_to_numpy(variable)
+        # The masked value, so that a kernel rescaled to its whole norm is the same to the bit.
+        array = keras.ops.convert_to_numpy(self._masked.get(id(variable), variable))
         for axis, places in (self._gated(variable) or {}).items():
             array = np.compress(self._kept[places], array, axis)
-        if array is not whole and self.keep_norms and self._weights[id(variable)].normed:
-            # METHOD 1a and 6: k * ||kernel|| / ||k||
-            norm = np.linalg.norm(array)
-            array = array * (np.linalg.norm(whole) / norm if norm else 0)
         return array
 
     def _set_weights(self, layer, copy):

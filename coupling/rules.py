@@ -140,15 +140,18 @@ def _kernel(apply):
     return Rule(apply, ("kernel", "bias"), True, _channels_last)
 
 
+TRANSPOSED = (
+    keras.layers.Conv1DTranspose,
+    keras.layers.Conv2DTranspose,
+    keras.layers.Conv3DTranspose,
+)
 SEPARABLE = "depthwise_kernel", "pointwise_kernel", "bias"
 BATCH_NORM = "gamma", "beta", "moving_mean", "moving_variance"
 RULES = {
     keras.layers.Conv1D: _kernel(_convolution),
     keras.layers.Conv2D: _kernel(_convolution),
     keras.layers.Conv3D: _kernel(_convolution),
-    keras.layers.Conv1DTranspose: _kernel(_transposed),
-    keras.layers.Conv2DTranspose: _kernel(_transposed),
-    keras.layers.Conv3DTranspose: _kernel(_transposed),
+    **{layer: _kernel(_transposed) for layer in TRANSPOSED},
     keras.layers.DepthwiseConv1D: _kernel(_depthwise),
     keras.layers.DepthwiseConv2D: _kernel(_depthwise),
     keras.layers.SeparableConv1D: Rule(_separable, SEPARABLE, True, _channels_last),
