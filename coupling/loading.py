@@ -29,11 +29,10 @@ def load_model(path, trust=False):
         _check_trusted(path, config)
     custom = {"DepthwiseConv2D": OldDepthwiseConv2D}
     try:
-        with warnings.catch_warnings():
+        # A scope: Keras 3.0 does not hand `custom_objects` on to the layers of .h5 files.
+        with warnings.catch_warnings(), keras.saving.custom_object_scope(custom):
             warnings.simplefilter("ignore")  # about how old files make layers: nothing to be done
-            return keras.models.load_model(
-                path, custom_objects=custom, compile=False, safe_mode=not trust
-            )
+            return keras.models.load_model(path, compile=False, safe_mode=not trust)
     except (MemoryError, OSError):
         raise
     except Exception as error:  # Keras raises whatever the parts of a model raise
