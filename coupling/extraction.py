@@ -17,7 +17,7 @@ def extract(network, mask, keep_norms=False):
     """The keras.Model that is left of a model: a plain functional one, with weights of its own.
 
     Every layer is made from its configuration with the narrower sizes. Lambda layers, and layers
-    without weights or configuration, are used as they are.
+    without weights or configuration, keep what they have inside.
 
     Args:
         network: KerasNetwork.
@@ -84,13 +84,13 @@ class Extraction:
             axis, places = self.network.reshapes[id(operation)]
             return reshaped(operation, axis, int(self._kept[places].sum()))
         if not isinstance(operation, keras.Layer) or isinstance(operation, keras.layers.Lambda):
-            return operation
+            return _unconnected(operation)
         try:
             config = operation.get_config()
             copy = type(operation).from_config({**config, **self._sizes(operation)})
         except (NotImplementedError, TypeError) as error:
             if not operation.weights:
-                return operation
+                return _unconnected(operation)
             kind = type(operation).__name__
             raise UserError(
                 f"{kind} {operation.name} cannot be copied: its class needs get_config()"
@@ -132,6 +132,17 @@ class Extraction:
             new.assign(self._sliced(old))
         if isinstance(layer, keras.layers.Normalization):
             copy.finalize_state()  # it computes with constants that it makes from its weights
+
+
+def _unconnected(operation):
+    """The same operation, without weights, in no graph yet. It shares all else: a function, say.
+
+    Used as it is, it would have two places, and Keras 3.0 saves the wrong one.
+    """
+    copy = object.__new__(type(operation))
+    copy.__dict__.update(operation.__dict__)
+    copy.__dict__.update(_inbound_nodes=[], _outbound_nodes=[])
+    return copy
 
 
 def _packed(structure, leaves):
