@@ -33,8 +33,10 @@ class Extraction:
     def __init__(self, network, mask, keep_norms):
         self.network = network
         self._kept = np.append(np.asarray(mask) > 0, True)  # place -1: channels that always stay
+        # Kernels rescaled to their whole norm (METHOD 1a), still masked: the same to the bit.
+        normed = {id(w.variable) for w in network.weights if keep_norms and w.normed}
         values = masked_values(network, mask, keep_norms)
-        self._masked = {id(variable): value for variable, value in values}
+        self._rescaled = {id(v): value for v, value in values if id(v) in normed}
         self._made: dict[int, typing.Any] = {}  # id(operation) -> the operation in the new model
         self._layers: list[tuple] = []  # (layer, its copy)
 
@@ -121,8 +123,7 @@ class Extraction:
 
     def _sliced(self, variable):
         """The part of a variable that stays, a NumPy array."""
-        # The masked value, so that a kernel rescaled to its whole norm is the same to the bit.
-        array = keras.ops.convert_to_numpy(self._masked.get(id(variable), variable))
+        array = keras.ops.convert_to_numpy(self._rescaled.get(id(variable), variable))
         for axis, places in (self._gated(variable) or {}).items():
             array = np.compress(self._kept[places], array, axis)
         return array

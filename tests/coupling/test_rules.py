@@ -162,6 +162,23 @@ def nested_shared():
     return ends(L.Concatenate()([a, b]), i)
 
 
+def nested_without_weights():
+    """Nothing inside ties its inputs, but it can have only one shape."""
+    j = keras.Input((8, 8, 8))
+    inner = keras.Model(j, L.ReLU()(j), name="in")
+    x = i = image()
+    a, b = inner(conv(8, name="a")(x)), inner(conv(8, name="b")(x))
+    return ends(L.Concatenate()([a, conv(5, name="c")(b)]), i)
+
+
+def reshaped_twice():
+    """One reshape on two vectors: it has one shape."""
+    x = i = keras.Input((5,))
+    reshape = L.Reshape((1, 1, 8))
+    a, b = reshape(L.Dense(8, name="a")(x)), reshape(L.Dense(8, name="b")(x))
+    return ends(L.Concatenate()([a, conv(4, 1, name="c")(b)]), i)
+
+
 def prelu():
     x = i = image()
     x = L.PReLU(shared_axes=[1, 2])(conv(6, name="a")(x))
@@ -248,6 +265,8 @@ GATES = {
     shared: [("a", 8, 2), ("c", 6, 1)],
     nested: [("a", 8, 1), ("out/in/b", 6, 1)],
     nested_shared: [("b", 8, 2), ("in/c", 8, 1)],
+    nested_without_weights: [("b", 8, 2), ("c", 5, 1)],
+    reshaped_twice: [("b", 8, 2), ("c", 4, 1)],
     prelu: [("a", 6, 1), ("b", 4, 1)],
     batch_norms: [("a", 6, 1), ("b", 5, 1), ("c", 4, 1), ("d", 7, 1)],
     several_outputs: [("a", 6, 2)],
