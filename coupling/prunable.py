@@ -211,6 +211,8 @@ class Pass:
             return outputs[0] if len(outputs) == 1 else outputs
         if self.ctx.statistics == "batch" and _normalises(operation):
             y = self.normalised(operation, args[0])
+        elif _skips_pixels(operation):
+            y = _of_every_second(operation, args[0])
         else:
             y = operation(*args, **{**kwargs, **inference_flags(operation)})
         call = id(operation), self._calls[id(operation)]
@@ -281,6 +283,28 @@ def probed(y, probes, index):
         return tf.identity(y), gradient
 
     return with_probes(y, probes)
+
+
+def _skips_pixels(operation):
+    """Whether this is a 1x1 convolution with strides, channels last."""
+    return (
+        type(operation) is keras.layers.Conv2D
+        and tuple(operation.kernel_size) == (1, 1)
+        and tuple(operation.strides) != (1, 1)
+        and operation.data_format == "channels_last"
+    )
+
+
+def _of_every_second(layer, x):
+    """The output of such a convolution, with strides of 1 on the pixels that it reads.
+
+    The same numbers. With strides, oneDNN's gradient of a 1x1 kernel writes outside its memory if
+    there are few input channels (uxlfoundation/oneDNN#6035).
+    """
+    rows, columns = layer.strides
+    y = keras.ops.conv(x[:, ::rows, ::columns], layer.kernel, 1, "valid", "channels_last")
+    y = y + layer.bias if layer.use_bias else y
+    return layer.activation(y)
 
 
 def _normalises(operation):

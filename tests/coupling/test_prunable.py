@@ -176,6 +176,18 @@ def test_statistics_move_in_the_order_of_the_pass(pair):
     np.testing.assert_array_equal(bn.arrays["moving_mean"], mean)
 
 
+@pytest.mark.parametrize("padding", ["same", "valid"])
+@pytest.mark.parametrize("size", [8, 9])
+def test_a_1x1_convolution_with_strides_reads_the_same_pixels(padding, size):
+    image = keras.Input((size, size, 4))
+    options = dict(strides=(2, 3), padding=padding, activation="relu", groups=2)
+    y = L.Dense(3)(L.Flatten()(L.Conv2D(6, 1, **options)(image)))
+    model = randomised(keras.Model(image, y))
+    images = RNG.standard_normal((2, size, size, 4)).astype(np.float32)
+    found = PrunableModel(model)(images, Context("moving"))
+    np.testing.assert_allclose(found, model(images), rtol=1e-5, atol=1e-6)
+
+
 @pytest.mark.parametrize("end", ["within", "softmax", "activation", "nested", "none"])
 def test_the_end_comes_off_for_logits_and_is_put_back(end):
     image = keras.Input((8, 8, 3))
