@@ -13,6 +13,9 @@ DEMO ?= runs/demo
 JOBS ?= 2
 TEST := $(RUN) -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder
 
+# XLA optimises its machine code for a long time; what a quick test compiles runs once or twice.
+check test: export XLA_FLAGS ?= --xla_backend_optimization_level=0
+
 .PHONY: setup demo check test test-slow errors lint clean
 
 setup: $(VENV)/.ready
