@@ -66,9 +66,12 @@ def in_folders(root, tmp_path_factory):
     return start(tmp_path_factory.mktemp("run"), "--data_path", str(root / "folders"), *labels)
 
 
+IN_SHARDS = ("--bank_top", "2", "--search_warmup_epoch", "0")
+
+
 @pytest.fixture(scope="module")
 def in_shards(root, in_folders, tmp_path_factory):
-    more = "--trained_param", str(in_folders[0] / "baseline_param.pkl"), "--bank_top", "2"
+    more = "--trained_param", str(in_folders[0] / "baseline_param.pkl"), *IN_SHARDS
     return start(tmp_path_factory.mktemp("run"), "--data_path", str(root / "shards"), *more)
 
 
@@ -165,8 +168,7 @@ def test_what_was_skipped_is_written_down(in_folders):
 def start_again(folder, root):
     """Starts the run in shards a second time."""
     source = json.loads((folder / "config.json").read_text())["options"]["trained_param"]
-    flags = ("--data_path", str(root / "shards"), "--trained_param", source, "--bank_top", "2")
-    start(folder, *flags)
+    start(folder, "--data_path", str(root / "shards"), "--trained_param", source, *IN_SHARDS)
 
 
 def test_other_data_are_another_run(in_shards, root):

@@ -169,6 +169,9 @@ def test_any_size_from_32_up(small, size):
     assert np.isfinite(network.parts[-1](x, ctx)).all()
 
 
+@pytest.mark.parametrize(
+    "small", [pytest.param("SAME", marks=pytest.mark.slow), "symmetric"], indirect=True
+)
 def test_compiled_equals_eager(small, x):
     compiled = tf.function(lambda images: small(images, Context("batch")), jit_compile=True)
     eager = small(x, Context("batch")).numpy()
