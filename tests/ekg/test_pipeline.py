@@ -312,6 +312,7 @@ def test_a_search_taken_over_ends_as_the_run_that_did_it_itself(
     assert "nothing is left to do" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_search_and_bank_have_a_precision_of_their_own(finished, data_path, tmp_path):
     """Float32 where trainings compute in bfloat16, and the other way round."""
     begun = ("--trained_param", str(finished / "baseline_param.pkl"), "--train_epoch", "1")
@@ -606,6 +607,7 @@ def test_a_run_to_a_target_in_time(data_path, tmp_path, monkeypatch, capsys):
         start(data_path, folder, *flags, "--search_target", "flops")
 
 
+@pytest.mark.slow
 def test_a_run_keeps_to_multiples(data_path, tmp_path):
     flags = "--search_target_rate 0.3 --round_to 8 --train_epoch 0 --search_step 0.5".split()
     folder = start(data_path, tmp_path / "run", *flags)
