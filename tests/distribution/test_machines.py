@@ -2,6 +2,7 @@
 
 import concurrent.futures
 import json
+import re
 import socket
 import time
 
@@ -9,6 +10,7 @@ import pytest
 from processes import addresses
 
 from distribution.machines import Alone, Cluster, Meeting, PeerLost, cluster_from, meet
+from engine.configuration import check_agreement
 from utils import UserError
 
 
@@ -121,6 +123,27 @@ def test_the_mistake_of_one_machine_is_told_on_all(culprit):
         assert str(error).startswith(
             "its" if index == culprit else f"machine {culprit}, 127.0.0.1:"
         )
+
+
+class Data:
+    def digest(self):
+        return "the same images"
+
+
+@pytest.mark.parametrize("seeds", [(0, 0), (0, 3)])
+def test_machines_with_other_options_are_refused_on_all(seeds):
+    def act(meeting):
+        try:
+            check_agreement(meeting, {"seed": seeds[meeting.index], "train_path": "run"}, Data())
+        finally:
+            meeting.close()
+
+    found = everywhere(2, act)
+    if seeds[0] == seeds[1]:
+        assert found == [None, None]
+        return
+    for error in found:
+        assert re.match(r"machine 1, .*\(seed: 0 at the chief, 3 there\)$", str(error)), error
 
 
 def test_a_machine_that_leaves_is_missed_at_once():

@@ -197,16 +197,13 @@ def test_a_machine_that_is_stopped_stops_the_other_and_both_go_on_later(tmp_path
     assert_same_run(folder, single)
 
 
+@pytest.mark.slow  # test_machines.py has it without processes
 @pytest.mark.parametrize(
     "second, said",
     [
         (["--seed", "3"], ["machine 1, 127.0.0.1:", "seed: 0 at the chief, 3 there"]),
-        pytest.param(
-            ["--train_path", "elsewhere"],
-            ["elsewhere is not the chief's"],
-            marks=pytest.mark.slow,
-        ),
-        pytest.param(["--trained_param", "missing.pkl"], ["missing.pkl"], marks=pytest.mark.slow),
+        (["--train_path", "elsewhere"], ["elsewhere is not the chief's"]),
+        (["--trained_param", "missing.pkl"], ["missing.pkl"]),
     ],
     ids=["seed", "folder", "start"],
 )
