@@ -26,8 +26,8 @@ def build_bank(run, supernet, history):
     data, options, folder = run.data, run.options, run.folder
     path = folder.file(STAGES["memory_bank"])
     teachers = memory_bank.teachers_of(history, options.num_teacher)
-    shape = len(data.y_train), data.classes, len(teachers)
-    t = options.temperature or temperature(data.classes)
+    shape = len(data.y_train), supernet.classes, len(teachers)
+    t = options.temperature or temperature(supernet.classes)
     codec = row_codec(*shape[1:], options.bank_top or None, t)
     if folder.done("memory_bank"):
         return open_bank(path, shape, codec)

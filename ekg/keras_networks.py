@@ -41,13 +41,19 @@ class Scaled:
         """filters: int [G], how many filters of each gate of the original model are left."""
         self.network, self.mean, self.std, self.filters = network, mean, std, filters
         self.parts, self.first_parts = [self], network.first_parts
+        self.classes = max(2, network.classes)
 
     def __getattr__(self, name):
         return getattr(self.network, name)
 
     def __call__(self, images, ctx):
         mean, std = (tf.constant(value, tf.float32) for value in (self.mean, self.std))
-        return self.network((tf.cast(images, tf.float32) - mean) / std, ctx)
+        return of_classes(self.network((tf.cast(images, tf.float32) - mean) / std, ctx))
+
+
+def of_classes(logits):
+    """Logits per class, float32 [B, 2 or more]: a single one is that of class 1, against 0."""
+    return tf.pad(logits, [[0, 0], [1, 0]]) if logits.shape[-1] == 1 else logits
 
 
 def image_shape(path, trust):
@@ -64,10 +70,12 @@ class KerasSubject:
         data: function of None to the Dataset.
         trust: see coupling.loading.load_model.
         pixels: a key of PIXELS; None: the one with which the model is most accurate.
+        views: text that says how views of images differ.
     """
 
-    def __init__(self, path, data, trust=False, pixels=None):
-        self.path, self.load_data, self.trust, self.pixels = path, data, trust, pixels
+    def __init__(self, path, data, trust=False, pixels=None, views=""):
+        self.path, self.load_data, self.trust = path, data, trust
+        self.pixels, self.views = pixels, views
 
     def data(self, share):
         return self.load_data()
@@ -81,7 +89,8 @@ class KerasSubject:
                 content = hashlib.sha256(file.read()).hexdigest()[:16]
         except OSError as error:
             raise UserError(f"cannot read {self.path}: {error.strerror or error}") from error
-        return f"model {content}, pixels {self.pixels or 'as measured'}"
+        pixels = self.pixels or "as measured"
+        return f"model {content}, pixels {pixels}, views {self.views or 'as given'}"
 
     def networks(self, data, strategy):
         return KerasNetworks(self, load_model(self.path, self.trust), data, strategy)
@@ -110,7 +119,7 @@ class KerasNetworks:
         """(key of PIXELS, accuracy). Raises UserError if the model guesses."""
         found = {name: self._accuracy(*PIXELS[name]) for name in PIXELS if self._applies(name)}
         name = pixels or max(found, key=found.__getitem__)
-        chance = 1 / self.original.classes
+        chance = 1 / max(2, self.original.classes)
         # Three deviations of guessing away from it.
         least = chance + 3 * (chance * (1 - chance) / len(self.labels)) ** 0.5
         if found[name] <= least:
@@ -128,7 +137,8 @@ class KerasNetworks:
         logits = []
         for first in range(0, len(self.images), 64):
             x = (self.images[first : first + 64].astype(np.float32) - mean) / std
-            logits.append(self.original(x.astype(np.float32), Context("moving")).numpy())
+            found = self.original(x.astype(np.float32), Context("moving"))
+            logits.append(of_classes(found).numpy())
         return float((np.concatenate(logits).argmax(-1) == self.labels).mean())
 
     # ------------------------------------------------------------------------- making of networks
@@ -216,11 +226,10 @@ def _check_fits(path, network, data):
     shape = tuple(data.x_train.shape[1:])
     if shape != tuple(network.image_shape):
         raise UserError(f"{path} takes images {network.image_shape}, but the data are {shape}")
-    if network.classes < 2:
-        raise UserError(f"{path} has {network.classes} output; two classes or more are needed")
-    if data.classes > network.classes:
+    classes = max(2, network.classes)
+    if data.classes > classes:
         raise UserError(
-            f"{path} knows {network.classes} classes, but the labels go up to {data.classes - 1}"
+            f"{path} knows {classes} classes, but the labels go up to {data.classes - 1}"
         )
     if keras.backend.floatx() != "float32":
         raise UserError(f"Keras computes in {keras.backend.floatx()} here; set it to float32")

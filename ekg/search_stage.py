@@ -18,7 +18,7 @@ def search(run, supernet):
     The history is a list of SubNetwork: Theta_0 first, the last one at or under the target.
     """
     folder, console = run.folder, run.console
-    shape = supernet.gate_sizes, len(run.val), run.data.classes
+    shape = supernet.gate_sizes, len(run.val), supernet.classes
     if folder.done("search"):
         return SearchState.load(folder.file(STAGES["search"]), *shape).history
     strategy = _strategy(run, supernet)

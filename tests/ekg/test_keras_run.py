@@ -154,6 +154,35 @@ def test_data_that_do_not_fit_the_model_are_refused(given, program, tmp_path):
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.parametrize("end", ["sigmoid", "more classes"])
+def test_models_of_one_sigmoid_and_of_more_classes_than_the_data(given, program, tmp_path, end):
+    """Grey images, wider than high; two classes."""
+    rng = np.random.default_rng(4)
+    y = np.arange(80) % 2
+    x = np.clip(rng.normal(60 + 120 * y[:, None, None], 20, (80, 12, 16)), 0, 255).astype(np.uint8)
+    np.savez(tmp_path / "data.npz", x_train=x[:60], y_train=y[:60], x_test=x[60:], y_test=y[60:])
+    image = keras.Input((12, 16, 1))
+    z = L.GlobalAveragePooling2D()(L.ReLU()(L.Conv2D(6, 3)(L.Conv2D(8, 3)(image))))
+    last = L.Dense(1, activation="sigmoid") if end == "sigmoid" else L.Dense(3, "softmax")
+    model = keras.Model(image, last(z))
+    keras.utils.set_random_seed(0)
+    kind = "binary" if end == "sigmoid" else "sparse_categorical"
+    model.compile(keras.optimizers.Adam(0.01), f"{kind}_crossentropy")
+    model.fit(x[:60, ..., None] / 255, y[:60], epochs=30, verbose=0)
+    model.save(tmp_path / "model.keras")
+    flags = "--search_batch_size", "16", "--views", "none"
+    run = tmp_path / "run"
+    code, _, err = program(tmp_path / "model.keras", tmp_path / "data.npz", run, *flags)
+    assert code == 0, err
+    assert json.loads((run / "result.json").read_text())["pruned"]["top1"] > 0.9
+    outputs = keras.models.load_model(run / "pruned.keras")(x[60:, ..., None] / 255).numpy()
+    found = outputs[:, 0] > 0.5 if end == "sigmoid" else outputs.argmax(1)
+    assert outputs.shape[1] == model.output.shape[1] and (found == y[60:]).mean() > 0.9
+    changed = *flags[:2], "--views", "crop"
+    code, _, err = program(tmp_path / "model.keras", tmp_path / "data.npz", run, *changed)
+    assert code == 2 and "views none there" in err and "views crop asked for" in err
+
+
 def test_a_folder_of_class_folders(given, program, tmp_path):
     x, y = pictures(120, 3)
     for i, (image, label) in enumerate(zip(x, y)):
