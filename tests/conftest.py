@@ -21,7 +21,16 @@ if "PYTEST_XDIST_WORKER" in os.environ:
     os.environ.setdefault("TF_NUM_INTRAOP_THREADS", "1")
 
 # pytest -n 2 starts the files in this order: a file that is long and late leaves a core idle.
-FIRST = ("test_several_machines.py", "test_killed.py", "test_pipeline.py", "test_replicas.py")
+FIRST = (
+    "test_replicas.py",
+    "test_analyze.py",
+    "test_pipeline.py",
+    "test_several_machines.py",
+    "test_killed.py",
+    "test_errors.py",
+    "test_imagenet_run.py",
+    "test_published.py",
+)
 
 
 def pytest_configure(config):
