@@ -78,9 +78,16 @@ def flatten(structure):
     return tf.nest.flatten(structure)
 
 
+def is_training_norm(operation):
+    """Whether this is a batch norm that uses the statistics of the batch in training."""
+    return type(operation) is keras.layers.BatchNormalization and operation.trainable
+
+
 def inference_flags(operation):
-    """dict training=False for a layer that can train: it goes before what the graph says, as in
-    Keras' own predict. A graph says training=True to all layers of random augmentation.
+    """The arguments that make a layer infer: {"training": False} if it can train, else {}.
+
+    They go before what the graph says, as in Keras' own predict: it says training=True to all
+    layers of random augmentation.
     """
     if not isinstance(operation, keras.Layer):
         return {}

@@ -37,6 +37,7 @@ class KerasNetwork:
         weights: list of coupling.walk.Weight.
         filters: dict id(variable) -> dict axis -> int [size]: the place of each channel in a flat
             mask, float32 [F], -1 for channels that always stay. Only axes that have others.
+        reads: dict id(layer) -> int [channels], the same for the inputs of layers that write gates.
         reshapes: dict id(operation) -> (axis, int [n]), the same for the output of each reshape.
         frozen: list of Frozen, in the order of the data.
         filter_count: number of filters of all layers that have a rule.
@@ -55,6 +56,11 @@ class KerasNetwork:
         }
         self.reshapes = {key: (axis, of(labels)) for key, (axis, labels) in walk.reshapes.items()}
         self.layers = list(walk.layers.values())
+        self.reads = {
+            id(visited.layer): of(visited.reads)
+            for visited in self.layers
+            if visited.reads is not None and (of(visited.reads) >= 0).any()
+        }
         self.costs = Costs(self.layers, self.filters, self.gate_sizes)
         self.frozen = list(_frozen(self.layers, classes))
         writes = [write for layer in self.layers for write in layer.writes]

@@ -8,20 +8,12 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from coupling.graph import flatten, inference_flags, inlined, run_graph
+from coupling.graph import flatten, inference_flags, inlined, is_training_norm, run_graph
 from coupling.masking import masked_values
 from coupling.network import KerasNetwork
 from coupling.samples import sample_inputs
 from nets.batch_norm import BN_DECAY
 from nets.gates import Context
-
-# Where a layer's kernel has the channels that it reads, counted from the end.
-READ_AXES = {
-    **dict.fromkeys(("Conv1D", "Conv2D", "Conv3D", "Dense"), ("kernel", -2)),
-    **dict.fromkeys(("DepthwiseConv1D", "DepthwiseConv2D"), ("kernel", -2)),
-    **dict.fromkeys(("Conv1DTranspose", "Conv2DTranspose", "Conv3DTranspose"), ("kernel", -1)),
-    **dict.fromkeys(("SeparableConv1D", "SeparableConv2D"), ("depthwise_kernel", -2)),
-}
 
 
 class Norm:
@@ -155,24 +147,6 @@ class PrunableModel(KerasNetwork):
             return y
         return self._with_probes(ctx, y, self._observed[call])
 
-    def places_read(self, visited):
-        """int [channels]: the places of the channels that a layer reads, -1 for those that always
-        stay; None if it reads none that may go.
-        """
-        name, axis = READ_AXES.get(type(visited.layer).__name__, (None, 0))
-        weights = {weight.variable.name: weight.variable for weight in visited.weights}
-        if name is None or not visited.ruled:
-            return None
-        axes, shape = self.filters[id(weights[name])], weights[name].shape
-        groups = getattr(visited.layer, "groups", 1)
-        if groups > 1 and shape[-2] == 1:  # one channel per group
-            places = axes.get(-1)
-            places = None if places is None else places[:: shape[-1] // groups]
-        else:
-            places = axes.get(axis)
-            places = None if places is None else np.tile(places, groups)
-        return places if places is not None and (places >= 0).any() else None
-
     def _with_probes(self, ctx, y, places):
         """y, with a probe for each gate that has channels of it (nets.gates.Context.observe)."""
         starts = np.concatenate([[0], np.cumsum(self.gate_sizes)])
@@ -209,7 +183,7 @@ class Pass:
             tensors = [x for x in flatten((args, kwargs)) if tf.is_tensor(x)]
             outputs = run_graph(nested, tensors, self.function)
             return outputs[0] if len(outputs) == 1 else outputs
-        if self.ctx.statistics == "batch" and _normalises(operation):
+        if self.ctx.statistics == "batch" and is_training_norm(operation):
             y = self.normalised(operation, args[0])
         elif _skips_pixels(operation):
             y = _of_every_second(operation, args[0])
@@ -249,14 +223,12 @@ class FirstPass(Pass):
         super().__init__(model, Context("batch"))
         self.norms: list = []
         self.observed: dict[tuple, np.ndarray] = {}
-        self._visited = {id(visited.layer): visited for visited in model.layers}
         self._made: dict[int, tuple] = {}  # id of a tensor -> (the call that made it, the tensor)
 
     def called(self, call, operation, args, y):
-        if id(operation) in self._visited and args and id(args[0]) in self._made:
-            places = self.model.places_read(self._visited[id(operation)])
-            if places is not None:
-                self.observed[self._made[id(args[0])][0]] = places
+        places = self.model.reads.get(id(operation))
+        if places is not None and id(args[0]) in self._made:
+            self.observed[self._made[id(args[0])][0]] = places
         if tf.is_tensor(y):
             # An operation may hand on what another one made. All are kept, so no id comes twice.
             self._made.setdefault(id(y), (call, y))
@@ -305,8 +277,3 @@ def _of_every_second(layer, x):
     y = keras.ops.conv(x[:, ::rows, ::columns], layer.kernel, 1, "valid", "channels_last")
     y = y + layer.bias if layer.use_bias else y
     return layer.activation(y)
-
-
-def _normalises(operation):
-    """Whether this is a batch norm that uses the statistics of the batch in training."""
-    return type(operation) is keras.layers.BatchNormalization and operation.trainable

@@ -8,7 +8,7 @@ import numpy as np
 import tensorflow as tf
 
 from coupling.experiments import Input, understand
-from coupling.graph import flatten, inference_flags, inlined, run_graph
+from coupling.graph import flatten, inference_flags, inlined, is_training_norm, run_graph
 from coupling.labels import Labels, Tensor
 from coupling.reshapes import is_reshape, reshaped
 from coupling.rules import rule_for
@@ -94,7 +94,7 @@ class Walk:
         nested = inlined(operation)
         if nested is not None:
             return self._nested(operation, nested, tensors)
-        self._read_by(tensors, _is_training_norm(operation))
+        self._read_by(tensors, is_training_norm(operation))
         run = functools.partial(_run, operation, args, kwargs)
         try:
             value = run([tensor.value for tensor in tensors])
@@ -122,6 +122,8 @@ class Walk:
             return tf.nest.map_structure(lambda y: self._frozen(y, why), value)
         weights = {w.name: w for w in layer.weights}
         output = rule.apply(self, layer, weights, tensors[0], value)
+        if visited.writes:
+            visited.reads = tensors[0].labels
         if not rule.activated or layer.activation is keras.activations.linear:
             return output
         self._read_by([output], batch_norm=False)
@@ -255,11 +257,6 @@ def _run(operation, args, kwargs, values, target=None):
     if target is not None and is_reshape(operation):
         operation = reshaped(operation, *target)
     return operation(*args, **{**kwargs, **inference_flags(operation)})
-
-
-def _is_training_norm(operation):
-    """Whether this is a batch norm that uses the statistics of the batch in training."""
-    return type(operation) is keras.layers.BatchNormalization and operation.trainable
 
 
 def _key(operation, args, kwargs):

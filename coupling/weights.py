@@ -28,6 +28,7 @@ class Visited:
     path: its name in the model, as "block/conv"; layer: keras.Layer; weights: list of Weight.
     ruled: whether there was a rule for it.
     writes: list of (Weight of a kernel, the axis of its filters).
+    reads: int64 [channels], the labels of what a layer that writes reads; None for others.
     macs: list of (Weight, n): n multiply-accumulates per image for each number in the weight.
     """
 
@@ -36,4 +37,5 @@ class Visited:
     weights: list[Weight]
     ruled: bool = True
     writes: list[tuple[Weight, int]] = dataclasses.field(default_factory=list)
+    reads: np.ndarray | None = None
     macs: list[tuple[Weight, int]] = dataclasses.field(default_factory=list)
