@@ -101,9 +101,9 @@ class Extraction:
         return copy
 
     def _sizes(self, layer):
-        """dict: what is narrower in the configuration of a layer."""
+        """The entries of a layer's configuration that are smaller, a dict."""
         weights = {w.name: w for w in layer.weights}
-        shapes = {name: self._sliced(w).shape for name, w in weights.items() if self._gated(w)}
+        shapes = {name: self._shape(w) for name, w in weights.items() if self._gated(w)}
         if type(layer) is keras.layers.Dense and "kernel" in shapes:
             return {"units": shapes["kernel"][-1]}
         if "pointwise_kernel" in shapes:
@@ -121,7 +121,14 @@ class Extraction:
     def _gated(self, variable):
         return self.network.filters.get(id(variable))
 
-    def _sliced(self, variable):
+    def _shape(self, variable):
+        """The shape of the part of a variable that stays, a list."""
+        shape = list(variable.shape)
+        for axis, places in self._gated(variable).items():
+            shape[axis] = int(self._kept[places].sum())
+        return shape
+
+    def sliced(self, variable):
         """The part of a variable that stays, a NumPy array."""
         array = keras.ops.convert_to_numpy(self._rescaled.get(id(variable), variable))
         for axis, places in (self._gated(variable) or {}).items():
@@ -130,7 +137,7 @@ class Extraction:
 
     def _set_weights(self, layer, copy):
         for old, new in zip(layer.weights, copy.weights, strict=True):
-            new.assign(self._sliced(old))
+            new.assign(self.sliced(old))
         if isinstance(layer, keras.layers.Normalization):
             copy.finalize_state()  # it computes with constants that it makes from its weights
 

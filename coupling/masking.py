@@ -98,6 +98,11 @@ def _call(operation, statistics, *args, **kwargs):
     return operation(*args, **{**kwargs, **flags})
 
 
+def whole_mask(network):
+    """float32 [F]: the mask that keeps all filters; with it an extraction is a copy."""
+    return np.ones(network.gate_sizes.sum(), np.float32)
+
+
 def kept_filters(network, mask):
     """int [G]: the number of filters that a mask, float32 [F], keeps of each gate."""
     parts = np.split(np.asarray(mask) > 0, np.cumsum(network.gate_sizes)[:-1])

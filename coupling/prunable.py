@@ -8,6 +8,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from coupling.extraction import Extraction
 from coupling.graph import flatten, inference_flags, inlined, is_training_norm, run_graph
 from coupling.masking import masked_values
 from coupling.network import KerasNetwork
@@ -96,32 +97,22 @@ class PrunableModel(KerasNetwork):
 
     def layer_filters(self, filters=None):
         """dict layer path -> filters when gate i keeps filters[i] filters, in network order."""
-        return {
-            visited.path: self.costs.shape(visited.writes[-1][0].variable, filters)[
-                visited.writes[-1][1]
-            ]
-            for visited in self.layers
-            if visited.writes
-        }
+        last = {visited.path: visited.writes[-1] for visited in self.layers if visited.writes}
+        size = lambda weight, axis: self.costs.shape(weight.variable, filters)[axis]
+        return {path: size(*write) for path, write in last.items()}
 
     def filter_weights(self, masks):
         """Yields (places, weights), see ekg.extraction.filter_weights."""
-        kept = np.append(np.asarray(masks) > 0, True)  # place -1: channels that always stay
+        extraction = Extraction(self, masks, keep_norms=True)
         for visited in self.layers:
             for weight, axis in visited.writes:
-                axes = self.filters[id(weight.variable)]
-                if axis not in axes:
+                places = self.filters[id(weight.variable)].get(axis)
+                if places is None:
                     continue
-                kernel = np.asarray(weight.variable.value.numpy(), np.float64)
-                whole = np.linalg.norm(kernel)
-                for each, places in axes.items():
-                    kernel = np.compress(kept[places], kernel, each)
-                norm = np.linalg.norm(kernel)
-                if weight.normed and norm:
-                    kernel *= whole / norm  # METHOD 1a
-                places = axes[axis][kept[axes[axis]]]
-                rows = np.moveaxis(kernel, axis, 0).reshape(len(places), -1)
-                yield places[places >= 0], rows[places >= 0]
+                kernel = np.moveaxis(extraction.sliced(weight.variable), axis, 0)
+                rows = kernel.reshape(len(kernel), -1).astype(np.float64)
+                stays = places[(places < 0) | (masks[places] > 0)]
+                yield stays[stays >= 0], rows[stays >= 0]
 
     # --------------------------------------------------------------------------------------- passes
 

@@ -13,6 +13,8 @@ from coupling.extraction import extract
 from coupling.graph import as_functional
 from coupling.heads import without_head
 from coupling.loading import load_model
+from coupling.masking import kept_filters, whole_mask
+from coupling.network import KerasNetwork
 from coupling.prunable import PrunableModel
 from coupling.samples import sample_inputs
 from ekg.importance import first_filters
@@ -37,9 +39,9 @@ CLOSE = 1e-3  # largest difference of their logits, relative to the largest logi
 class Scaled:
     """A PrunableModel that is given pixels 0..255, and makes of them what its model expects."""
 
-    def __init__(self, network, mean, std, filters):
-        """filters: int [G], how many filters of each gate of the original model are left."""
-        self.network, self.mean, self.std, self.filters = network, mean, std, filters
+    def __init__(self, network, mean, std, kept):
+        """kept: int [G], how many filters of each gate of the original model are left."""
+        self.network, self.mean, self.std, self.kept = network, mean, std, kept
         self.parts, self.first_parts = [self], network.first_parts
         self.classes = max(2, network.classes)
 
@@ -144,27 +146,25 @@ class KerasNetworks:
     # ------------------------------------------------------------------------- making of networks
 
     def start(self):
-        return self._made(self.original, self.original.gate_sizes, self.original.gate_sizes)
+        return self._extracted(self.original, whole_mask(self.original), self.original.gate_sizes)
 
     def new(self):
         raise NotImplementedError("a run on a Keras model starts from a trained one")
 
     def copy(self, network):
-        return self._made(network, network.gate_sizes, network.filters)
+        return self._extracted(network, whole_mask(network), network.kept)
 
     def sub_network(self, network, masks):
-        kept = np.add.reduceat(masks, np.cumsum([0, *network.gate_sizes[:-1]])).astype(int)
-        with self.strategy.scope():
-            extracted = PrunableModel(extract(network.network, masks, keep_norms=True))
-        small = Scaled(extracted, *self.pixels, kept)
+        kept = kept_filters(network, masks)
+        small = self._extracted(network, masks, kept, keep_norms=True)
         self._check_same(network, masks, small)
         return small
 
-    def _made(self, network, sizes, filters):
-        whole = first_filters(sizes, sizes)
+    def _extracted(self, network, masks, kept, keep_norms=False):
+        """What is left of `network`, with kept[i] filters of gate i of the original model."""
         with self.strategy.scope():
-            copied = PrunableModel(extract(getattr(network, "network", network), whole))
-        return Scaled(copied, *self.pixels, filters)
+            small = PrunableModel(extract(network, masks, keep_norms))
+        return Scaled(small, *self.pixels, kept)
 
     def _check_same(self, network, masks, small):
         """Raises UserError unless the masked and the extracted network give the same logits."""
@@ -186,38 +186,35 @@ class KerasNetworks:
     def read(self, path):
         arrays, meta = read_parameters(path)
         try:
-            filters = np.array(meta["filters"], np.int64)
-            masks = first_filters(self.original.gate_sizes, filters)
-            with self.strategy.scope():
-                small = PrunableModel(extract(self.original, masks))
-            small.assign(arrays)
+            kept = np.array(meta["filters"], np.int64)
+            masks = first_filters(self.original.gate_sizes, kept)
+            network = self._extracted(self.original, masks, kept)
+            network.assign(arrays)
         except (KeyError, ValueError, TypeError, IndexError) as error:
             raise UserError(f"{path} holds no network of this run: {error}") from error
-        return Scaled(small, *self.pixels, filters)
+        return network
 
     def write(self, path, network):
         flops, params = network.cost()
         meta = {"arch": self.arch, "dataset": self.data.name, "classes": network.classes}
-        meta |= {"flops": flops, "params": params, "filters": [int(n) for n in network.filters]}
+        meta |= {"flops": flops, "params": params, "filters": [int(n) for n in network.kept]}
         meta |= {"flops_rate": flops / self.original.cost()[0], "versions": versions()}
         write_parameters(path, network.parameters(), meta)
 
     def deliver(self, folder, name, network):
         """Writes the network as a Keras model beside its parameters; returns its path."""
         path = os.path.join(folder, KERAS_RESULT)
-        whole = first_filters(network.gate_sizes, network.gate_sizes)
         with tempfile.TemporaryDirectory(dir=folder) as place:
             written = os.path.join(place, KERAS_RESULT)
-            self.put_back(extract(network.network, whole)).save(written)
+            self.put_back(extract(network, whole_mask(network))).save(written)
             os.replace(written, path)
         return path
 
 
 def _of_logits(model):
     """(PrunableModel of a copy without softmax or sigmoid, function that puts it back on)."""
-    whole = PrunableModel(model)
-    sizes = whole.gate_sizes
-    logits, put_back = without_head(extract(whole, first_filters(sizes, sizes)))
+    whole = KerasNetwork(model)
+    logits, put_back = without_head(extract(whole, whole_mask(whole)))
     return PrunableModel(logits), put_back
 
 
