@@ -41,9 +41,8 @@ def prune_model(args, options):
     from ekg.keras_networks import KerasSubject, image_shape
     from ekg.pipeline import prune
 
-    views = {name: name in args.views for name in ("flip", "crop", "colour")}
     size = functools.partial(image_shape, args.model, args.trust)
-    data = functools.partial(load_own, args.data_path, size, **views)
+    data = functools.partial(load_own, args.data_path, size, args.views)
     said = " ".join(sorted(args.views))
     prune(options, KerasSubject(args.model, data, args.trust, args.pixels, said))
 

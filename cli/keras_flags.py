@@ -4,12 +4,11 @@ from cli.flags import add_device_flags
 from cli.options import options_from
 from cli.parser import Parser, count
 from cli.training_flags import add_method_flags, add_run_flags, add_speed_flags
+from dataloader.arrays import SCALINGS, VIEWS
 from engine.options import TrainOptions
 from utils import UserError
 
 FINE_TUNING = TrainOptions(20, 1e-2, (0.3, 0.6, 0.8), 0.2, weight_decay=5e-4, batch_size=128)
-VIEWS = ("none", "flip", "crop", "colour")
-PIXELS = ("0..255", "0..1", "-1..1", "imagenet")
 # What a run on a Keras model has no flags for.
 FIXED = {
     "width_multiplier": None,
@@ -88,13 +87,13 @@ def _add_data_flags(group):
     )
     add(
         "--pixels",
-        choices=PIXELS,
+        choices=SCALINGS,
         help="what the model expects pixels 0..255 to be made into (default: what it is most"
         " accurate with, as measured on training images)",
     )
     add(
         "--views",
-        choices=VIEWS,
+        choices=("none", *VIEWS),
         nargs="+",
         default=["crop", "colour"],
         help="how the views of an image differ in the fine-tuning; flip only what may be mirrored",

@@ -7,23 +7,31 @@ import numpy as np
 
 from dataloader import Augmentation, Dataset
 from files import npz
+from nets.catalogue import PIXELS
 from utils import UserError
 
 IMAGE = re.compile(r".+\.(jpe?g|png|bmp|gif)", re.IGNORECASE)
 TEST_NAMES = ("test", "val", "validation")
 HELD_OUT = 5  # without a test set, every fifth image of each class is one
 MOST_BYTES = 8 * 2**30  # of images in memory
-RAW = (0.0,), (1.0,)  # mean and deviation that change no pixel
+# What a network may expect pixels 0..255 to be made into: mean and deviation per channel.
+SCALINGS = {
+    "0..255": ((0.0,), (1.0,)),
+    "0..1": ((0.0,), (255.0,)),
+    "-1..1": ((127.5,), (127.5,)),
+    "imagenet": PIXELS["ImageNet"],
+}
+VIEWS = ("flip", "crop", "colour")  # how views of an image may differ
 
 
-def load_own(path, size, flip=False, crop=True, colour=True):
+def load_own(path, size, views=("crop", "colour")):
     """The Dataset at `path`: images [N, H, W, C], pixels as they are.
 
     Args:
         path: .npz with x_train, y_train and x_test, y_test (or x_val); or a folder, either with
             train/CLASS/* and test/CLASS/* (or val) or with CLASS/* alone.
         size: function of None to (H, W, C), the shape to read image files as.
-        flip, crop, colour: how views of images may differ.
+        views: of VIEWS.
 
     Without a test set, every fifth image of each class is held out. Raises UserError if data are
     missing or invalid.
@@ -41,9 +49,10 @@ def load_own(path, size, flip=False, crop=True, colour=True):
         train, test = _held_out(*train)
         notes = (f"{path} has no test set: every {HELD_OUT}th image of each class is held out",)
     classes = int(max(train[1].max(), test[1].max())) + 1
-    pad = max(1, train[0].shape[1] // 8) if crop else 0
-    views = Augmentation(*RAW, flip=flip, pad=pad, colour=colour)
-    return Dataset(path, classes, *train, *test, views, names, notes)
+    pad = max(1, train[0].shape[1] // 8) if "crop" in views else 0
+    raw = SCALINGS["0..255"]
+    augmentation = Augmentation(*raw, flip="flip" in views, pad=pad, colour="colour" in views)
+    return Dataset(path, classes, *train, *test, augmentation, names, notes)
 
 
 def _from_npz(path):

@@ -17,6 +17,7 @@ from coupling.masking import kept_filters, whole_mask
 from coupling.network import KerasNetwork
 from coupling.prunable import PrunableModel
 from coupling.samples import sample_inputs
+from dataloader.arrays import SCALINGS
 from ekg.importance import first_filters
 from engine.configuration import versions
 from engine.run_files import KERAS_RESULT
@@ -24,13 +25,6 @@ from nets.gates import Context
 from nets.parameters import read_parameters, write_parameters
 from utils import UserError
 
-# What a model may expect pixels 0..255 to be made into: mean and deviation per channel.
-PIXELS = {
-    "0..255": ((0.0,), (1.0,)),
-    "0..1": ((0.0,), (255.0,)),
-    "-1..1": ((127.5,), (127.5,)),
-    "imagenet": ((123.675, 116.28, 103.53), (58.395, 57.12, 57.375)),
-}
 TRIED = 512  # training images on which a model's accuracy is measured before the run
 COMPARED = 32  # of these, to compare masked and extracted
 CLOSE = 1e-3  # largest difference of their logits, relative to the largest logit
@@ -71,7 +65,7 @@ class KerasSubject:
         path: of the model's file.
         data: function of None to the Dataset.
         trust: see coupling.loading.load_model.
-        pixels: a key of PIXELS; None: the one with which the model is most accurate.
+        pixels: a key of SCALINGS; None: the one with which the model is most accurate.
         views: text that says how views of images differ.
     """
 
@@ -111,15 +105,15 @@ class KerasNetworks:
         random = np.random.default_rng(0).permutation(len(data.y_train))[:TRIED]
         self.images, self.labels = data.x_train[random], data.y_train[random]
         name, accuracy = self._expected(subject.path, subject.pixels)
-        self.pixels = PIXELS[name]
+        self.pixels = SCALINGS[name]
         self.source = (
             f"{subject.path}: {accuracy:.1%} of {len(random)} training images are right, pixels"
             f" {name}"
         )
 
     def _expected(self, path, pixels):
-        """(key of PIXELS, accuracy). Raises UserError if the model guesses."""
-        found = {name: self._accuracy(*PIXELS[name]) for name in PIXELS if self._applies(name)}
+        """(key of SCALINGS, accuracy). Raises UserError if the model guesses."""
+        found = {name: self._accuracy(*SCALINGS[name]) for name in SCALINGS if self._applies(name)}
         name = pixels or max(found, key=found.__getitem__)
         chance = 1 / max(2, self.original.classes)
         # Three deviations of guessing away from it.
@@ -133,7 +127,7 @@ class KerasNetworks:
         return name, found[name]
 
     def _applies(self, name):
-        return len(PIXELS[name][0]) in (1, self.images.shape[-1])
+        return len(SCALINGS[name][0]) in (1, self.images.shape[-1])
 
     def _accuracy(self, mean, std):
         logits = []

@@ -12,7 +12,7 @@ from keras_models import L, conv_bn, randomised
 
 import prune_keras
 from cli.program import run_program
-from ekg.keras_networks import PIXELS
+from dataloader.arrays import SCALINGS
 
 pytestmark = pytest.mark.long
 CLASSES, SIZE = 4, 12
@@ -136,7 +136,7 @@ def test_a_model_that_guesses_is_refused(given, program, tmp_path):
     randomised(model).save(tmp_path / "random.keras")
     code, _, err = program(tmp_path / "random.keras", given / "data.npz", tmp_path / "run")
     assert code == 2 and "no more than guesses are" in err and len(err.splitlines()) == 1
-    assert all(name in err for name in PIXELS)
+    assert all(name in err for name in SCALINGS)
     # The right model, given pixels that it does not expect.
     flags = "--pixels", "0..255"
     found = program(given / "model.keras", given / "data.npz", tmp_path / "run", *flags)
