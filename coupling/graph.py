@@ -73,6 +73,13 @@ def run_graph(model, inputs, operation_fn):
     return flatten(model._run_through_graph(inputs, operation_fn=operation_fn))
 
 
+def run_nested(model, operation_fn, *args, **kwargs):
+    """Runs a nested model on the tensors among its arguments, as the operation that it is."""
+    tensors = [x for x in flatten((args, kwargs)) if tf.is_tensor(x)]
+    outputs = run_graph(model, tensors, operation_fn)
+    return outputs[0] if len(outputs) == 1 else outputs
+
+
 def flatten(structure):
     """list of the leaves of nested lists, tuples and dicts."""
     return tf.nest.flatten(structure)

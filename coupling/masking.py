@@ -1,12 +1,8 @@
-"""Runs a Keras model with masks, without changing it."""
+"""Masks for a Keras model, and the values that its variables have with one."""
 
-import functools
-
-import keras
 import numpy as np
 import tensorflow as tf
 
-from coupling.graph import flatten, inference_flags, inlined, run_graph
 from nets.gates import masked_kernel
 
 STATISTICS = ("moving_mean", "moving_variance")
@@ -51,51 +47,6 @@ def _masked(value, masks, keep_norm):
         behind = [1] * (len(value.shape) - 1 - axis)
         value *= tf.reshape(mask, [-1, *behind])
     return value
-
-
-def masked_outputs(network, mask, inputs, statistics="moving", keep_norms=False):
-    """The outputs of the model with masks: flat list of tensors. No variable changes.
-
-    Args:
-        network: KerasNetwork.
-        mask: float32 [F], see masked_values.
-        inputs: flat list of tensors, one per input of the model.
-        statistics: "batch" or "moving", what batch norms use. One that is not trainable uses
-            its moving averages anyway.
-        keep_norms: see masked_values.
-    """
-    values = masked_values(network, mask, keep_norms)
-    with keras.StatelessScope(state_mapping=values):
-        return outputs_of(network.model, inputs, statistics)
-
-
-def outputs_of(model, inputs, statistics="moving"):
-    """The outputs of a functional model: flat list of tensors.
-
-    Only batch norms are told to train, by statistics "batch", so dropout and stochastic depth stay
-    off. Outside of a StatelessScope that changes their moving averages.
-    """
-
-    def called(operation):
-        nested = inlined(operation)
-        if nested is not None:
-            return functools.partial(_nested, nested, statistics)
-        return functools.partial(_call, operation, statistics)
-
-    return run_graph(model, [tf.convert_to_tensor(x) for x in inputs], called)
-
-
-def _nested(model, statistics, *args, **kwargs):
-    tensors = [x for x in flatten((args, kwargs)) if tf.is_tensor(x)]
-    outputs = outputs_of(model, tensors, statistics)
-    return outputs[0] if len(outputs) == 1 else outputs
-
-
-def _call(operation, statistics, *args, **kwargs):
-    flags = inference_flags(operation)
-    if statistics == "batch" and type(operation) is keras.layers.BatchNormalization:
-        flags = {"training": True}
-    return operation(*args, **{**kwargs, **flags})
 
 
 def whole_mask(network):

@@ -9,7 +9,7 @@ import numpy as np
 import tensorflow as tf
 
 from coupling.extraction import Extraction
-from coupling.graph import flatten, inference_flags, inlined, is_training_norm, run_graph
+from coupling.graph import inference_flags, inlined, is_training_norm, run_graph, run_nested
 from coupling.masking import masked_values
 from coupling.network import KerasNetwork
 from coupling.samples import sample_inputs
@@ -171,9 +171,7 @@ class Pass:
     def _call(self, operation, *args, **kwargs):
         nested = inlined(operation)
         if nested is not None:
-            tensors = [x for x in flatten((args, kwargs)) if tf.is_tensor(x)]
-            outputs = run_graph(nested, tensors, self.function)
-            return outputs[0] if len(outputs) == 1 else outputs
+            return run_nested(nested, self.function, *args, **kwargs)
         if self.ctx.statistics == "batch" and is_training_norm(operation):
             y = self.normalised(operation, args[0])
         elif _skips_pixels(operation):

@@ -1,10 +1,14 @@
 """Keras models for tests, and the check that a masked model equals the extracted one."""
 
+import functools
+
 import keras
 import numpy as np
+import tensorflow as tf
 
 from coupling.extraction import extract
-from coupling.masking import kept_filters, masked_outputs, outputs_of
+from coupling.graph import inference_flags, inlined, run_graph, run_nested
+from coupling.masking import kept_filters, masked_values
 from coupling.network import KerasNetwork
 
 L = keras.layers
@@ -50,6 +54,45 @@ def difference(outputs, others):
     ]
     assert all(a.shape == b.shape for a, b in pairs)
     return max(np.abs(a - b).max() / np.abs(a).max() for a, b in pairs)
+
+
+def masked_outputs(network, mask, inputs, statistics="moving", keep_norms=False):
+    """The outputs of the model with masks: flat list of tensors. No variable changes.
+
+    Args:
+        network: KerasNetwork.
+        mask: float32 [F], see masked_values.
+        inputs: flat list of tensors, one per input of the model.
+        statistics: "batch" or "moving", what batch norms use. One that is not trainable uses
+            its moving averages anyway.
+        keep_norms: see masked_values.
+    """
+    values = masked_values(network, mask, keep_norms)
+    with keras.StatelessScope(state_mapping=values):
+        return outputs_of(network.model, inputs, statistics)
+
+
+def outputs_of(model, inputs, statistics="moving"):
+    """The outputs of a functional model: flat list of tensors.
+
+    Only batch norms are told to train, by statistics "batch", so dropout and stochastic depth stay
+    off. Outside of a StatelessScope that changes their moving averages.
+    """
+
+    def called(operation):
+        nested = inlined(operation)
+        if nested is not None:
+            return functools.partial(run_nested, nested, called)
+        return functools.partial(_called, operation, statistics)
+
+    return run_graph(model, [tf.convert_to_tensor(x) for x in inputs], called)
+
+
+def _called(operation, statistics, *args, **kwargs):
+    flags = inference_flags(operation)
+    if statistics == "batch" and type(operation) is keras.layers.BatchNormalization:
+        flags = {"training": True}
+    return operation(*args, **{**kwargs, **flags})
 
 
 def assert_masked_equals_extracted(network, mask=None, statistics=("moving", "batch"), images=None):

@@ -11,13 +11,13 @@ from keras_models import (
     difference,
     half_mask,
     images_for,
+    outputs_of,
     randomised,
     resnet_20,
 )
 from test_rules import GATES, concatenated, image
 
 from coupling.extraction import extract
-from coupling.masking import outputs_of
 from coupling.network import KerasNetwork
 from utils import UserError
 

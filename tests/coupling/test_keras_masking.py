@@ -4,9 +4,20 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from keras_models import L, conv, conv_bn, difference, half_mask, images_for, randomised, resnet_20
+from keras_models import (
+    L,
+    conv,
+    conv_bn,
+    difference,
+    half_mask,
+    images_for,
+    masked_outputs,
+    outputs_of,
+    randomised,
+    resnet_20,
+)
 
-from coupling.masking import kept_filters, masked_outputs, masked_values, outputs_of
+from coupling.masking import kept_filters, masked_values
 from coupling.network import KerasNetwork
 
 
