@@ -10,6 +10,7 @@ import time
 
 import numpy as np
 import pytest
+from coloured import write_coloured
 from processes import ROOT, ends, records, start
 
 from nets.parameters import read_parameters
@@ -29,15 +30,8 @@ TRAIN, TEST = 110, 31  # images; no whole number of batches
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
     """The flags of a few images: noise around a colour per class."""
-    rng, arrays = np.random.default_rng(0), {}
-    colours = rng.integers(40, 216, (10, 1, 1, 3))
-    for split, count in (("train", TRAIN), ("test", TEST)):
-        labels = rng.permutation(np.arange(count) % 10)
-        images = np.clip(colours[labels] + rng.normal(0, 30, (count, 32, 32, 3)), 0, 255)
-        arrays |= {f"x_{split}": images.astype(np.uint8), f"y_{split}": labels}
-    path = tmp_path_factory.mktemp("data") / "small.npz"
-    np.savez(path, **arrays)
-    return ["--data_path", str(path)]
+    path = write_coloured(tmp_path_factory.mktemp("data") / "small.npz", TRAIN, TEST)
+    return ["--data_path", path]
 
 
 @pytest.fixture(scope="module")

@@ -8,6 +8,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from coloured import coloured
 from keras_models import L, conv_bn, randomised
 
 import prune_keras
@@ -20,11 +21,7 @@ CLASSES, SIZE = 4, 12
 
 def pictures(count, seed):
     """uint8 images, noise around a colour per class, and labels."""
-    rng = np.random.default_rng(seed)
-    labels = rng.permutation(np.arange(count) % CLASSES)
-    colours = np.random.default_rng(1).integers(40, 216, (CLASSES, 1, 1, 3))
-    images = colours[labels] + rng.normal(0, 25, (count, SIZE, SIZE, 3))
-    return np.clip(images, 0, 255).astype(np.uint8), labels
+    return coloured(count, np.random.default_rng(seed), CLASSES, SIZE, noise=25)
 
 
 @pytest.fixture(scope="module")

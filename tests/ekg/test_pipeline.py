@@ -12,6 +12,7 @@ import sys
 import numpy as np
 import pytest
 import tensorflow as tf
+from coloured import write_coloured
 from layer_times_by_hand import times_of
 
 import test as evaluation_program
@@ -49,16 +50,7 @@ COMMAND = (
 @pytest.fixture(scope="module")
 def data_path(tmp_path_factory):
     """A CIFAR-10 of 100 training and 30 test images: noise around a colour a class."""
-    rng = np.random.default_rng(0)
-    arrays = {}
-    for split, count in (("train", 100), ("test", 30)):
-        labels = rng.permutation(np.arange(count) % 10)
-        colours = np.random.default_rng(1).integers(40, 216, (10, 1, 1, 3))
-        images = np.clip(colours[labels] + rng.normal(0, 30, (count, 32, 32, 3)), 0, 255)
-        arrays |= {f"x_{split}": images.astype(np.uint8), f"y_{split}": labels}
-    path = tmp_path_factory.mktemp("data") / "small.npz"
-    np.savez(path, **arrays)
-    return str(path)
+    return write_coloured(tmp_path_factory.mktemp("data") / "small.npz", 100, 30)
 
 
 def start(data_path, folder, *more):
