@@ -8,7 +8,7 @@ import numpy as np
 
 @dataclasses.dataclass(frozen=True)
 class LayerCost:
-    """What a layer costs. macs: None if there is no rule for the layer."""
+    """The cost of one layer. macs: None if there is no rule for the layer."""
 
     path: str
     kind: str
