@@ -37,14 +37,15 @@ def prune_model(args, options):
     from distribution.startup import import_tensorflow
 
     import_tensorflow()
+    from coupling.sources import ModelFile
     from dataloader.arrays import load_own
-    from ekg.keras_networks import KerasSubject, image_shape
+    from ekg.keras_subject import KerasSubject
     from ekg.pipeline import prune
 
-    size = functools.partial(image_shape, args.model, args.trust)
-    data = functools.partial(load_own, args.data_path, size, args.views)
-    said = " ".join(sorted(args.views))
-    prune(options, KerasSubject(args.model, data, args.trust, args.pixels, said))
+    data = functools.partial(load_own, args.data_path, views=args.views)
+    views = " ".join(sorted(args.views))
+    source = ModelFile(args.model, args.trust)
+    prune(options, KerasSubject(source, data, args.pixels, views, args.input_size))
 
 
 def main():

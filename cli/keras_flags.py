@@ -1,5 +1,7 @@
 """The flags of prune_keras.py."""
 
+import os
+
 from cli.flags import add_device_flags
 from cli.options import options_from
 from cli.parser import Parser, count
@@ -53,6 +55,8 @@ def parse(doc, argv=None):
             raise UserError(f"--{name} is for the networks of the paper; leave it out")
     if "none" in args.views and len(args.views) > 1:
         raise UserError("--views: none goes alone")
+    if not os.path.exists(args.data_path):  # before TensorFlow starts
+        raise UserError(f"--data_path {args.data_path}: there is no such file or folder")
     args.arch, args.dataset, args.trained_param = "Keras", args.data_path, args.model
     return args, options_from(args)
 
@@ -68,7 +72,8 @@ def _add_looking_flags(group):
     add(
         "--input_size",
         type=count,
-        help="with --gates: height and width where the model leaves them open (default: 224)",
+        help="height and width where the model leaves them open, for --gates and for image files"
+        " (default: 224)",
     )
     add(
         "--trust",

@@ -1,5 +1,6 @@
 """From a Keras model and a mask to a smaller Keras model with the same outputs (METHOD 6)."""
 
+import dataclasses
 import typing
 
 import keras
@@ -7,7 +8,7 @@ import numpy as np
 import tensorflow as tf
 
 from coupling.graph import flatten, inlined, run_graph
-from coupling.masking import masked_values
+from coupling.masking import masked_values, whole_mask
 from coupling.reshapes import is_reshape, reshaped
 from coupling.rules import TRANSPOSED
 from utils import UserError
@@ -25,6 +26,23 @@ def extract(network, mask, keep_norms=False):
         keep_norms: as in coupling.masking.masked_values.
     """
     return Extraction(network, mask, keep_norms).model()
+
+
+def copied(model):
+    """A copy of a functional model, with weights of its own."""
+    network = _Ungated(model)
+    return Extraction(network, whole_mask(network), keep_norms=False).model()
+
+
+@dataclasses.dataclass
+class _Ungated:
+    """A KerasNetwork without gates: nothing is known of the model, and nothing can go."""
+
+    model: keras.Model
+    gate_sizes: np.ndarray = dataclasses.field(default_factory=lambda: np.zeros(0, np.int64))
+    weights: tuple = ()
+    filters: dict = dataclasses.field(default_factory=dict)
+    reshapes: dict = dataclasses.field(default_factory=dict)
 
 
 class Extraction:
@@ -82,7 +100,7 @@ class Extraction:
         return made(tensors[0] if len(tensors) == 1 else _packed(made.input, tensors))
 
     def _narrower(self, operation):
-        if is_reshape(operation):
+        if is_reshape(operation) and id(operation) in self.network.reshapes:
             axis, places = self.network.reshapes[id(operation)]
             return reshaped(operation, axis, int(self._kept[places].sum()))
         if not isinstance(operation, keras.Layer) or isinstance(operation, keras.layers.Lambda):

@@ -1,5 +1,8 @@
 """The end of a classifier: softmax or sigmoid is taken off for logits, and put back."""
 
+import dataclasses
+import typing
+
 import keras
 
 from coupling.graph import inlined
@@ -9,8 +12,18 @@ SOFTMAX = keras.activations.softmax
 SIGMOID = keras.activations.sigmoid
 
 
+@dataclasses.dataclass(frozen=True)
+class Head:
+    """kind: "softmax", "sigmoid" or "logits"; put_back: function of a model of logits to one with
+    this end.
+    """
+
+    kind: str
+    put_back: typing.Callable
+
+
 def without_head(model):
-    """(a model of logits, function of such a model that puts the end back on).
+    """(a model of logits, the Head that it had).
 
     A softmax or sigmoid within the last layer is replaced in `model` itself, so give a copy. A
     layer of its own is cut off. A model that ends in neither has logits already.
@@ -29,18 +42,17 @@ def without_head(model):
             raise UserError(f"{model.name} ends in {last.name} within {path[0].name}; inline it")
         cut = keras.Model(model.input, last.input, name=model.name)
         end = type(last).from_config(last.get_config())
-        return cut, lambda pruned: keras.Model(
-            pruned.input, end(pruned.outputs[0]), name=pruned.name
-        )
+        put_end = lambda pruned: keras.Model(pruned.input, end(pruned.outputs[0]), name=pruned.name)
+        return cut, Head("sigmoid" if activation is SIGMOID else "softmax", put_end)
     if activation not in (SOFTMAX, SIGMOID):
-        return model, lambda pruned: pruned
+        return model, Head("logits", lambda pruned: pruned)
     last.activation = keras.activations.linear
 
     def put_back(pruned):
         _last(pruned)[-1].activation = activation
         return pruned
 
-    return model, put_back
+    return model, Head("sigmoid" if activation is SIGMOID else "softmax", put_back)
 
 
 def _last(model):

@@ -15,6 +15,7 @@ from coupling.network import KerasNetwork
 from coupling.samples import sample_inputs
 from nets.batch_norm import BN_DECAY
 from nets.gates import Context
+from utils import UserError
 
 
 class Norm:
@@ -41,8 +42,8 @@ class PrunableModel(KerasNetwork):
     stochastic depth stay off.
 
     Args:
-        model: keras.Model with one input of images and one output of logits.
-        input_size: height and width where the model leaves them open.
+        model: keras.Model with one input of images and one output of logits, [B, classes].
+        input_size: see coupling.samples.sample_inputs.
 
     Raises UserError for other inputs or outputs.
     """
@@ -50,6 +51,7 @@ class PrunableModel(KerasNetwork):
     def __init__(self, model, input_size=None):
         super().__init__(model, input_size)
         self.arch = self.model.name
+        check_ends(self.model)
         (sample,) = sample_inputs(self.model, input_size)
         self.image_shape, self.input_size = sample.shape[1:], sample.shape[1]
         self.classes = int(self.model.outputs[0].shape[-1])
@@ -228,6 +230,24 @@ class FirstPass(Pass):
         return super().normalised(layer, x)
 
 
+def check_ends(model):
+    """Raises UserError unless a functional model makes one output, [B, classes], of images."""
+    for ends, kind in ((model.inputs, "input"), (model.outputs, "output")):
+        if len(ends) != 1:
+            raise UserError(f"{model.name} has {len(ends)} {kind}s; one is needed")
+    image, output = model.inputs[0].shape, model.outputs[0].shape
+    if len(image) != 4 or image[-1] is None:
+        raise UserError(
+            f"{model.name} takes {_sizes(image)}; images [height, width, channels] are needed"
+        )
+    if len(output) != 2 or output[-1] is None:
+        raise UserError(f"{model.name} gives {_sizes(output)} per image; [classes] is needed")
+
+
+def _sizes(shape):
+    return f"[{', '.join('any' if n is None else str(n) for n in shape[1:])}]"
+
+
 def probed(y, probes, index):
     """y. The gradient of the probes is the inner sum of Eq. 9, as in nets.gates.probed.
 
@@ -263,6 +283,7 @@ def _of_every_second(layer, x):
     there are few input channels (uxlfoundation/oneDNN#6035).
     """
     rows, columns = layer.strides
+    x = tf.cast(x, layer.compute_dtype)
     y = keras.ops.conv(x[:, ::rows, ::columns], layer.kernel, 1, "valid", "channels_last")
     y = y + layer.bias if layer.use_bias else y
     return layer.activation(y)

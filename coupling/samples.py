@@ -10,12 +10,15 @@ SIZE = 224  # height and width where a model leaves them open
 def sample_inputs(model, size=None, batch=2, seed=0):
     """list of arrays, one per input of a functional model: normal numbers, or 0 for integers.
 
-    size: what open dimensions are; None: SIZE. Raises UserError for inputs of other types.
+    size: what open dimensions are: int, or a tuple for all but the batch; None: SIZE. Raises
+    UserError for inputs of other types.
     """
     random = np.random.default_rng(seed)
     inputs = []
     for tensor in model.inputs:
-        shape = [batch, *(n or size or SIZE for n in tensor.shape[1:])]
+        known = tensor.shape[1:]
+        sizes = size if isinstance(size, tuple) else (size or SIZE,) * len(known)
+        shape = [batch, *(n or m for n, m in zip(known, sizes))]
         kind = str(tensor.dtype)
         if kind.startswith(("float", "bfloat")):
             inputs.append(random.standard_normal(shape, np.float32))

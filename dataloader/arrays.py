@@ -30,29 +30,52 @@ def load_own(path, size, views=("crop", "colour")):
     Args:
         path: .npz with x_train, y_train and x_test, y_test (or x_val); or a folder, either with
             train/CLASS/* and test/CLASS/* (or val) or with CLASS/* alone.
-        size: function of None to (H, W, C), the shape to read image files as.
+        size: (H, W, C), the shape to read image files as.
         views: of VIEWS.
 
     Without a test set, every fifth image of each class is held out. Raises UserError if data are
     missing or invalid.
     """
-    if not os.path.exists(path):
-        raise UserError(f"--data_path {path}: there is no such file or folder")
     if os.path.isdir(path):
         train, test, names = _from_folder(path, size)
     elif path.endswith(".npz"):
         (train, test), names = _from_npz(path), None
     else:
         raise UserError(f"--data_path {path}: an .npz, or a folder of class folders is needed")
-    notes = ()
+    return own_dataset(path, train, test, views, names)
+
+
+def own_dataset(name, train, test, views, class_names=None):
+    """The Dataset of images and labels in memory. Raises UserError if they are invalid.
+
+    Args:
+        name: of the data, for messages.
+        train, test: (images [N, H, W, C], labels int64 [N]); no test set: None.
+        views: of VIEWS.
+        class_names: list; None if classes are numbers.
+    """
+    notes = []
     if test is None:
         train, test = _held_out(*train)
-        notes = (f"{path} has no test set: every {HELD_OUT}th image of each class is held out",)
+        notes.append(f"{name} has no test set: every {HELD_OUT}th image of each class is held out")
+    _check_alike(name, train[0], test[0])
+    x = train[0]
+    colour = "colour" in views and (x.shape[-1] in (1, 3) and x.min() >= 0)
+    if "colour" in views and not colour:
+        why = "are below 0" if x.shape[-1] in (1, 3) else f"have {x.shape[-1]} channels"
+        notes.append(f"views do not differ in colour: pixels {why}")
+    shorter = min(x.shape[1:3])
+    pad = min(max(1, shorter // 8), shorter - 1) if "crop" in views else 0
+    augmentation = Augmentation(*SCALINGS["0..255"], "flip" in views, pad, colour)
     classes = int(max(train[1].max(), test[1].max())) + 1
-    pad = max(1, train[0].shape[1] // 8) if "crop" in views else 0
-    raw = SCALINGS["0..255"]
-    augmentation = Augmentation(*raw, flip="flip" in views, pad=pad, colour="colour" in views)
-    return Dataset(path, classes, *train, *test, augmentation, names, notes)
+    return Dataset(name, classes, *train, *test, augmentation, class_names, tuple(notes))
+
+
+def _check_alike(name, train, test):
+    """Raises UserError if test images are of another size or kind than training images."""
+    of = lambda x: f"{x.dtype} {list(x.shape[1:])}"
+    if train.shape[1:] != test.shape[1:] or train.dtype != test.dtype:
+        raise UserError(f"{name}: training images are {of(train)}, but test images {of(test)}")
 
 
 def _from_npz(path):
@@ -73,26 +96,44 @@ def _pair(path, arrays, name):
     """(images [N, H, W, C], labels int64 [N]) of one split; None if it is not there."""
     if f"x_{name}" not in arrays or f"y_{name}" not in arrays:
         return None
-    x, y = arrays[f"x_{name}"], arrays[f"y_{name}"]
+    return checked(f"{path}: x_{name}", f"y_{name}", arrays[f"x_{name}"], arrays[f"y_{name}"])
+
+
+def checked(images, labels, x, y):
+    """(images uint8 or float32 [N, H, W, C], labels int64 [N]) of arrays that may be neither.
+
+    images, labels: what to call them. Raises UserError for arrays that are no such thing.
+    """
     if x.ndim == 3:
         x = x[..., None]  # grey images
     if y.ndim == 2 and y.shape[1] > 1 and len(y) == len(x):
-        y = y.argmax(1)  # one-hot
+        y = _of_one_hot(labels, y)
     if x.ndim != 4 or x.dtype.kind not in "uif" or len(x) == 0:
-        raise UserError(f"{path}: x_{name} is {x.dtype} {list(x.shape)}, not [N, H, W, C] numbers")
+        raise UserError(f"{images} is {x.dtype} {list(x.shape)}, not [N, H, W, C] numbers")
     y = y.reshape(-1)
-    if len(y) != len(x) or y.dtype.kind not in "uif" or (y != y.astype(np.int64)).any():
-        raise UserError(f"{path}: y_{name} has {len(y)} labels ({y.dtype}) for {len(x)} images")
+    if len(y) != len(x) or y.dtype.kind not in "buif" or (y != y.astype(np.int64)).any():
+        raise UserError(
+            f"{images} has {len(x)} images, but {labels} {len(y)} class numbers ({y.dtype})"
+        )
     if x.dtype.kind == "f" and not np.isfinite(x).all():
-        raise UserError(f"{path}: x_{name} holds NaN or infinite values")
+        raise UserError(f"{images} holds NaN or infinite values")
     if y.min() < 0:
-        raise UserError(f"{path}: y_{name} holds the label {int(y.min())}")
+        raise UserError(f"{images}: {labels} holds the label {int(y.min())}")
     return (x if x.dtype == np.uint8 else x.astype(np.float32)), y.astype(np.int64)
+
+
+def _of_one_hot(labels, y):
+    """int64 [N], from rows with a single 1."""
+    if y.dtype.kind not in "buif" or not np.isin(y, (0, 1)).all() or (y.sum(1) != 1).any():
+        raise UserError(
+            f"{labels} is {y.dtype} {list(y.shape)}, but its rows are not one-hot: a class number"
+            " per image is needed"
+        )
+    return y.argmax(1)
 
 
 def _from_folder(path, size):
     """(train, test or None, names of the classes)."""
-    size = size()
     below = lambda name: os.path.join(path, name)
     root = below("train") if os.path.isdir(below("train")) else path
     names = _folders(root)

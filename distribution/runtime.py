@@ -2,6 +2,7 @@
 (XLA, accumulation, precision).
 """
 
+import contextlib
 import dataclasses
 import faulthandler
 import os
@@ -161,9 +162,11 @@ def make_runtime(options, machines):
         )
     # float32 means float32: TF32, the default on some GPUs, rounds products to 10 bits.
     tf.config.experimental.enable_tensor_float_32_execution(False)
-    tf.config.set_visible_devices(chosen, "GPU")
-    for gpu in chosen:
-        tf.config.experimental.set_memory_growth(gpu, True)
+    # In a notebook TensorFlow may have started: then what it sees of GPUs and memory stays.
+    with contextlib.suppress(RuntimeError):
+        tf.config.set_visible_devices(chosen, "GPU")
+        for gpu in chosen:
+            tf.config.experimental.set_memory_growth(gpu, True)
     compile = bool(chosen) if options.compile is None else options.compile
     strategy = _strategy(chosen, options.cpu_replicas, machines)
     runtime = Runtime(

@@ -1,32 +1,24 @@
-"""A Keras model as the subject of a run (engine.networks)."""
+"""The networks of a run on a Keras model (engine.networks.Networks), and their files."""
 
-import dataclasses
-import hashlib
 import os
-import tempfile
 
 import keras
 import numpy as np
 import tensorflow as tf
 
-from coupling.extraction import extract
-from coupling.graph import as_functional
+from coupling.extraction import copied, extract
 from coupling.heads import without_head
-from coupling.loading import load_model
 from coupling.masking import kept_filters, whole_mask
-from coupling.network import KerasNetwork
 from coupling.prunable import PrunableModel
-from coupling.samples import sample_inputs
 from dataloader.arrays import SCALINGS
 from ekg.importance import first_filters
 from engine.configuration import versions
-from engine.run_files import KERAS_RESULT
+from engine.run_files import KERAS_RESULT, KERAS_UNFINISHED
 from nets.gates import Context
 from nets.parameters import read_parameters, write_parameters
 from utils import UserError
 
-TRIED = 512  # training images on which a model's accuracy is measured before the run
-COMPARED = 32  # of these, to compare masked and extracted
+COMPARED = 32  # training images, to compare masked and extracted
 CLOSE = 1e-3  # largest difference of their logits, relative to the largest logit
 
 
@@ -52,90 +44,47 @@ def of_classes(logits):
     return tf.pad(logits, [[0, 0], [1, 0]]) if logits.shape[-1] == 1 else logits
 
 
-def image_shape(path, trust):
-    """(H, W, C) of the images that the model in a file takes."""
-    (image,) = sample_inputs(as_functional(load_model(path, trust)))
-    return image.shape[1:]
-
-
-class KerasSubject:
-    """See engine.networks.Subject.
-
-    Args:
-        path: of the model's file.
-        data: function of None to the Dataset.
-        trust: see coupling.loading.load_model.
-        pixels: a key of SCALINGS; None: the one with which the model is most accurate.
-        views: text that says how views of images differ.
-    """
-
-    def __init__(self, path, data, trust=False, pixels=None, views=""):
-        self.path, self.load_data, self.trust = path, data, trust
-        self.pixels, self.views = pixels, views
-
-    def data(self, share):
-        return self.load_data()
-
-    def runtime(self, runtime):
-        return dataclasses.replace(runtime, multiple=1, drops=False)
-
-    def find(self, begun):
-        try:
-            with open(self.path, "rb") as file:
-                content = hashlib.sha256(file.read()).hexdigest()[:16]
-        except OSError as error:
-            raise UserError(f"cannot read {self.path}: {error.strerror or error}") from error
-        pixels = self.pixels or "as measured"
-        return f"model {content}, pixels {pixels}, views {self.views or 'as given'}"
-
-    def networks(self, data, strategy):
-        return KerasNetworks(self, load_model(self.path, self.trust), data, strategy)
-
-
 class KerasNetworks:
     """See engine.networks.Networks."""
 
     trained = True
 
-    def __init__(self, subject, model, data, strategy):
+    def __init__(self, model, data, strategy, tried):
+        """
+        Args:
+            model: functional model; it stays as it is.
+            data: Dataset.
+            strategy: tf.distribute.Strategy of the devices.
+            tried: how many training images `outputs` looks at.
+        """
         self.data, self.strategy, self.arch = data, strategy, model.name
+        self.size = data.x_train.shape[1:]
+        self.pixels, self.source = SCALINGS["0..255"], model.name
         with strategy.scope():
-            self.original, self.put_back = _of_logits(model)
-        _check_fits(subject.path, self.original, data)
-        random = np.random.default_rng(0).permutation(len(data.y_train))[:TRIED]
-        self.images, self.labels = data.x_train[random], data.y_train[random]
-        name, accuracy = self._expected(subject.path, subject.pixels)
-        self.pixels = SCALINGS[name]
-        self.source = (
-            f"{subject.path}: {accuracy:.1%} of {len(random)} training images are right, pixels"
-            f" {name}"
-        )
-
-    def _expected(self, path, pixels):
-        """(key of SCALINGS, accuracy). Raises UserError if the model guesses."""
-        found = {name: self._accuracy(*SCALINGS[name]) for name in SCALINGS if self._applies(name)}
-        name = pixels or max(found, key=found.__getitem__)
-        chance = 1 / max(2, self.original.classes)
-        # Three deviations of guessing away from it.
-        least = chance + 3 * (chance * (1 - chance) / len(self.labels)) ** 0.5
-        if found[name] <= least:
-            each = ", ".join(f"{key} {value:.1%}" for key, value in found.items())
-            raise UserError(
-                f"{path} is right on {found[name]:.1%} of {len(self.labels)} training images, no"
-                f" more than guesses are; is its preprocessing another one? with pixels {each}"
+            whole = copied(model)
+            self.notes = made_trainable(whole)
+            logits, head = without_head(whole)
+            self.original = PrunableModel(logits, self.size)
+        self.head, self.put_back = head.kind, head.put_back
+        if head.kind == "sigmoid" and self.original.classes > 1:
+            self.notes.append(
+                "its sigmoids are trained as classes that exclude each other, not as probabilities"
             )
-        return name, found[name]
+        random = np.random.default_rng(0).permutation(len(data.y_train))[:tried]
+        self.images, self.labels = data.x_train[random], data.y_train[random]
 
-    def _applies(self, name):
-        return len(SCALINGS[name][0]) in (1, self.images.shape[-1])
+    def applies(self, scaling):
+        """Whether a scaling, a key of SCALINGS, fits the channels of the images."""
+        return len(SCALINGS[scaling][0]) in (1, self.images.shape[-1])
 
-    def _accuracy(self, mean, std):
-        logits = []
+    def outputs(self, mean, std):
+        """What the model, without its head, gives for the images tried: float32 [N, classes]."""
+        found = []
         for first in range(0, len(self.images), 64):
             x = (self.images[first : first + 64].astype(np.float32) - mean) / std
-            found = self.original(x.astype(np.float32), Context("moving"))
-            logits.append(of_classes(found).numpy())
-        return float((np.concatenate(logits).argmax(-1) == self.labels).mean())
+            logits = self.original(x.astype(np.float32), Context("moving"))
+            found.append(of_classes(logits).numpy())
+        return np.concatenate(found)
 
     # ------------------------------------------------------------------------- making of networks
 
@@ -157,7 +106,7 @@ class KerasNetworks:
     def _extracted(self, network, masks, kept, keep_norms=False):
         """What is left of `network`, with kept[i] filters of gate i of the original model."""
         with self.strategy.scope():
-            small = PrunableModel(extract(network, masks, keep_norms))
+            small = PrunableModel(extract(network, masks, keep_norms), self.size)
         return Scaled(small, *self.pixels, kept)
 
     def _check_same(self, network, masks, small):
@@ -198,29 +147,27 @@ class KerasNetworks:
     def deliver(self, folder, name, network):
         """Writes the network as a Keras model beside its parameters; returns its path."""
         path = os.path.join(folder, KERAS_RESULT)
-        with tempfile.TemporaryDirectory(dir=folder) as place:
-            written = os.path.join(place, KERAS_RESULT)
-            self.put_back(extract(network, whole_mask(network))).save(written)
-            os.replace(written, path)
+        written = os.path.join(folder, KERAS_UNFINISHED)
+        self.put_back(extract(network, whole_mask(network))).save(written)
+        os.replace(written, path)
         return path
 
 
-def _of_logits(model):
-    """(PrunableModel of a copy without softmax or sigmoid, function that puts it back on)."""
-    whole = KerasNetwork(model)
-    logits, put_back = without_head(extract(whole, whole_mask(whole)))
-    return PrunableModel(logits), put_back
+def made_trainable(model):
+    """Makes all layers of a model train in float32; returns notes on what was different, a list.
 
-
-def _check_fits(path, network, data):
-    """Raises UserError if images or classes are not those of the model."""
-    shape = tuple(data.x_train.shape[1:])
-    if shape != tuple(network.image_shape):
-        raise UserError(f"{path} takes images {network.image_shape}, but the data are {shape}")
-    classes = max(2, network.classes)
-    if data.classes > classes:
-        raise UserError(
-            f"{path} knows {classes} classes, but the labels go up to {data.classes - 1}"
-        )
-    if keras.backend.floatx() != "float32":
-        raise UserError(f"Keras computes in {keras.backend.floatx()} here; set it to float32")
+    Filters are removed from all layers, so all of them must be able to adapt.
+    """
+    layers = list(model._flatten_layers(include_self=False))
+    notes = []
+    frozen = sum(not layer.trainable and bool(layer.weights) for layer in layers)
+    if frozen:
+        notes.append(f"{frozen} layers that were not trainable are now: they lose filters too")
+    halves = [layer for layer in layers if layer.compute_dtype in ("float16", "bfloat16")]
+    if halves:
+        notes.append(f"{halves[0].compute_dtype} layers compute in float32, also in the result")
+    for layer in halves:
+        layer.dtype_policy = keras.DTypePolicy("float32")
+    for layer in layers:
+        layer.trainable = True
+    return notes

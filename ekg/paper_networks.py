@@ -79,6 +79,8 @@ class PaperNetworks:
 class PaperSubject:
     """See engine.networks.Subject. options: Options."""
 
+    computes = False
+
     def __init__(self, options):
         self.options = options
         self.source, self.given, self.variant = None, None, {}

@@ -2,13 +2,14 @@
 
 import contextlib
 import dataclasses
+import functools
 import os
 
 import numpy as np
 
 from dataloader import Dataset
 from dataloader.sampling import select_subsets
-from distribution.machines import meet
+from distribution.machines import cluster_from, meet
 from distribution.runtime import Runtime, hardware, make_runtime
 from ekg.budget import budget_of
 from ekg.filter_rule import FilterRule
@@ -50,9 +51,12 @@ def opened(options, subject=None):
 
     Raises UserError before it writes anything if the run is not possible.
     """
+    subject = subject or PaperSubject(options)
+    if subject.computes and cluster_from() is not None:
+        raise UserError("a Keras model is pruned on one machine; unset TF_CONFIG")
     with contextlib.closing(meet()) as machines:
         console = Console(prints=machines.chief)
-        prepared = prepare(options, subject or PaperSubject(options), machines, console)
+        prepared = prepare(options, subject, machines, console)
         folder = _open_folder(options, prepared, machines)
         with contextlib.closing(folder), deferred():
             if prepared.times and folder.writes and not folder.has(TIMES):
@@ -101,7 +105,10 @@ def prepare(options, subject, machines, console, measures=True):
     # may cache that it is missing.
     begun = machines.exchange(machines.chief and _has_baseline(options))[0]
     share = machines.index, len(machines.addresses)
+    devices = functools.cache(lambda: make_runtime(options.device, machines))
     with machines.together():
+        if subject.computes:
+            devices()
         data = subject.data(share)
         subsets = options.subsets
         sizes = subsets.val_per_class, subsets.subset_per_class
@@ -120,7 +127,7 @@ def prepare(options, subject, machines, console, measures=True):
     }
     check_agreement(machines, described(options, start, options.device.accum) | alike, data)
 
-    runtime, lines = make_runtime(options.device, machines)
+    runtime, lines = devices()
     runtime = subject.runtime(runtime)
     for line in (*data.notes, *lines):
         console.say(line)

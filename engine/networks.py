@@ -46,7 +46,12 @@ class Networks(typing.Protocol):
 
 
 class Subject(typing.Protocol):
-    """What a run prunes, before anything is written."""
+    """What a run prunes, before anything is written.
+
+    computes: whether `data` and `find` compute with TensorFlow: then devices are chosen before.
+    """
+
+    computes: bool
 
     def data(self, share):
         """The dataloader.Dataset. share: (w, W), this is machine w of W."""

@@ -24,6 +24,7 @@ UNFINISHED = {
 UNFINISHED["memory_bank"] = os.path.join("checkpoints", "memory_bank.json")
 BROKEN = "broken.json"  # skipped images
 KERAS_RESULT = "pruned.keras"  # the result of a run on a Keras model
+KERAS_UNFINISHED = os.path.join("checkpoints", KERAS_RESULT)  # while it is written
 TIMES = "layer_times.json"  # what a search in time predicts with
 BANK = "memory_bank.npy.part"  # the unfinished bank, next to the file it will be renamed to
 # The records of a run, with the entries that each line must have.
@@ -106,6 +107,7 @@ def own_files(path):
     names = (
         "result.json",
         KERAS_RESULT,
+        KERAS_UNFINISHED,
         *PLOTS,
         *reversed(STAGES.values()),
         *UNFINISHED.values(),

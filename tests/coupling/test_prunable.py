@@ -198,12 +198,12 @@ def test_the_end_comes_off_for_logits_and_is_put_back(end):
     model = randomised(keras.Model(image, y))
     images = RNG.standard_normal((2, 8, 8, 3)).astype(np.float32)
     expected = model(images).numpy()
-    logits, put_back = without_head(model)
+    logits, head = without_head(model)
     found = logits(images).numpy()
     assert (found < 0).any()
     if end != "none":
         np.testing.assert_allclose(tf.nn.softmax(found), expected, rtol=1e-5)
-    np.testing.assert_allclose(put_back(logits)(images), expected, rtol=1e-5)
+    np.testing.assert_allclose(head.put_back(logits)(images), expected, rtol=1e-5)
 
 
 def test_one_output_is_needed():
