@@ -19,15 +19,14 @@ IMAGENET_PATH = (
 )
 
 
-def add_device_flags(parser, precision=True):
+def add_device_flags(parser, precision=True, machines=True):
     """Adds the argument group of the devices.
 
     precision: whether the program may compute in other types than float32, and with batch
-    statistics.
+    statistics; machines: whether it may run on several machines.
     """
-    add = parser.add_argument_group(
-        "devices", "On several machines: run the same command on each, with TF_CONFIG set."
-    ).add_argument
+    several = "On several machines: run the same command on each, with TF_CONFIG set."
+    add = parser.add_argument_group("devices", several if machines else None).add_argument
     add(
         "--gpu_id",
         type=count_or_none,

@@ -7,10 +7,9 @@ from cli.options import options_from
 from cli.parser import Parser, count
 from cli.training_flags import add_method_flags, add_run_flags, add_speed_flags
 from dataloader.arrays import SCALINGS, VIEWS
-from engine.options import TrainOptions
+from ekg.keras_settings import FINE_TUNING
 from utils import UserError
 
-FINE_TUNING = TrainOptions(20, 1e-2, (0.3, 0.6, 0.8), 0.2, weight_decay=5e-4, batch_size=128)
 # What a run on a Keras model has no flags for.
 FIXED = {
     "width_multiplier": None,
@@ -41,7 +40,7 @@ def parse(doc, argv=None):
     add_run_flags(group)
     add_speed_flags(group)
     add_method_flags(parser, FINE_TUNING)
-    add_device_flags(parser, precision=False)
+    add_device_flags(parser, precision=False, machines=False)
     parser.set_defaults(**FIXED)
     args = parser.parse_args(argv)
     if args.gates:

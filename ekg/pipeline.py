@@ -6,15 +6,16 @@ from ekg.preparation import opened
 from ekg.search_stage import search
 
 
-def prune(options, subject=None):
+def prune(options, subject=None, prints=True):
     """Runs the method with `options` (Options).
 
-    subject: what is pruned, engine.networks.Subject; None for a network of the paper.
+    subject: what is pruned, engine.networks.Subject; None for a network of the paper. prints:
+    whether to say what happens.
 
     A stage that an earlier start of the same run finished is not repeated: its file is read. Raises
     UserError before it writes anything if the run is not possible.
     """
-    with opened(options, subject) as run:
+    with opened(options, subject, prints) as run:
         if run.folder.finished:
             stages.say_finished(run)
             return

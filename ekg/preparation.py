@@ -44,10 +44,10 @@ class Prepared:
 
 
 @contextlib.contextmanager
-def opened(options, subject=None):
+def opened(options, subject=None, prints=True):
     """Yields the Run for `options`.
 
-    subject: engine.networks.Subject, None for a network of the paper.
+    subject: engine.networks.Subject, None for a network of the paper; prints: whether it prints.
 
     Raises UserError before it writes anything if the run is not possible.
     """
@@ -55,7 +55,7 @@ def opened(options, subject=None):
     if subject.computes and cluster_from() is not None:
         raise UserError("a Keras model is pruned on one machine; unset TF_CONFIG")
     with contextlib.closing(meet()) as machines:
-        console = Console(prints=machines.chief)
+        console = Console(prints=prints and machines.chief)
         prepared = prepare(options, subject, machines, console)
         folder = _open_folder(options, prepared, machines)
         with contextlib.closing(folder), deferred():
