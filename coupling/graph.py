@@ -45,10 +45,13 @@ def _from_call(model):
     """The functional form of a subclassed model that has been built on one input."""
     shape = (model.get_build_config() or {}).get("input_shape")
     if not shape or not all(n is None or isinstance(n, int) for n in shape):
-        raise UserError(
-            f"{type(model).__name__} is a subclassed model without a known input shape: call it"
-            " once on an image, or build it as a functional model"
-        )
+        line = f"{type(model).__name__} is a subclassed model without a known input shape"
+        if model.built:  # Keras tried, and forgave it
+            raise UserError(
+                f"{line}, because its call() does not work on symbolic inputs; build it as a"
+                " functional model"
+            )
+        raise UserError(f"{line}: call it once on an image, or build it as a functional model")
     inputs = keras.Input(shape[1:], name="image")
     try:
         return keras.Model(inputs, model.call(inputs), name=model.name)

@@ -17,7 +17,7 @@ from dataloader.arrays import MOST_BYTES, SCALINGS, VIEWS, checked, own_dataset
 from ekg import pipeline
 from ekg.keras_settings import check_choice, options_of
 from ekg.keras_subject import KerasSubject
-from engine.run_files import KERAS_RESULT
+from engine.run_files import STAGES
 from engine.signals import listening
 from utils import UserError
 
@@ -67,9 +67,10 @@ def prune(
         path = os.fspath(folder) if folder else stack.enter_context(tempfile.TemporaryDirectory())
         with listening():
             pipeline.prune(dataclasses.replace(options, train_path=path), subject, verbose)
-        return keras.models.load_model(
-            os.path.join(path, KERAS_RESULT), compile=False, safe_mode=False
-        )
+        stage = "fine_tuning" if options.fine_tuning.epochs else "extraction"
+        networks = subject.made
+        # Not pruned.keras: a Lambda layer may not load where its module is not known.
+        return networks.as_keras(networks.read(os.path.join(path, STAGES[stage])))
 
 
 # --------------------------------------------------------------------------------------------- data

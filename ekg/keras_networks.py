@@ -148,9 +148,13 @@ class KerasNetworks:
         """Writes the network as a Keras model beside its parameters; returns its path."""
         path = os.path.join(folder, KERAS_RESULT)
         written = os.path.join(folder, KERAS_UNFINISHED)
-        self.put_back(extract(network, whole_mask(network))).save(written)
+        self.as_keras(network).save(written)
         os.replace(written, path)
         return path
+
+    def as_keras(self, network):
+        """A plain keras.Model with the arrays and the function of `network`, and its head."""
+        return self.put_back(extract(network, whole_mask(network)))
 
 
 def made_trainable(model):

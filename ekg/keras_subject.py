@@ -1,6 +1,7 @@
 """A Keras model as the subject of a run (engine.networks), and what it must fulfil."""
 
 import dataclasses
+import typing
 
 import keras
 import numpy as np
@@ -33,6 +34,7 @@ class KerasSubject:
         self.source, self.load_data, self.pixels = source, data, pixels
         self.views, self.size = views, input_size or SIZE
         self.digest = ""  # of the data
+        self.made: typing.Any = None  # the KerasNetworks of the run
 
     def data(self, share):
         model = self.source.model
@@ -64,6 +66,7 @@ class KerasSubject:
             f"{name}: {accuracy:.1%} of {len(networks.labels)} training images are right, pixels"
             f" {scaling}{''.join(f'; {note}' for note in networks.notes)}"
         )
+        self.made = networks
         return networks
 
 
