@@ -16,9 +16,13 @@ from distribution.startup import import_tensorflow  # noqa: E402
 
 import_tensorflow()
 
+import keras  # noqa: E402
+import keras_models  # noqa: E402
 import tensorflow as tf  # noqa: E402
+from keras_models import conv_bn  # noqa: E402
 from networks import randomised  # noqa: E402
 
+from coupling.prunable import PrunableModel  # noqa: E402
 from distribution.machines import Alone  # noqa: E402
 from distribution.runtime import make_runtime  # noqa: E402
 from distribution.step import on_devices  # noqa: E402
@@ -74,11 +78,24 @@ def network_on(runtime):
         return small_network()
 
 
-def scores_and_logits(runtime):
+def keras_model_on(runtime):
+    """The same kind of network as a Keras model."""
+    with runtime.strategy.scope():
+        x = i = keras.Input((SIZE, SIZE, 3))
+        x = keras.layers.ReLU()(conv_bn(x, 8, "a"))
+        x = keras.layers.Add()([x, conv_bn(keras.layers.ReLU()(conv_bn(x, 6, "b")), 8, "c")])
+        x = keras.layers.GlobalAveragePooling2D()(keras.layers.ReLU()(x))
+        x = keras.layers.Dense(10, name="logits")(keras.layers.Dropout(0.3)(x))
+        return PrunableModel(keras_models.randomised(keras.Model(i, x)))
+
+
+def scores_and_logits(runtime, make=network_on):
     """Signed sums, order and logits of the scoring step; bank logits before float16; logits on
     moving averages.
+
+    make: function of a Runtime to a network on it.
     """
-    network = network_on(runtime)
+    network = make(runtime)
     masks = (np.random.default_rng(4).random(network.gate_sizes.sum()) < 0.8).astype(np.float32)
     batch = {
         "images": PIXELS,
@@ -108,13 +125,14 @@ def scores_and_logits(runtime):
     }
 
 
-def trained(runtime):
+def trained(runtime, make=network_on):
     """Losses and parameters of STEPS steps of distillation: two called one by one, the others in
     one call.
 
-    Labels and bank lie on the devices, in another order than the images' in the batch.
+    Labels and bank lie on the devices, in another order than the images' in the batch. make: as in
+    scores_and_logits.
     """
-    network = network_on(runtime)
+    network = make(runtime)
     rows = np.random.default_rng(5).permutation(IMAGES)
     back = np.argsort(rows)
     tables = on_devices(

@@ -80,6 +80,19 @@ def test_replicas_with_global_batch_statistics_are_one_replica(one, mirrored, tm
         assert off_by(value, one[name]) <= 1e-5, name
 
 
+def test_replicas_of_a_keras_model_are_one_replica(mirrored):
+    results = {}
+    for name, strategy in (("one", tf.distribute.get_strategy()), ("two", mirrored)):
+        runtime = Runtime(strategy, sync_bn=True, multiple=1, drops=False)
+        make = replicated.keras_model_on
+        found = replicated.scores_and_logits(runtime, make) | replicated.trained(runtime, make)
+        results[name] = found
+    assert results["one"].keys() == results["two"].keys()
+    np.testing.assert_array_equal(results["one"]["order"], results["two"]["order"])
+    for name, value in results["two"].items():
+        assert off_by(value, results["one"][name]) <= 1e-5, name
+
+
 @pytest.mark.slow
 def test_replicas_with_their_own_statistics_give_the_same_shapes_and_reach_the_same_target(
     one, tmp_path
