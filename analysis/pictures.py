@@ -10,11 +10,11 @@ def draw_density(path, figures):
 
     figures: from analysis.hessian.measure, with a density.
     """
-    with plotting() as plt:
-        if plt is None:
+    with plotting() as subplots:
+        if subplots is None:
             return MISSING
         density = figures["density"]
-        figure, ax = plt.subplots(figsize=(7, 3.6))
+        figure, ax = subplots(figsize=(7, 3.6))
         values = np.maximum(density["density"], 1e-12)
         ax.semilogy(density["grid"], values, color=BLUE, linewidth=1.2)
         ax.set_ylim(bottom=max(1e-8, values.min()))
@@ -22,7 +22,7 @@ def draw_density(path, figures):
         ax.grid()
         note = f"{density['vectors']} vectors, {density['steps']} products each, Gaussians of width"
         figure.text(0.5, -0.08, f"{note} {density['sigma']:.3g}", ha="center", fontsize=8)
-        save_plot(plt, figure, path)
+        save_plot(figure, path)
     return f"picture: {path}"
 
 
@@ -31,8 +31,8 @@ def draw_landscapes(folder, grid):
 
     grid: from analysis.landscape.measure.
     """
-    with plotting() as plt:
-        if plt is None:
+    with plotting() as subplots:
+        if subplots is None:
             return MISSING
         finite = grid["loss"][np.isfinite(grid["loss"])]
         if not finite.size:
@@ -40,17 +40,17 @@ def draw_landscapes(folder, grid):
         # The colours are logarithmic, and a flat landscape has colours too.
         high = max(float(finite.max()), 1e-6)
         low = min(max(float(finite.min()), 1e-4 * high), high / 1.05)
-        save_plot(plt, _surfaces(plt, grid, low, high), folder.file("surfaces.png"))
-        save_plot(plt, _contours(plt, grid, low, high), folder.file("contours.png"))
+        save_plot(_surfaces(subplots, grid, low, high), folder.file("surfaces.png"))
+        save_plot(_contours(subplots, grid, low, high), folder.file("contours.png"))
     return f"pictures: {folder.file('surfaces.png')}, {folder.file('contours.png')}"
 
 
-def _panels(plt, grid, size, **settings):
+def _panels(subplots, grid, size, **settings):
     """(figure, list of axes), one panel per network."""
     count = len(grid["networks"])
     columns = min(count, 4)
     rows = -(-count // columns)
-    figure, axes = plt.subplots(
+    figure, axes = subplots(
         rows,
         columns,
         figsize=(size * columns + 1, size * rows),
@@ -72,9 +72,9 @@ def _title(ax, entry):
     ax.set_title(f"{entry['name']}\nloss {entry['loss']:.4f} at the origin", fontsize=9)
 
 
-def _surfaces(plt, grid, low, high):
+def _surfaces(subplots, grid, low, high):
     """3-D surfaces: the height is the logarithm of the loss."""
-    figure, axes = _panels(plt, grid, 4.0, subplot_kw={"projection": "3d"})
+    figure, axes = _panels(subplots, grid, 4.0, subplot_kw={"projection": "3d"})
     b, a = np.meshgrid(grid["beta"], grid["alpha"])
     ticks, edges = np.geomspace(low, high, 4), grid["alpha"][[0, len(grid["alpha"]) // 2, -1]]
     for ax, entry, loss in zip(axes, grid["networks"], grid["loss"]):
@@ -90,9 +90,9 @@ def _surfaces(plt, grid, low, high):
     return figure
 
 
-def _contours(plt, grid, low, high):
+def _contours(subplots, grid, low, high):
     """Contours at logarithmic levels, shared by all panels."""
-    figure, axes = _panels(plt, grid, 3.2)
+    figure, axes = _panels(subplots, grid, 3.2)
     levels = np.geomspace(low, high, 25)
     from matplotlib.colors import LogNorm
 
@@ -121,10 +121,10 @@ def draw_potential(path, entries, correlations):
     entries: list of dicts, one per sub-network (analysis.potential); correlations: dict
     measure -> dict with pearson, from analysis.correlation.
     """
-    with plotting() as plt:
-        if plt is None:
+    with plotting() as subplots:
+        if subplots is None:
             return MISSING
-        figure, axes = plt.subplots(1, 2, figsize=(9, 3.8), sharey=True)
+        figure, axes = subplots(1, 2, figsize=(9, 3.8), sharey=True)
         potential = [entry["test_loss"] for entry in entries]
         for ax, key, label, colour in (
             (axes[0], "val_loss", "validation loss before fine-tuning", BLUE),
@@ -138,5 +138,5 @@ def draw_potential(path, entries, correlations):
             ax.grid()
         axes[0].set_ylabel("test loss after fine-tuning")
         figure.tight_layout()
-        save_plot(plt, figure, path)
+        save_plot(figure, path)
     return f"picture: {path}"

@@ -61,7 +61,8 @@ def prune(
     for view in views:
         check_choice("views", view, VIEWS)
     loaded = own_dataset("data", _arrays("data", data), _arrays("test", test), views)
-    subject = KerasSubject(GivenModel(model), lambda shape: loaded, pixels, " ".join(sorted(views)))
+    source, text = GivenModel(model), " ".join(sorted(views))
+    subject = KerasSubject(source, lambda shape: loaded, pixels, text, keeps=bool(folder))
     with contextlib.ExitStack() as stack:
         stack.enter_context(keras.saving.custom_object_scope(custom_objects or {}))
         path = os.fspath(folder) if folder else stack.enter_context(tempfile.TemporaryDirectory())

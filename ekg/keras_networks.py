@@ -59,7 +59,7 @@ class KerasNetworks:
         """
         self.data, self.strategy, self.arch = data, strategy, model.name
         self.size = data.x_train.shape[1:]
-        self.pixels, self.source = SCALINGS["0..255"], model.name
+        self.pixels, self.source, self.keeps = SCALINGS["0..255"], model.name, True
         with strategy.scope():
             whole = copied(model)
             self.notes = made_trainable(whole)
@@ -146,6 +146,8 @@ class KerasNetworks:
 
     def deliver(self, folder, name, network):
         """Writes the network as a Keras model beside its parameters; returns its path."""
+        if not self.keeps:
+            return None
         path = os.path.join(folder, KERAS_RESULT)
         written = os.path.join(folder, KERAS_UNFINISHED)
         self.as_keras(network).save(written)

@@ -26,13 +26,14 @@ class KerasSubject:
         pixels: a key of SCALINGS; None: the one with which the model is most accurate.
         views: text that says how views of images differ.
         input_size: height and width of images where both the model and the data leave them open.
+        keeps: whether the run folder stays, with the result as a file in it.
     """
 
     computes = True
 
-    def __init__(self, source, data, pixels=None, views="", input_size=None):
+    def __init__(self, source, data, pixels=None, views="", input_size=None, keeps=True):
         self.source, self.load_data, self.pixels = source, data, pixels
-        self.views, self.size = views, input_size or SIZE
+        self.views, self.size, self.keeps = views, input_size or SIZE, keeps
         self.digest = ""  # of the data
         self.made: typing.Any = None  # the KerasNetworks of the run
 
@@ -66,7 +67,7 @@ class KerasSubject:
             f"{name}: {accuracy:.1%} of {len(networks.labels)} training images are right, pixels"
             f" {scaling}{''.join(f'; {note}' for note in networks.notes)}"
         )
-        self.made = networks
+        networks.keeps, self.made = self.keeps, networks
         return networks
 
 

@@ -154,7 +154,8 @@ def compare(run, start, pruned, chosen):
         result = run.networks.deliver(folder.path, result, pruned)
     folder.update_result(**entries)
     run.console.say(closing_table(folder.result, len(run.data.y_test)))
-    run.console.say(f"{result} is the result; {plots}")
+    if result is not None:
+        run.console.say(f"{result} is the result; {plots}")
 
 
 def _latency(run, start, pruned):

@@ -41,7 +41,7 @@ class Networks(typing.Protocol):
 
     def deliver(self, folder, name, network):
         """Writes the result of a run for users into its folder, where there is more to it than the
-        parameter file `name`; returns its path.
+        parameter file `name`; returns its path, None if the run folder does not stay.
         """
 
 

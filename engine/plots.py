@@ -28,24 +28,29 @@ MISSING = "no plots: they need matplotlib (pip install matplotlib)"
 
 @contextlib.contextmanager
 def plotting():
-    """Yields matplotlib.pyplot with STYLE, for files and not for a screen; None without it."""
+    """Yields `subplots` with STYLE, for files and not for a screen; None without matplotlib.
+
+    It is pyplot's, but knows no window and no notebook: their backend stays as it is.
+    """
     try:
-        import matplotlib
+        from matplotlib import rc_context
+        from matplotlib.figure import Figure
     except ImportError:
         yield None
         return
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
 
-    with plt.rc_context(STYLE):
-        yield plt
+    def subplots(rows=1, columns=1, *, figsize, layout=None, **settings):
+        figure = Figure(figsize=figsize, layout=layout)
+        return figure, figure.subplots(rows, columns, **settings)
+
+    with rc_context(STYLE):
+        yield subplots
 
 
-def save_plot(plt, figure, path, dpi=120):
-    """Writes a figure as PNG, whole or not at all, and closes it."""
+def save_plot(figure, path, dpi=120):
+    """Writes a figure as PNG, whole or not at all."""
     with whole_file(path) as file:
         figure.savefig(file, dpi=dpi, bbox_inches="tight", format="png")
-    plt.close(figure)
 
 
 def write_plots(folder, search, training, filters, kept, has_teacher=True):
@@ -61,16 +66,19 @@ def write_plots(folder, search, training, filters, kept, has_teacher=True):
 
     Returns a text for the user that says what was done.
     """
-    with plotting() as plt:
-        if plt is None:
+    with plotting() as subplots:
+        if subplots is None:
             return MISSING
         os.makedirs(folder, exist_ok=True)
-        drawn = {"trajectory": _trajectory(plt, search), "filters": _filters(plt, filters, kept)}
+        drawn = {
+            "trajectory": _trajectory(subplots, search),
+            "filters": _filters(subplots, filters, kept),
+        }
         stages = several_epochs(training)
         if stages:
-            drawn["training"] = _training(plt, training, stages, has_teacher)
+            drawn["training"] = _training(subplots, training, stages, has_teacher)
         for name, figure in drawn.items():
-            save_plot(plt, figure, os.path.join(folder, f"{name}.png"))
+            save_plot(figure, os.path.join(folder, f"{name}.png"))
     return f"plots in {folder}"
 
 
@@ -132,9 +140,9 @@ def draw_training(ax, records, key, taught=False):
 # ----------------------------------------------------------------------------------- whole pictures
 
 
-def _trajectory(plt, search):
+def _trajectory(subplots, search):
     """Loss and accuracy on D_val over the FLOPs left."""
-    figure, axes = plt.subplots(1, 2, figsize=(10, 3.8))
+    figure, axes = subplots(1, 2, figsize=(10, 3.8))
     for ax, key, colour in zip(axes, ("loss", "accuracy"), ("C0", "C1")):
         draw_search(ax, search, key, colour)
         ax.invert_xaxis()
@@ -143,9 +151,9 @@ def _trajectory(plt, search):
     return figure
 
 
-def _filters(plt, filters, kept):
+def _filters(subplots, filters, kept):
     """Filters kept and dropped in each convolution."""
-    figure, ax = plt.subplots(figsize=(8, 1.2 + 0.2 * len(filters)))
+    figure, ax = subplots(figsize=(8, 1.2 + 0.2 * len(filters)))
     y, sizes = np.arange(len(filters)), list(filters.values())
     ax.barh(y, sizes, color=LIGHT, label="dropped")
     ax.barh(y, list(kept.values()), color="C2", label="kept")
@@ -161,12 +169,12 @@ def _filters(plt, filters, kept):
     return figure
 
 
-def _training(plt, training, stages, has_teacher):
+def _training(subplots, training, stages, has_teacher):
     """Loss and accuracy over epochs, one row of plots per stage in `stages`.
 
     has_teacher: whether the loss of fine-tuning includes knowledge.
     """
-    figure, axes = plt.subplots(len(stages), 2, figsize=(10, 3.2 * len(stages)), squeeze=False)
+    figure, axes = subplots(len(stages), 2, figsize=(10, 3.2 * len(stages)), squeeze=False)
     for row, stage in zip(axes, stages):
         records = [record for record in training if record["stage"] == stage]
         taught = has_teacher and stage == "fine_tuning"
