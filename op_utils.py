@@ -118,7 +118,18 @@ def _own_share(statistics, runtime):
 # -------------------------------------------------------------------------------------------- steps
 
 
-def training_step(network, optimizer, runtime, prepare, loss, tables=None, teacher=None):
+def right(labels, logits):
+    """1 where the largest logit is that of the label, else 0: float32 [b, V].
+
+    labels: int [b]; logits: float32 [b, V, C].
+    """
+    hits = tf.equal(tf.argmax(logits, -1), tf.cast(labels, tf.int64)[:, None])
+    return tf.cast(hits, tf.float32)
+
+
+def training_step(
+    network, optimizer, runtime, prepare, loss, tables=None, teacher=None, accuracy=right
+):
     """A step that trains `network` on V views of every image: plain training and distillation.
 
     The views of an image pass through the network together, view index fastest, so that batch
@@ -133,6 +144,7 @@ def training_step(network, optimizer, runtime, prepare, loss, tables=None, teach
         tables: from distribution.step.on_devices, or None.
         teacher: Network that sees the same views with batch statistics, or None. `loss` finds its
             logits, float32 [b, V, C], as batch["answers"].
+        accuracy: function of labels and logits to float32 [b, V], see `right`.
 
     The sums are `loss` (summed over views, mean over images), `accuracy` (over images and views),
     `sum_of_statistics` and, in float16, the `loss_scale` of the next step. `sum_of_statistics` is
@@ -158,14 +170,13 @@ def training_step(network, optimizer, runtime, prepare, loss, tables=None, teach
             scaled = total * scale
         # The gradient is divided by the number of views, the loss is not (METHOD 7).
         gradients = [g / (v * scale) for g in tape.gradient(scaled, network.trainable)]
-        hits = tf.equal(tf.argmax(logits, -1), tf.cast(batch["labels"], tf.int64)[:, None])
         statistics = [value for pair in ctx.batch_statistics for value in pair]
         return {
             "gradients": gradients,
             "statistics": _own_share(ctx.batch_statistics, runtime),
             "sum_of_statistics": tf.reduce_sum(tf.concat(statistics, 0)) if statistics else total,
             "loss": total,
-            "accuracy": tf.reduce_sum(tf.cast(hits, tf.float32)) * share / v,
+            "accuracy": tf.reduce_sum(accuracy(batch["labels"], logits)) * share / v,
         }, {}
 
     def update(sums, shared):

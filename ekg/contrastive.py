@@ -17,57 +17,26 @@ def kld(x, y, t):
     return t * tf.reduce_sum(tf.exp(log_x) * (log_x - log_y), -1)
 
 
-def choose_knowledge(bank, logits, t):
+def choose_knowledge(bank, logits, t, divergence=kld):
     """M_bar of a batch: the mean of the teachers nearer to the top than the student (Eq. 13).
 
     As the student improves, the worse teachers drop out. Teacher 0, the top, always counts.
 
-    bank: M, float32 [B, C, K]. logits: P, float32 [B, V, C].
+    bank: M, float32 [B, C, K]. logits: P, float32 [B, V, C]. divergence: as kld.
 
-    Returns (M_bar float32 [B, C], counts bool [K], divergence float32 [K], limit float32 []). The
+    Returns (M_bar float32 [B, C], counts bool [K], distances float32 [K], limit float32 []). The
     last two are sums over the batch.
     """
     top = bank[..., 0]
     # Eq. 13: limit = sum_B KLD(top, mean over views of P)
-    limit = tf.reduce_sum(kld(top, tf.reduce_mean(logits, 1), t))
+    limit = tf.reduce_sum(divergence(top, tf.reduce_mean(logits, 1), t))
     # Eq. 13: teacher k counts if sum_B KLD(top, M_k) < limit
     teachers = tf.transpose(bank, [2, 0, 1])
-    divergence = tf.reduce_sum(kld(top[None], teachers, t), 1)
-    counts = tf.logical_or(divergence < limit, tf.range(bank.shape[2]) == 0)
+    distances = tf.reduce_sum(divergence(top[None], teachers, t), 1)
+    counts = tf.logical_or(distances < limit, tf.range(bank.shape[2]) == 0)
     # Eq. 13: M_bar = mean of the teachers that count
     weight = tf.cast(counts, bank.dtype)
-    return tf.linalg.matvec(bank, weight / tf.reduce_sum(weight)), counts, divergence, limit
-
-
-def contrastive_loss(batch, logits, t=None, label_smoothing=0.0):
-    """Loss per image, float32 [b]: sum over views of CE(labels, P_view) + KLD(M_bar, P_view).
-
-    The choice of teachers carries no gradient. Each part of a batch makes its own (METHOD 7).
-
-    batch: dict of labels, int [b], and bank, float [b, C, K], the rows of these images.
-    logits: P, float32 [b, V, C].
-    t: temperature; None for the default for this number of classes.
-    label_smoothing: see plain_loss.
-    """
-    t = t or temperature(logits.shape[-1])
-    bank = tf.cast(batch["bank"], tf.float32)
-    knowledge, *_ = choose_knowledge(bank, tf.stop_gradient(logits), t)
-    # Eq. 11-13: CE(labels, P_view) + KLD(M_bar, P_view), summed over views
-    divergence = tf.reduce_sum(kld(knowledge[:, None], logits, t), 1)
-    return plain_loss(batch, logits, label_smoothing) + divergence
-
-
-def taught_loss(batch, logits, t=None, label_smoothing=0.0):
-    """Loss per image, float32 [b]: sum over views of CE(labels, P_view) + KLD(A_view, P_view).
-
-    The ablation `single` of METHOD 7: A are the logits of one teacher that sees the same views.
-
-    batch: dict of labels, int [b], and answers A, float32 [b, V, C].
-    logits, t, label_smoothing: as in contrastive_loss.
-    """
-    t = t or temperature(logits.shape[-1])
-    divergence = tf.reduce_sum(kld(batch["answers"], logits, t), 1)
-    return plain_loss(batch, logits, label_smoothing) + divergence
+    return tf.linalg.matvec(bank, weight / tf.reduce_sum(weight)), counts, distances, limit
 
 
 def plain_loss(batch, logits, label_smoothing=0.0):
@@ -83,3 +52,38 @@ def plain_loss(batch, logits, label_smoothing=0.0):
         uniform = -tf.reduce_mean(tf.nn.log_softmax(logits), -1)
         loss = (1 - label_smoothing) * loss + label_smoothing * uniform
     return tf.reduce_sum(loss, 1)
+
+
+def contrastive_loss(batch, logits, t=None, label_smoothing=0.0, plain=plain_loss, divergence=kld):
+    """Loss per image, float32 [b]: sum over views of CE(labels, P_view) + KLD(M_bar, P_view).
+
+    The choice of teachers carries no gradient. Each part of a batch makes its own (METHOD 7).
+
+    Args:
+        batch: dict of labels, as `plain` takes them, and bank, float [b, C, K], the rows of these
+            images.
+        logits: P, float32 [b, V, C].
+        t: temperature; None for the default for this number of classes.
+        label_smoothing: see plain_loss.
+        plain: the loss of the labels, as plain_loss.
+        divergence: as kld.
+    """
+    t = t or temperature(logits.shape[-1])
+    bank = tf.cast(batch["bank"], tf.float32)
+    knowledge, *_ = choose_knowledge(bank, tf.stop_gradient(logits), t, divergence)
+    # Eq. 11-13: CE(labels, P_view) + KLD(M_bar, P_view), summed over views
+    distance = tf.reduce_sum(divergence(knowledge[:, None], logits, t), 1)
+    return plain(batch, logits, label_smoothing) + distance
+
+
+def taught_loss(batch, logits, t=None, label_smoothing=0.0, plain=plain_loss, divergence=kld):
+    """Loss per image, float32 [b]: sum over views of CE(labels, P_view) + KLD(A_view, P_view).
+
+    The ablation `single` of METHOD 7: A are the logits of one teacher that sees the same views.
+
+    batch: dict of labels, as `plain` takes them, and answers A, float32 [b, V, C].
+    The other arguments are those of contrastive_loss.
+    """
+    t = t or temperature(logits.shape[-1])
+    distance = tf.reduce_sum(divergence(batch["answers"], logits, t), 1)
+    return plain(batch, logits, label_smoothing) + distance

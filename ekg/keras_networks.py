@@ -12,6 +12,7 @@ from coupling.masking import kept_filters, whole_mask
 from coupling.prunable import PrunableModel
 from dataloader.arrays import SCALINGS
 from ekg.importance import first_filters
+from ekg.task import CLASSES
 from engine.configuration import versions
 from engine.run_files import KERAS_RESULT, KERAS_UNFINISHED
 from nets.gates import Context
@@ -48,6 +49,7 @@ class KerasNetworks:
     """See engine.networks.Networks."""
 
     trained = True
+    task = CLASSES
 
     def __init__(self, model, data, strategy, tried):
         """

@@ -6,6 +6,8 @@ it prefer smooth loss landscapes.
 """
 
 import concurrent.futures
+import dataclasses
+from collections.abc import Callable
 
 import numpy as np
 
@@ -39,6 +41,27 @@ def _by_image(loss, given, logits):
     with concurrent.futures.ThreadPoolExecutor(min(len(blocks), cores())) as threads:
         losses = threads.map(lambda block: loss(given[block], logits[block]), blocks)
         return np.concatenate(list(losses))
+
+
+def accuracy(labels, logits):
+    """The share of images whose largest logit is that of their label. int [N]; float32 [N, C]."""
+    return float((logits.argmax(-1) == labels).mean())
+
+
+@dataclasses.dataclass(frozen=True)
+class Judgement:
+    """What a search asks of outputs, on the host; all are means over images.
+
+    loss, accuracy: functions of labels and outputs. agreement: function of T and outputs, the
+    second term of -R (Eq. 7).
+    """
+
+    loss: Callable
+    agreement: Callable
+    accuracy: Callable
+
+
+OF_CLASSES = Judgement(cross_entropy, knowledge_loss, accuracy)
 
 
 def update_knowledge(knowledge, logits, members):

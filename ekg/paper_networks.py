@@ -4,6 +4,7 @@ import os
 
 from dataloader import load_dataset
 from ekg.extraction import extract, filter_weights
+from ekg.task import CLASSES
 from engine.configuration import versions
 from engine.run_files import own_files
 from nets import build_network, unpruned_cost, variant_of
@@ -13,6 +14,8 @@ from utils import UserError, digest
 
 class PaperNetworks:
     """See engine.networks.Networks."""
+
+    task = CLASSES
 
     def __init__(self, options, data, strategy, source, given, variant):
         """

@@ -15,7 +15,7 @@ from ekg.candidates import Gates, fine_search, reduced, slice_steps, steps_by_ti
 from ekg.filter_rule import FilterRule
 from ekg.history import SearchState, SubNetwork
 from ekg.importance import masks, ranks
-from ekg.knowledge import cross_entropy, knowledge_loss, update_knowledge
+from ekg.knowledge import OF_CLASSES, update_knowledge
 from engine.console import Silent, duration
 from engine.logits import check_finite
 
@@ -30,7 +30,17 @@ Predict = Callable[[np.ndarray], Iterable[np.ndarray]]
 class Search:
     """The parts that all searches of a supernet share. A subclass is a strategy."""
 
-    def __init__(self, network, labels, importance, predict, options, seed=0, times=None):
+    def __init__(
+        self,
+        network,
+        labels,
+        importance,
+        predict,
+        options,
+        seed=0,
+        times=None,
+        judgement=OF_CLASSES,
+    ):
         """Raises UserError for a target that is out of reach.
 
         Args:
@@ -41,8 +51,9 @@ class Search:
             options: SearchOptions.
             seed: seed of the random numbers that a strategy draws.
             times: LayerTimes, if the target or the slices are in time.
+            judgement: ekg.knowledge.Judgement.
         """
-        self.network, self.labels = network, labels
+        self.network, self.labels, self.judgement = network, labels, judgement
         self.importance, self.predict = importance, predict
         self.options, self.seed = options, seed
         self.sizes, self.rule = network.gate_sizes, FilterRule.of(network, options)
@@ -97,10 +108,10 @@ class Search:
         Raises FloatingPointError if the logits are not finite.
         """
         check_finite(logits, whose, "--search_precision")
-        loss = objective = cross_entropy(self.labels, logits)
+        loss = objective = self.judgement.loss(self.labels, logits)
         if self.options.teacher != "none":  # METHOD 4: else there is no second term
             # Eq. 7: -R = CE(labels, O) + CE(softmax(T), O)
-            objective = loss + knowledge_loss(knowledge, logits)
+            objective = loss + self.judgement.agreement(knowledge, logits)
         return SubNetwork(tuple(rates), self.rule.kept(rates), order, loss, objective)
 
     def importance_of(self, state, sub):
@@ -153,7 +164,7 @@ class Search:
             "flops_rate": flops / self.all_flops,
             **latency,
             "loss": sub.loss,
-            "accuracy": float((logits.argmax(-1) == self.labels).mean()),
+            "accuracy": self.judgement.accuracy(self.labels, logits),
             "score": sub.objective if step else None,
             "candidates": [self.network.gates[i].name for i in candidates],
             "seconds": round(time.perf_counter() - begin, 3),

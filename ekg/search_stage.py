@@ -54,11 +54,14 @@ def _strategy(run, supernet):
     images, labels = run.in_memory(run.val)
     run.broken.save()
     size, seed = options.subsets.batch_size, options.subsets.seed
-    on_val = Validation(supernet, run.search_runtime, run.normalised, images, labels, size)
+    task = run.networks.task
+    parts = run.normalised, images, labels, size, task.reward
+    on_val = Validation(supernet, run.search_runtime, *parts)
     weights = run.networks.filter_weights
     importance = importance_by(options.search.score, supernet, on_val.importance, seed, weights)
     strategy = STRATEGIES[options.search.strategy]
-    search = strategy(supernet, labels, importance, on_val.predict, options.search, seed, run.times)
+    judged = run.times, task.judgement
+    search = strategy(supernet, labels, importance, on_val.predict, options.search, seed, *judged)
     whole = f"{search.all_flops:,} FLOPs"
     if options.search.target == "latency":
         ms, batch = search.budget.whole, options.search.latency_batch_size

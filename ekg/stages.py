@@ -9,7 +9,7 @@ import functools
 
 from dataloader.images import whole_batches
 from ekg import extraction
-from ekg.contrastive import contrastive_loss, plain_loss, taught_loss
+from ekg.contrastive import contrastive_loss, taught_loss
 from engine.fitting import fit
 from engine.latency import latencies_ms
 from engine.plots import write_plots
@@ -33,13 +33,14 @@ def baseline(run):
     run.console.say(
         f"no trained {network.arch} is given: a baseline is trained first, {options.epochs} epochs"
     )
-    fit(run, "baseline", network, options, _cross_entropy(options))
+    fit(run, "baseline", network, options, _plain(run, options))
     run.save(network)
     return network
 
 
-def _cross_entropy(options):
-    return functools.partial(plain_loss, label_smoothing=options.label_smoothing)
+def _plain(run, options):
+    """The loss of the labels alone."""
+    return functools.partial(run.networks.task.plain, label_smoothing=options.label_smoothing)
 
 
 @stage("warm_up")
@@ -55,7 +56,7 @@ def warm_up(run, start):
             "warm_up",
             supernet,
             options,
-            _cross_entropy(options),
+            _plain(run, options),
             runtime=run.search_runtime,
             indices=run.subset,
             augmented=False,
@@ -107,7 +108,9 @@ def fine_tune(run, pruned, supernet, bank):
     if run.folder.done("fine_tuning"):
         return run.load("fine_tuning")
     options = run.options.fine_tuning
+    task = run.networks.task
     settings = dict(t=run.options.temperature, label_smoothing=options.label_smoothing)
+    settings |= dict(plain=task.plain, divergence=task.divergence)
     if bank is not None:
         loss = functools.partial(contrastive_loss, **settings)
         fit(run, "fine_tuning", pruned, options, loss, views=2, bank=bank)
@@ -115,7 +118,7 @@ def fine_tune(run, pruned, supernet, bank):
         loss = functools.partial(taught_loss, **settings)
         fit(run, "fine_tuning", pruned, options, loss, views=2, teacher=supernet)
     else:
-        fit(run, "fine_tuning", pruned, options, _cross_entropy(options))
+        fit(run, "fine_tuning", pruned, options, _plain(run, options))
     run.save(pruned)
     return pruned
 

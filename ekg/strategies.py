@@ -7,6 +7,7 @@ import numpy as np
 
 from ekg.candidates import reduced
 from ekg.importance import masks, ranks
+from ekg.knowledge import OF_CLASSES, Judgement
 from ekg.search import Greedy, Importance, Predict, Search
 from engine.console import Silent
 
@@ -23,6 +24,7 @@ class Strategy(typing.Protocol):
         options,
         seed: int = 0,
         times=None,
+        judgement: Judgement = OF_CLASSES,
     ) -> Search: ...
 
 

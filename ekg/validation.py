@@ -21,15 +21,16 @@ class Validation:
     have loss weight 0 and are left out of the logits (METHOD 4).
     """
 
-    def __init__(self, supernet, runtime, prepare, images, labels, batch_size):
+    def __init__(self, supernet, runtime, prepare, images, labels, batch_size, loss=reward_loss):
         """
         Args:
             supernet: Network.
             runtime: Runtime.
             prepare: function of a batch to float32 [b, S, S, 3].
             images: images of D_val, [N, S, S, 3], as `prepare` takes them.
-            labels: int [N], labels of D_val.
+            labels: int [N], labels of D_val, as `loss` takes them.
             batch_size: images per batch.
+            loss: function of a batch and logits to the terms of -R per image, see reward_loss.
         """
         self.labels, self.classes, self.batches = labels, supernet.classes, []
         weight = np.float32(1 / len(labels))
@@ -44,7 +45,7 @@ class Validation:
         if common_bytes(supernet, runtime, len(self.batches[0][0])) > COMMON_BYTES:
             self.together = 1  # a larger --accum needs less memory
         self.half = runtime.precision == "float16"
-        self.scoring = scoring_step(supernet, runtime, prepare, reward_loss)
+        self.scoring = scoring_step(supernet, runtime, prepare, loss)
         self.sub_networks = SubNetworks(supernet, runtime, prepare, self.together)
 
     def importance(self, masks, knowledge):

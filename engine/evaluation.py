@@ -43,12 +43,22 @@ class Evaluator:
         batch_size: images per batch.
         statistics: "moving" as in deployment, or "batch": then the logits of an image depend on the
             other images of its batch.
+        measure: function of labels and logits to sums over images.
     """
 
     def __init__(
-        self, network, runtime, augmentation, images, labels, batch_size, statistics="moving"
+        self,
+        network,
+        runtime,
+        augmentation,
+        images,
+        labels,
+        batch_size,
+        statistics="moving",
+        measure=measure,
     ):
         prepare = lambda batch: normalise(batch["images"], augmentation)
+        self.measure = measure
         self.step = predicting_step(network, runtime, prepare, statistics=statistics)
         self.images, self.labels = images, labels
         self.batches = padded_batches(len(labels), batch_size)
@@ -66,7 +76,7 @@ class Evaluator:
             for (indices, real), (_, images) in zip(progress, batches):
                 logits = self.step({"images": images})[1]["logits"].numpy()[:real]
                 check_finite(logits, "the network's")
-                for name, value in measure(self.labels[indices[:real]], logits).items():
+                for name, value in self.measure(self.labels[indices[:real]], logits).items():
                     totals[name] += value
                 seen += real
                 progress.show(loss=totals["loss"] / seen, accuracy=totals["top1"] / seen)

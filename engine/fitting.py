@@ -54,7 +54,8 @@ def fit(
         {} if bank is None else {"bank": bank}
     )
     feed = Feed(arrays, runtime, run.options.feed.resident_mib, indices)
-    step = training_step(network, optimizer, runtime, prepare, loss, feed.tables, teacher)
+    parts = prepare, loss, feed.tables, teacher, run.networks.task.right
+    step = training_step(network, optimizer, runtime, *parts)
     checkpoint = Checkpoint(run.folder.unfinished, network, optimizer)
     hooks = _Hooks(
         run, name, options.epochs, feed.steps(options.batch_size), checkpoint, evaluate, bank

@@ -73,7 +73,7 @@ class Run:
     def evaluator(self, network):
         data, options = self.data, self.options
         parts = network, self.runtime, data.augmentation, data.x_test, data.y_test
-        return Evaluator(*parts, options.val_batch_size)
+        return Evaluator(*parts, options.val_batch_size, measure=self.networks.task.measure)
 
     def in_memory(self, indices):
         """(images uint8 [n, S, S, 3], labels int64 [n]) of training images. Broken ones are
