@@ -21,6 +21,11 @@ class Head:
     kind: str
     put_back: typing.Callable
 
+    @classmethod
+    def none(cls):
+        """That of a model that ends in logits, or in whatever its loss makes of it."""
+        return cls("logits", lambda pruned: pruned)
+
 
 def without_head(model):
     """(a model of logits, the Head that it had).
@@ -45,7 +50,7 @@ def without_head(model):
         put_end = lambda pruned: keras.Model(pruned.input, end(pruned.outputs[0]), name=pruned.name)
         return cut, Head("sigmoid" if activation is SIGMOID else "softmax", put_end)
     if activation not in (SOFTMAX, SIGMOID):
-        return model, Head("logits", lambda pruned: pruned)
+        return model, Head.none()
     last.activation = keras.activations.linear
 
     def put_back(pruned):

@@ -42,7 +42,8 @@ class PrunableModel(KerasNetwork):
     stochastic depth stay off.
 
     Args:
-        model: keras.Model with one input of images and one output of logits, [B, classes].
+        model: keras.Model with one input of images. Several outputs become one, [B, classes], in
+            their order.
         input_size: see coupling.samples.sample_inputs.
 
     Raises UserError for other inputs or outputs.
@@ -51,10 +52,10 @@ class PrunableModel(KerasNetwork):
     def __init__(self, model, input_size=None):
         super().__init__(model, input_size)
         self.arch = self.model.name
-        check_ends(self.model)
+        check_input(self.model)
         (sample,) = sample_inputs(self.model, input_size)
         self.image_shape, self.input_size = sample.shape[1:], sample.shape[1]
-        self.classes = int(self.model.outputs[0].shape[-1])
+        self.classes = sum(int(np.prod(y.shape[1:])) for y in self.model.outputs)
         self.branches: list = [None] * len(self.gates)
         # To a search of several sub-networks in a call, the whole model is one part, the head.
         self.parts, self.first_parts = [self], [0] * len(self.gates)
@@ -131,8 +132,11 @@ class PrunableModel(KerasNetwork):
         if current.ctx.masks is not None:
             state = masked_values(self, tf.concat(current.ctx.masks, 0), keep_norms=True)
         with keras.StatelessScope(state_mapping=state):
-            (logits,) = run_graph(self.model, [tf.convert_to_tensor(images)], current.function)
-        return logits
+            outputs = run_graph(self.model, [tf.convert_to_tensor(images)], current.function)
+        if len(outputs) == 1 and len(outputs[0].shape) == 2:
+            return outputs[0]
+        flat = [tf.cast(tf.reshape(y, [tf.shape(y)[0], -1]), tf.float32) for y in outputs]
+        return tf.reshape(tf.concat(flat, 1), [-1, self.classes])
 
     def observe(self, call, y, ctx):
         """y, the output of a call, (operation, number); with probes if it is to be observed."""
@@ -230,18 +234,36 @@ class FirstPass(Pass):
         return super().normalised(layer, x)
 
 
-def check_ends(model):
-    """Raises UserError unless a functional model makes one output, [B, classes], of images."""
-    for ends, kind in ((model.inputs, "input"), (model.outputs, "output")):
-        if len(ends) != 1:
-            raise UserError(f"{model.name} has {len(ends)} {kind}s; one is needed")
-    image, output = model.inputs[0].shape, model.outputs[0].shape
-    if len(image) != 4 or image[-1] is None:
+def check_input(model):
+    """Raises UserError unless a functional model takes images, and nothing else."""
+    if len(model.inputs) != 1:
+        raise UserError(f"{model.name} has {len(model.inputs)} inputs; one is needed")
+    shape = model.inputs[0].shape
+    if len(shape) != 4 or shape[-1] is None:
         raise UserError(
-            f"{model.name} takes {_sizes(image)}; images [height, width, channels] are needed"
+            f"{model.name} takes {_sizes(shape)}; images [height, width, channels] are needed"
         )
-    if len(output) != 2 or output[-1] is None:
-        raise UserError(f"{model.name} gives {_sizes(output)} per image; [classes] is needed")
+
+
+def check_output(model, several):
+    """Raises UserError unless a functional model gives [B, classes].
+
+    several: whether it may give several outputs of any shape that is known.
+    """
+    shapes = [y.shape for y in model.outputs]
+    if several:
+        open_ones = [shape for shape in shapes if None in shape[1:]]
+        if open_ones:
+            raise UserError(f"{model.name} gives {_sizes(open_ones[0])} per image; say how many")
+    elif len(shapes) != 1:
+        raise UserError(
+            f"{model.name} has {len(shapes)} outputs; one is needed, or in Python a loss function"
+        )
+    elif len(shapes[0]) != 2 or shapes[0][-1] is None:
+        raise UserError(
+            f"{model.name} gives {_sizes(shapes[0])} per image; [classes] is needed, or in Python a"
+            " loss function"
+        )
 
 
 def _sizes(shape):

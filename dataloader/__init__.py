@@ -55,7 +55,7 @@ class Dataset:
         name: of the data set.
         classes: number of classes.
         x_train: uint8 [N, S, S, 3], or an ImageSource.
-        y_train: int64 [N], 0 to classes - 1.
+        y_train: int64 [N], 0 to classes - 1; or float32 [N, L], labels that are no classes.
         x_test, y_test: likewise.
         augmentation: Augmentation.
         class_names: list; None if classes are numbers.
@@ -77,6 +77,16 @@ class Dataset:
     @property
     def input_size(self):
         return self.x_test.shape[1]
+
+    @property
+    def strata(self):
+        """(int64 [N], their number): of which sets like D_val take equally many training images.
+
+        The classes; for labels that are no classes, arbitrary ones of equal size.
+        """
+        if self.y_train.ndim == 1:
+            return self.y_train, self.classes
+        return np.arange(len(self.y_train)) % STRATA, STRATA
 
     @property
     def encoded(self):
@@ -118,6 +128,7 @@ AUGMENTATIONS = {
     "ImageNet": Augmentation(*PIXELS["ImageNet"], flip=True, pad=0),
 }
 CLASSES = {"CIFAR10": 10, "CIFAR100": 100, "DIGITS": 10}
+STRATA = 10  # of training images without classes
 IN_FILES = ("ImageNet",)  # their number of classes is found in the data
 DATASETS = (*CLASSES, *IN_FILES)
 

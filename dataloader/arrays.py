@@ -50,7 +50,8 @@ def own_dataset(name, train, test, views, class_names=None):
 
     Args:
         name: of the data, for messages.
-        train, test: (images [N, H, W, C], labels int64 [N]); no test set: None.
+        train, test: (images [N, H, W, C], labels: int64 [N], or float32 [N, L] if they are no
+            classes); no test set: None.
         views: of VIEWS.
         class_names: list; None if classes are numbers.
     """
@@ -67,7 +68,8 @@ def own_dataset(name, train, test, views, class_names=None):
     shorter = min(x.shape[1:3])
     pad = min(max(1, shorter // 8), shorter - 1) if "crop" in views else 0
     augmentation = Augmentation(*SCALINGS["0..255"], "flip" in views, pad, colour)
-    classes = int(max(train[1].max(), test[1].max())) + 1
+    has_classes = train[1].ndim == 1
+    classes = int(max(train[1].max(), test[1].max())) + 1 if has_classes else 0
     return Dataset(name, classes, *train, *test, augmentation, class_names, tuple(notes))
 
 
@@ -104,22 +106,31 @@ def checked(images, labels, x, y):
 
     images, labels: what to call them. Raises UserError for arrays that are no such thing.
     """
-    if x.ndim == 3:
-        x = x[..., None]  # grey images
+    x = images_of(images, x)
     if y.ndim == 2 and y.shape[1] > 1 and len(y) == len(x):
         y = _of_one_hot(labels, y)
-    if x.ndim != 4 or x.dtype.kind not in "uif" or len(x) == 0:
-        raise UserError(f"{images} is {x.dtype} {list(x.shape)}, not [N, H, W, C] numbers")
     y = y.reshape(-1)
-    if len(y) != len(x) or y.dtype.kind not in "buif" or (y != y.astype(np.int64)).any():
+    if len(y) != len(x):
+        raise UserError(f"{images} has {len(x)} images, but {labels} {len(y)} class numbers")
+    if y.dtype.kind not in "buif" or (y != y.astype(np.int64)).any():
         raise UserError(
-            f"{images} has {len(x)} images, but {labels} {len(y)} class numbers ({y.dtype})"
+            f"{labels} is {y.dtype}, but no class numbers; for other labels give ekg.keras.prune a"
+            " loss function"
         )
-    if x.dtype.kind == "f" and not np.isfinite(x).all():
-        raise UserError(f"{images} holds NaN or infinite values")
     if y.min() < 0:
         raise UserError(f"{images}: {labels} holds the label {int(y.min())}")
-    return (x if x.dtype == np.uint8 else x.astype(np.float32)), y.astype(np.int64)
+    return x, y.astype(np.int64)
+
+
+def images_of(name, x):
+    """uint8 or float32 [N, H, W, C], of an array of images. Raises UserError for other arrays."""
+    if x.ndim == 3:
+        x = x[..., None]  # grey images
+    if x.ndim != 4 or x.dtype.kind not in "uif" or len(x) == 0:
+        raise UserError(f"{name} is {x.dtype} {list(x.shape)}, not [N, H, W, C] numbers")
+    if x.dtype.kind == "f" and not np.isfinite(x).all():
+        raise UserError(f"{name} holds NaN or infinite values")
+    return x if x.dtype == np.uint8 else x.astype(np.float32)
 
 
 def _of_one_hot(labels, y):
@@ -183,7 +194,9 @@ def _read(root, names, size):
 def _held_out(images, labels):
     """(train, test): every fifth image of each class is in the test set."""
     test = np.zeros(len(labels), bool)
-    for label in np.unique(labels):
+    if labels.ndim > 1:  # no classes
+        test[HELD_OUT - 1 :: HELD_OUT] = True
+    for label in np.unique(labels) if labels.ndim == 1 else ():
         test[np.flatnonzero(labels == label)[HELD_OUT - 1 :: HELD_OUT]] = True
     if not test.any():
         raise UserError(f"no class has {HELD_OUT} images, so none can be held out as a test set")

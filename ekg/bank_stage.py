@@ -65,7 +65,9 @@ def _slots(run):
     """
     data, machines = run.data, run.runtime.machines
     count = len(machines.addresses)
-    order = memory_bank.build_order(data.y_train, [run.options.seed, STREAM["memory_bank"]])
+    # Labels that are no classes may be sorted in any way.
+    labels = data.y_train if data.y_train.ndim == 1 else np.zeros(len(data.y_train))
+    order = memory_bank.build_order(labels, [run.options.seed, STREAM["memory_bank"]])
     owner = data.x_train.owner if data.encoded and count > 1 else None
     slots = memory_bank.bank_batches(order, run.options.val_batch_size, count, owner)
     here = np.zeros(len(slots[0][0]), bool)

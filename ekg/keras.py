@@ -13,10 +13,13 @@ import numpy as np
 import tensorflow as tf
 
 from coupling.sources import GivenModel
-from dataloader.arrays import MOST_BYTES, SCALINGS, VIEWS, checked, own_dataset
+from dataloader.arrays import MOST_BYTES, SCALINGS, VIEWS, checked, images_of, own_dataset
 from ekg import pipeline
+from ekg.keras_classifier import Classifier
+from ekg.keras_own_loss import OwnLoss
 from ekg.keras_settings import check_choice, options_of
 from ekg.keras_subject import KerasSubject
+from ekg.other_tasks import Packing
 from engine.run_files import STAGES
 from engine.signals import listening
 from utils import UserError
@@ -28,6 +31,7 @@ def prune(
     flops=0.5,
     *,
     test=None,
+    loss=None,
     folder=None,
     views=("crop", "colour"),
     pixels="0..255",
@@ -45,6 +49,10 @@ def prune(
             one-hot [N, classes].
         flops: share of the FLOPs that may remain, above 0, at most 1.
         test: test images, in the same form; None: every fifth training image of each class.
+        loss: for models that are no classifiers (regression, several outputs): keras.losses.Loss,
+            or function of labels and outputs, as the model has them, to one number per image. y
+            may then be any structure of arrays. See ekg.other_tasks. Such losses often need a
+            smaller learning_rate than the default.
         folder: run folder, in which a second call continues; None: a temporary one.
         views: how the views of an image may differ in the fine-tuning: "flip", "crop", "colour".
         pixels: "0..255": as they are. "0..1", "-1..1", "imagenet": the images have pixels 0..255,
@@ -60,9 +68,9 @@ def prune(
     check_choice("pixels", pixels, (None, *SCALINGS))
     for view in views:
         check_choice("views", view, VIEWS)
-    loaded = own_dataset("data", _arrays("data", data), _arrays("test", test), views)
-    source, text = GivenModel(model), " ".join(sorted(views))
-    subject = KerasSubject(source, lambda shape: loaded, pixels, text, keeps=bool(folder))
+    kind, loaded = _data(data, test, views, loss)
+    settings = dict(pixels=pixels, views=" ".join(sorted(views)), keeps=bool(folder), kind=kind)
+    subject = KerasSubject(GivenModel(model), lambda shape: loaded, **settings)
     with contextlib.ExitStack() as stack:
         stack.enter_context(keras.saving.custom_object_scope(custom_objects or {}))
         path = os.fspath(folder) if folder else stack.enter_context(tempfile.TemporaryDirectory())
@@ -77,15 +85,36 @@ def prune(
 # --------------------------------------------------------------------------------------------- data
 
 
-def _arrays(name, data):
-    """(images [N, H, W, C], labels int64 [N]) of a pair of arrays or a tf.data.Dataset."""
-    if data is None:
-        return None
+def _data(data, test, views, loss):
+    """(what the outputs mean, Dataset)"""
+    pairs = {"data": _pair("data", data)}
+    if test is not None:
+        pairs["test"] = _pair("test", test)
+    if loss is None:
+        kind: Classifier | OwnLoss = Classifier()
+        arrays = {
+            name: checked(f"x of {name}", f"y of {name}", x, np.asarray(y))
+            for name, (x, y) in pairs.items()
+        }
+    else:
+        packed = {name: Packing.of(y) for name, (_, y) in pairs.items()}
+        kind = OwnLoss(loss, packed["data"][0])
+        arrays = {}
+        for name, (x, _) in pairs.items():
+            images, rows = images_of(f"x of {name}", x), packed[name][1]
+            if len(images) != len(rows):
+                raise UserError(f"{name} has {len(images)} images, but {len(rows)} labels")
+            arrays[name] = images, rows
+    return kind, own_dataset("data", arrays["data"], arrays.get("test"), views)
+
+
+def _pair(name, data):
+    """(images, labels): an array, and an array or a structure of arrays."""
     if isinstance(data, tf.data.Dataset):
         return _from_dataset(name, data)
     if not isinstance(data, (tuple, list)) or len(data) != 2:
         raise UserError(f"{name} is a {type(data).__name__}; (x, y) or a tf.data.Dataset is needed")
-    return checked(f"x of {name}", f"y of {name}", *map(np.asarray, data))
+    return np.asarray(data[0]), data[1]
 
 
 def _from_dataset(name, dataset):
@@ -97,12 +126,11 @@ def _from_dataset(name, dataset):
     if spec[0].shape.rank == 3:
         dataset = dataset.batch(256)
     parts, size = [], 0
-    for x, y in dataset.as_numpy_iterator():
-        parts.append((x, y))
-        size += x.nbytes
+    for pair in dataset.as_numpy_iterator():
+        parts.append(pair)
+        size += pair[0].nbytes
         if size > MOST_BYTES:
             raise UserError(f"{name} holds more than {MOST_BYTES // 2**30} GiB of images")
     if not parts:
         raise UserError(f"{name} is empty")
-    x, y = (np.concatenate(part) for part in zip(*parts))
-    return checked(f"x of {name}", f"y of {name}", x, y)
+    return tf.nest.map_structure(lambda *leaves: np.concatenate(leaves), *parts)

@@ -7,7 +7,7 @@ import numpy as np
 import tensorflow as tf
 
 from coupling.extraction import copied, extract
-from coupling.heads import without_head
+from coupling.heads import Head, without_head
 from coupling.masking import kept_filters, whole_mask
 from coupling.prunable import PrunableModel
 from dataloader.arrays import SCALINGS
@@ -26,18 +26,23 @@ CLOSE = 1e-3  # largest difference of their logits, relative to the largest logi
 class Scaled:
     """A PrunableModel that is given pixels 0..255, and makes of them what its model expects."""
 
-    def __init__(self, network, mean, std, kept):
-        """kept: int [G], how many filters of each gate of the original model are left."""
+    def __init__(self, network, mean, std, kept, has_classes):
+        """
+        kept: int [G], how many filters of each gate of the original model are left; has_classes:
+        whether the outputs are logits of classes.
+        """
         self.network, self.mean, self.std, self.kept = network, mean, std, kept
         self.parts, self.first_parts = [self], network.first_parts
-        self.classes = max(2, network.classes)
+        self.has_classes = has_classes
+        self.classes = max(2, network.classes) if has_classes else network.classes
 
     def __getattr__(self, name):
         return getattr(self.network, name)
 
     def __call__(self, images, ctx):
         mean, std = (tf.constant(value, tf.float32) for value in (self.mean, self.std))
-        return of_classes(self.network((tf.cast(images, tf.float32) - mean) / std, ctx))
+        outputs = self.network((tf.cast(images, tf.float32) - mean) / std, ctx)
+        return of_classes(outputs) if self.has_classes else outputs
 
 
 def of_classes(logits):
@@ -51,13 +56,14 @@ class KerasNetworks:
     trained = True
     task = CLASSES
 
-    def __init__(self, model, data, strategy, tried):
+    def __init__(self, model, data, strategy, tried, has_classes=True):
         """
         Args:
             model: functional model; it stays as it is.
             data: Dataset.
             strategy: tf.distribute.Strategy of the devices.
             tried: how many training images `outputs` looks at.
+            has_classes: whether its outputs are those of a classifier.
         """
         self.data, self.strategy, self.arch = data, strategy, model.name
         self.size = data.x_train.shape[1:]
@@ -65,9 +71,9 @@ class KerasNetworks:
         with strategy.scope():
             whole = copied(model)
             self.notes = made_trainable(whole)
-            logits, head = without_head(whole)
+            logits, head = without_head(whole) if has_classes else (whole, Head.none())
             self.original = PrunableModel(logits, self.size)
-        self.head, self.put_back = head.kind, head.put_back
+        self.head, self.put_back, self.has_classes = head.kind, head.put_back, has_classes
         if head.kind == "sigmoid" and self.original.classes > 1:
             self.notes.append(
                 "its sigmoids are trained as classes that exclude each other, not as probabilities"
@@ -75,17 +81,24 @@ class KerasNetworks:
         random = np.random.default_rng(0).permutation(len(data.y_train))[:tried]
         self.images, self.labels = data.x_train[random], data.y_train[random]
 
-    def applies(self, scaling):
-        """Whether a scaling, a key of SCALINGS, fits the channels of the images."""
-        return len(SCALINGS[scaling][0]) in (1, self.images.shape[-1])
+    def scalings(self, asked=None):
+        """The keys of SCALINGS that fit the channels of the images, a list.
+
+        Raises UserError if the one that was asked for is not among them.
+        """
+        channels = self.images.shape[-1]
+        fits = [name for name, (mean, _) in SCALINGS.items() if len(mean) in (1, channels)]
+        if asked and asked not in fits:
+            raise UserError(f"--pixels {asked} is for 3 channels; the images have {channels}")
+        return fits
 
     def outputs(self, mean, std):
         """What the model, without its head, gives for the images tried: float32 [N, classes]."""
         found = []
         for first in range(0, len(self.images), 64):
             x = (self.images[first : first + 64].astype(np.float32) - mean) / std
-            logits = self.original(x.astype(np.float32), Context("moving"))
-            found.append(of_classes(logits).numpy())
+            y = self.original(x.astype(np.float32), Context("moving"))
+            found.append((of_classes(y) if self.has_classes else y).numpy())
         return np.concatenate(found)
 
     # ------------------------------------------------------------------------- making of networks
@@ -109,7 +122,7 @@ class KerasNetworks:
         """What is left of `network`, with kept[i] filters of gate i of the original model."""
         with self.strategy.scope():
             small = PrunableModel(extract(network, masks, keep_norms), self.size)
-        return Scaled(small, *self.pixels, kept)
+        return Scaled(small, *self.pixels, kept, self.has_classes)
 
     def _check_same(self, network, masks, small):
         """Raises UserError unless the masked and the extracted network give the same logits."""

@@ -112,9 +112,8 @@ def prepare(options, subject, machines, console, measures=True):
         data = subject.data(share)
         subsets = options.subsets
         sizes = subsets.val_per_class, subsets.subset_per_class
-        val, subset = select_subsets(
-            data.y_train, data.classes, *sizes, subsets.seed, data.class_names
-        )
+        labels, count = data.strata
+        val, subset = select_subsets(labels, count, *sizes, subsets.seed, data.class_names)
         _check_knowledge(len(val), data.classes)
         if data.encoded:
             data.x_test.check()

@@ -142,6 +142,8 @@ def compare(run, start, pruned, chosen):
         entries[name] |= {"params": params, "flops": flops, "latency_ms": round(latency, 3)}
     if run.options.search.target == "latency":
         entries["latency"] = _latency(run, start, pruned)
+    if run.networks.task.accuracy_name != "top-1":
+        entries["accuracy_name"] = run.networks.task.accuracy_name
     if run.data.encoded:
         entries["broken"] = run.broken.count()
     entries["flops_rate"] = entries["pruned"]["flops"] / entries["baseline"]["flops"]

@@ -22,6 +22,7 @@ class Task:
         divergence: between the outputs of two networks, see kld.
         right: accuracy in trainings, see op_utils.right.
         measure: for evaluations, see engine.evaluation.measure.
+        accuracy_name: what to call the accuracy of an evaluation.
     """
 
     judgement: Judgement
@@ -30,6 +31,7 @@ class Task:
     divergence: Callable
     right: Callable
     measure: Callable
+    accuracy_name: str = "top-1"
 
 
 CLASSES = Task(OF_CLASSES, reward_loss, plain_loss, kld, right, measure)

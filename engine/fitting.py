@@ -140,7 +140,8 @@ class _Hooks:
                 for key, value in self.evaluator(track).items()
                 if key != "images"
             }
-            test = f", test loss {record['test_loss']:.4f} top-1 {record['test_top1']:.2%}"
+            name_of = run.networks.task.accuracy_name
+            test = f", test loss {record['test_loss']:.4f} {name_of} {record['test_top1']:.2%}"
         if run.data.encoded:
             record["broken"] = run.broken.count()
         # Order matters: the record is written before the checkpoint. A resumed run drops a record

@@ -9,7 +9,8 @@ class Networks(typing.Protocol):
     arch: the name of the architecture.
     trained: whether there is a trained network to start from; if not, the run trains a baseline.
     source: what to call that network in messages, None without one.
-    task: what its outputs mean, see ekg.task.Task; here only `right` and `measure` are used.
+    task: what its outputs mean, see ekg.task.Task; the engine uses `right`, `measure` and
+        `accuracy_name`.
     """
 
     arch: str

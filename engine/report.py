@@ -9,7 +9,7 @@ def closing_table(result, test_images):
     rows = [("", "baseline", "pruned", "")]
     rows.append(
         (
-            "top-1",
+            result.get("accuracy_name", "top-1"),
             f"{old['top1']:.2%}",
             f"{new['top1']:.2%}",
             f"{100 * (new['top1'] - old['top1']):+.2f} points",

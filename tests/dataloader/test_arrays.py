@@ -45,7 +45,11 @@ def test_labels_that_are_not_one_class_are_refused(rows):
     [
         (np.zeros((4, 8)), np.zeros(4), r"x is float64 \[4, 8\]"),
         (np.zeros((4, 8, 8, 3)), np.zeros(3), "x has 4 images, but y 3 class numbers"),
-        (np.zeros((4, 8, 8, 3)), np.full(4, 0.5), "class numbers"),
+        (
+            np.zeros((4, 8, 8, 3)),
+            np.full(4, 0.5),
+            "y is float64, but no class numbers; for other labels",
+        ),
         (np.full((4, 8, 8, 3), np.nan), np.zeros(4), "NaN"),
         (np.zeros((4, 8, 8, 3)), np.array([0, 1, -1, 0]), "the label -1"),
     ],

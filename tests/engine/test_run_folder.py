@@ -15,6 +15,7 @@ from engine.run_files import (
     BANK,
     BROKEN,
     KERAS_RESULT,
+    KERAS_UNFINISHED,
     MEASURED,
     PLOTS,
     RECORDS,
@@ -272,6 +273,7 @@ def test_every_file_of_a_run_is_known(tmp_path):
         BROKEN,
         TIMES,
         KERAS_RESULT,
+        KERAS_UNFINISHED,
         "config.json",
         "result.json",
     }
