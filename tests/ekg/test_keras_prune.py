@@ -121,6 +121,15 @@ def test_datasets_of_tensorflow(trained, batched):
     assert smaller.count_params() < model.count_params()
 
 
+@pytest.mark.long
+def test_filters_are_rounded(trained):
+    model, x, y = trained
+    settings = {**QUICK, "train_epoch": 0, "search": "uniform", "score": "l1"}
+    smaller = prune(model, (x, y), 0.5, round_to=4, **settings)
+    widths = [layer.filters for layer in smaller.layers if isinstance(layer, L.Conv2D)]
+    assert {width % 4 for width in widths} == {0} and min(widths) == 4
+
+
 @pytest.mark.parametrize(
     "change, line",
     [
