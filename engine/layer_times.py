@@ -47,6 +47,19 @@ class Grid:
     ms: list
     constant_ms: list
 
+    def check(self):
+        """Raises ValueError unless these are times of ascending widths."""
+        for widths in (self.ins, self.outs):
+            if not widths or sorted(set(widths)) != list(widths) or widths[0] < 1:
+                raise ValueError(f"widths {widths} do not ascend")
+        shape = len(self.ins), len(self.outs)
+        times = np.array(self.ms, float)
+        if times.shape != shape or not np.isfinite(times).all() or times.min() < 0:
+            raise ValueError(f"a grid is not {shape[0]} x {shape[1]} times")
+        constant = np.array(self.constant_ms, float)
+        if constant.shape not in ((0,), shape[1:]) or not np.isfinite(constant).all():
+            raise ValueError(f"{len(self.constant_ms)} times of constants for {shape[1]} widths")
+
     def at(self, width_in, width_out):
         """Milliseconds at these widths, bilinear between points of the grid."""
         by_out = [np.interp(width_in, self.ins, column) for column in zip(*self.ms)]
@@ -132,12 +145,13 @@ class LayerTimes:
         try:
             grids = {key: Grid(**grid) for key, grid in described["layers"].items()}
             for grid in grids.values():
-                shape = len(grid.ins), len(grid.outs)
-                if np.array(grid.ms, float).shape != shape or not np.isfinite(grid.ms).all():
-                    raise ValueError(f"a grid is not {shape[0]} x {shape[1]} numbers")
+                grid.check()
             check = {key: float(described["check"][key]) for key in CHECKED}
-            numbers = float(described["scale"]), float(described["layer_ms"])
-            return cls(dict(described["setting"]), int(described["block"]), grids, *numbers, check)
+            scale, layer_ms = float(described["scale"]), float(described["layer_ms"])
+            block = int(described["block"])
+            if block < 1 or not 0 < scale < np.inf or not 0 <= layer_ms < np.inf:
+                raise ValueError(f"block {block}, scale {scale}, layer_ms {layer_ms}")
+            return cls(dict(described["setting"]), block, grids, scale, layer_ms, check)
         except (KeyError, TypeError, AttributeError) as error:
             raise ValueError(f"{type(error).__name__}: {error}") from error
 

@@ -81,6 +81,12 @@ def test_a_file_of_something_else_is_refused(network, tmp_path):
         json.dumps(whole | {"layers": {"a": grid | {"ms": [[1.0]]}}}),
         json.dumps(whole | {"layers": {"a": grid | {"ms": [["x"] * len(grid["outs"])]}}}),
         json.dumps(whole | {"check": {}}),
+        json.dumps(whole | {"block": 0}),
+        json.dumps(whole | {"scale": 0.0}),
+        json.dumps(whole | {"layer_ms": -1.0}),
+        json.dumps(whole | {"layers": {"a": grid | {"constant_ms": [1.0]}}}),
+        json.dumps(whole | {"layers": {"a": grid | {"outs": grid["outs"][::-1]}}}),
+        json.dumps(whole | {"layers": {"a": grid | {"ins": []}}}),
     ]
     for text in damaged:
         (tmp_path / "layers.json").write_text(text)
