@@ -1,5 +1,7 @@
 """The whole method on a small Keras model: the file that comes out, and that a run goes on."""
 
+import contextlib
+import io
 import json
 import subprocess
 import sys
@@ -69,10 +71,19 @@ def program(monkeypatch, capfd):
     return run
 
 
-def test_a_model_is_pruned_to_a_plain_keras_file(given, program, tmp_path):
-    folder = tmp_path / "run"
-    code, out, err = program(given / "model.keras", given / "data.npz", folder)
-    assert code == 0, err
+@pytest.fixture(scope="module")
+def finished(given, tmp_path_factory):
+    """(the folder of a finished run on the model, what it printed)"""
+    folder, printed = tmp_path_factory.mktemp("whole") / "run", io.StringIO()
+    command = ["prune_keras.py", given / "model.keras", "--data_path", given / "data.npz"]
+    with pytest.MonkeyPatch.context() as patches, contextlib.redirect_stdout(printed):
+        patches.setattr(sys, "argv", [*map(str, command), "--train_path", str(folder), *FLAGS])
+        assert run_program(prune_keras.main, resumable=True) == 0
+    return folder, printed.getvalue()
+
+
+def test_a_model_is_pruned_to_a_plain_keras_file(given, finished, program, tmp_path):
+    folder, out = finished
     assert "pixels 0..1" in out and f"{folder}/pruned.keras is the result" in out
     result = json.loads((folder / "result.json").read_text())
     assert result["flops_rate"] <= 0.6 and result["pruned"]["top1"] > 0.9
@@ -80,12 +91,15 @@ def test_a_model_is_pruned_to_a_plain_keras_file(given, program, tmp_path):
     np.savez(tmp_path / "test.npz", x=images / np.float32(255), y=labels)
     # In a process without this project: the same accuracy, from probabilities.
     script = (
-        "import keras, numpy as np; d = np.load('test.npz');"
-        "m = keras.models.load_model('run/pruned.keras'); p = m.predict(d['x'], verbose=0);"
+        "import sys, keras, numpy as np; d = np.load('test.npz');"
+        "m = keras.models.load_model(sys.argv[1]); p = m.predict(d['x'], verbose=0);"
         "print(abs(p.sum(1) - 1).max() < 1e-4, (p.argmax(1) == d['y']).mean(), m.count_params())"
     )
     end = subprocess.run(
-        [sys.executable, "-c", script], cwd=tmp_path, capture_output=True, text=True
+        [sys.executable, "-c", script, folder / "pruned.keras"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
     )
     said = end.stdout.splitlines()[-1].split()
     assert said[0] == "True" and float(said[1]) == pytest.approx(result["pruned"]["top1"])
@@ -99,13 +113,12 @@ def test_a_model_is_pruned_to_a_plain_keras_file(given, program, tmp_path):
     ["ekg.stages.compare", pytest.param("ekg.stages.extracted", marks=pytest.mark.slow)],
 )
 def test_an_interrupted_run_ends_as_if_it_had_not_been(
-    given, program, tmp_path, monkeypatch, until
+    given, finished, program, tmp_path, monkeypatch, until
 ):
     def interrupt(*_):
         raise KeyboardInterrupt
 
-    whole, folder = tmp_path / "whole", tmp_path / "run"
-    assert program(given / "model.keras", given / "data.npz", whole)[0] == 0
+    whole, folder = finished[0], tmp_path / "run"
     with monkeypatch.context() as patches:
         patches.setattr(until, interrupt)
         assert program(given / "model.keras", given / "data.npz", folder)[0] != 0

@@ -115,10 +115,10 @@ def trained(model):
 @pytest.mark.parametrize(
     "build",
     [
-        *(nested, shared, None),
+        nested,
         *(
             pytest.param(build, marks=pytest.mark.slow)
-            for build in (lambda_layer, frozen_norm, augmented, own_layer)
+            for build in (lambda_layer, frozen_norm, shared, augmented, own_layer, None)
         ),
     ],
 )
