@@ -218,3 +218,10 @@ def test_hessian_compares_a_product_with_gradients():
     flags = "--arch ResNet-8 --batch_size 4 --seconds 0.01"
     (row,) = rows_of(f"bench/hessian.py {flags}", "4")
     assert all(float(cell) > 0 for cell in row[1:]) and len(row) == 7
+
+
+@pytest.mark.slow
+def test_keras_passes_are_compared():
+    flags = "--models MobileNet --batch_size 2 --rounds 1"
+    (row,) = rows_of(f"bench/keras_passes.py {flags}", "MobileNet")
+    assert all(float(cell) > 0 for cell in row[1:]) and len(row) == 7
