@@ -3,8 +3,9 @@
 A pickle is a program, and Python's unpickler runs it: it calls any function the file names,
 allocates any length the file announces, sets attributes on any object (BUILD), and hashes keys that
 may be chosen to collide. This module runs only the opcodes that arrays, numbers and plain
-containers need, on a stack of plain values. A global name must be in the table given to `run`,
-otherwise the file is refused. Nothing else can be called or changed.
+containers need, on a stack of plain values. A global name must be in the table given to `run`, or
+be known as inert: then its value is never made. Otherwise the file is refused. Nothing else can be
+called or changed.
 """
 
 import pickletools
@@ -31,13 +32,25 @@ class Name:
         self.text, self.function = text, function
 
 
+class Inert:
+    """Stands for a value of a class or function that was only recognised by its name, `text`.
+
+    It is never made, called or changed; its arguments, state and items are dropped.
+    """
+
+    __slots__ = ("text",)
+
+    def __init__(self, text):
+        self.text = text
+
+
 class Built:
     """Base of values that receive their state from the opcode BUILD, in `set_state(state)`."""
 
     __slots__ = ()
 
 
-def run(stream, names, encoding="ASCII", persistent=None):
+def run(stream, names, encoding="ASCII", persistent=None, inert=None):
     """Runs one pickle and returns its value.
 
     The value is made of None, bool, int, float, str, bytes, list, tuple, dict and whatever the
@@ -49,16 +62,18 @@ def run(stream, names, encoding="ASCII", persistent=None):
         names: {(module, name): Name}, the global names that are allowed.
         encoding: of strings from Python 2; "bytes" keeps them as bytes.
         persistent: function(id) that resolves BINPERSID; None refuses that opcode.
+        inert: function(name, the name of the Inert that it follows, or None) -> whether values of
+            that name are left as Inert; None refuses them all.
 
     Raises UnsafePickle for a name or an opcode that is not allowed. A damaged pickle can raise
     almost any exception.
     """
-    machine = _Machine(names, encoding, persistent, stream.getbuffer().nbytes)
+    machine = _Machine(names, encoding, persistent, inert, stream.getbuffer().nbytes)
     # genops is safe against false lengths: a BytesIO returns only the bytes it has.
     for count, (opcode, argument, _) in enumerate(pickletools.genops(stream)):
         if count == MOST_OPCODES:
             raise ValueError(f"more than {MOST_OPCODES} opcodes")
-        step = _STEPS.get(opcode.name)
+        step = _STEPS.get(opcode.name) or (_OF_INERT.get(opcode.name) if inert else None)
         if step is None:
             raise UnsafePickle(
                 f"opcode {opcode.name}" + (f" {argument}"[:100] if argument is not None else "")
@@ -79,8 +94,9 @@ def plain_key(key):
 class _Machine:
     """The state of a running pickle; the methods are its opcodes, see _STEPS."""
 
-    def __init__(self, names, encoding, persistent, size):
+    def __init__(self, names, encoding, persistent, inert, size):
         self.names, self.encoding, self.persistent = names, encoding, persistent
+        self.inert = inert
         self.stack, self.outer, self.memo = [], [], {}  # outer: the stacks below the marks
         # What calls may still return in total: bytes, and dict keys.
         self.allowance = {bytes: size, dict: MOST_OPCODES}
@@ -120,10 +136,25 @@ class _Machine:
         return self.stack[-1]
 
     def extend(self, items):
-        self.top(list).extend(items)
+        if not isinstance(self.stack[-1], Inert):
+            self.top(list).extend(items)
 
     def update(self, items):
-        self.top(dict).update(_pairs(items))
+        if not isinstance(self.stack[-1], Inert):
+            self.top(dict).update(self.pairs(items))
+
+    def pairs(self, items):
+        """dict of keys and values in turn. Beside inert values, other keys than text and numbers
+        are left out: dicts of settings have them, and no name of an array is one.
+        """
+        if len(items) % 2:
+            raise ValueError("a key without a value")
+        left_out = (type(None), float, tuple, Inert) if self.inert else ()
+        return {
+            plain_key(key): value
+            for key, value in zip(items[::2], items[1::2])
+            if type(key) not in left_out
+        }
 
     def put(self, index):
         self.memo[index] = self.stack[-1]
@@ -131,9 +162,15 @@ class _Machine:
     def look_up(self, module, name):
         if not (module and name):
             raise ValueError("an empty global name")
-        if (module, name) not in self.names:
-            raise UnsafePickle(f"{module}.{name}"[:200])
-        self.push(self.names[module, name])
+        if (module, name) in self.names:
+            self.push(self.names[module, name])
+            return
+        text = f"{module}.{name}"
+        last = self.stack[-1] if self.stack else None
+        behind = last.text if isinstance(last, Inert) else None
+        if self.inert is None or not self.inert(text, behind):
+            raise UnsafePickle(text[:200])
+        self.push(Inert(text))
 
     def stack_global(self):
         module, name = self.take(2)
@@ -143,10 +180,16 @@ class _Machine:
 
     def call(self):
         function, arguments = self.take(2)
+        if isinstance(function, Inert):
+            self.push(function)
+            return
         if type(function) is not Name or function.function is None or type(arguments) is not tuple:
             raise ValueError(
                 f"a call of {function.text if type(function) is Name else type(function).__name__}"
             )
+        for argument in arguments:
+            if isinstance(argument, Inert):
+                raise UnsafePickle(argument.text)
         made = function.function(*arguments)
         if type(made) in self.allowance:
             # An intact file creates each string and dict once. A malicious one may refer to the
@@ -156,8 +199,18 @@ class _Machine:
                 raise ValueError("calls that return more data than the file contains")
         self.push(made)
 
+    def new(self, operands):
+        """NEWOBJ and NEWOBJ_EX: only of what is inert."""
+        made, *_ = self.take(operands)
+        if not isinstance(made, Inert):
+            text = made.text if type(made) is Name else type(made).__name__
+            raise UnsafePickle(f"opcode NEWOBJ{'_EX' * (operands > 2)} of {text}")
+        self.push(made)
+
     def build(self):
         (state,) = self.take(1)
+        if isinstance(self.stack[-1], Inert):
+            return
         if isinstance(self.stack[-1], Built):
             self.stack[-1].set_state(state)
         # A dict's state is ignored: PyTorch's OrderedDict has an attribute `_metadata`.
@@ -168,12 +221,6 @@ class _Machine:
         if self.persistent is None:
             raise UnsafePickle("a persistent id")
         self.push(self.persistent(*self.take(1)))
-
-
-def _pairs(items):
-    if len(items) % 2:
-        raise ValueError("a key without a value")
-    return {plain_key(key): value for key, value in zip(items[::2], items[1::2])}
 
 
 _LITERALS = (
@@ -198,7 +245,7 @@ _STEPS = {
     "APPEND": lambda m, _: m.extend(m.take(1)),
     "APPENDS": lambda m, _: m.extend(m.since_mark()),
     "EMPTY_DICT": lambda m, _: m.push({}),
-    "DICT": lambda m, _: m.push(_pairs(m.since_mark())),
+    "DICT": lambda m, _: m.push(m.pairs(m.since_mark())),
     "SETITEM": lambda m, _: m.update(m.take(2)),
     "SETITEMS": lambda m, _: m.update(m.since_mark()),
     "TUPLE": lambda m, _: m.push(tuple(m.since_mark())),
@@ -210,4 +257,12 @@ _STEPS = {
     "REDUCE": lambda m, _: m.call(),
     "BUILD": lambda m, _: m.build(),
     "BINPERSID": lambda m, _: m.persistent_id(),
+}
+# Opcodes that only values which are left inert need.
+_OF_INERT = {
+    "NEWOBJ": lambda m, _: m.new(2),
+    "NEWOBJ_EX": lambda m, _: m.new(3),
+    "EMPTY_SET": lambda m, _: m.push(Inert("builtins.set")),
+    "ADDITEMS": lambda m, _: m.extend(m.since_mark()),
+    "FROZENSET": lambda m, _: (m.since_mark(), m.push(Inert("builtins.frozenset"))),
 }

@@ -14,6 +14,7 @@ import numpy as np
 
 from files import pickle_reader
 from files.guards import DEEPEST, checked_sizes, refusals
+from files.inert import is_inert
 from files.pickle_reader import Built, Name, UnsafePickle
 
 DTYPE = re.compile("b1|[iu][1248]|f[248]")
@@ -130,27 +131,28 @@ def _arrays(value, done, depth=0):
     return done[id(value)]
 
 
-def load_pickle(data, encoding="ASCII"):
+def load_pickle(data, encoding="ASCII", inert=False):
     """The object in a pickle of plain containers, plain values and NumPy arrays of numbers.
 
-    data: bytes. encoding: "bytes" reads Python 2 pickles such as the CIFAR batches. Arrays are
+    data: bytes. encoding: "bytes" reads Python 2 pickles such as the CIFAR batches. inert: whether
+    values of the kinds in files.inert become pickle_reader.Inert; else they are refused. Arrays are
     ndarrays that share memory with `data`. Dict keys are str, bytes or int. An object that the
     pickle refers to twice is returned as one object. Raises UnsafePickle for anything else (the
     message names it), ValueError if the pickle cannot be read.
     """
     stream = io.BytesIO(data)
-    value = load_pickle_from(stream, encoding)
+    value = load_pickle_from(stream, encoding, inert=inert)
     if stream.read(1):
         raise ValueError("more data follows the pickle")
     return value
 
 
-def load_pickle_from(stream, encoding="ASCII", names=None, persistent=None):
+def load_pickle_from(stream, encoding="ASCII", names=None, persistent=None, inert=False):
     """Like load_pickle, for one pickle at the position of an io.BytesIO.
 
     names, persistent: additional global names and persistent ids, see pickle_reader.run.
     """
     with refusals():
-        return _arrays(
-            pickle_reader.run(stream, {**_NAMES, **(names or {})}, encoding, persistent), {}
-        )
+        known = {**_NAMES, **(names or {})}
+        rule = is_inert if inert else None
+        return _arrays(pickle_reader.run(stream, known, encoding, persistent, rule), {})

@@ -26,7 +26,7 @@ from hypothesis import strategies as st
 from mutation import mutations, within_bounds
 from python2 import python2
 from safetensors_writer import write_safetensors
-from torch_file_writer import Tensor, write_legacy, write_zip
+from torch_file_writer import Tensor, write_legacy, write_tar, write_zip
 
 from dataloader.cifar import load_cifar
 from dataloader.encoded import PNG, decode_image
@@ -203,6 +203,22 @@ def form(seed, read, pack=SAME, error=UserError, opcodes=False):
     return Form(seed if callable(seed) else lambda _: seed, pack, read, error, opcodes)
 
 
+def tar_of_tensors(tmp_path):
+    return write_tar(tmp_path / "tensors", TENSORS).read_bytes()
+
+
+def tar_mended(tmp_path, data):
+    """The .tar with the right check sum in every header that is where it was."""
+    data = bytearray(data)
+    for begin in range(0, len(data), 512):
+        header = data[begin : begin + 512]
+        if header[257:262] == b"ustar":
+            data[begin + 148 : begin + 156] = b"%06o\0 " % sum(
+                header[:148] + b" " * 8 + header[156:]
+            )
+    return bytes(data)
+
+
 def parameters(seed, pack=SAME, opcodes=False):
     return form(seed, read_parameter_file, pack, opcodes=opcodes)
 
@@ -234,6 +250,7 @@ FORMS = {
         written(write_safetensors, {n: np.asarray(a) for n, a in ARRAYS.items() if n != "__meta__"})
     ),
     ".pth legacy": parameters(written(write_legacy, TENSORS), opcodes=True),
+    ".pth tar": parameters(tar_of_tensors, tar_mended, opcodes=True),
     "CIFAR python batch": form(python2(BATCH), read_batch("python", "test_batch"), opcodes=True),
     "CIFAR binary batch": form(BINARY, read_batch("binary", "data_batch_2.bin")),
     "CIFAR archive": form(archive_of, read_archive),

@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 from cifar_files import generate, planes, write, write_archive, write_npz
 from python2 import python2
-from torch_file_writer import write_legacy, write_zip
+from torch_file_writer import write_legacy, write_tar, write_zip
 
 from dataloader.cifar import load_cifar
 from files import pickle_reader, pickles
@@ -214,7 +214,7 @@ def test_attacks_are_refused_by_name_and_do_not_run(made, extension, name, encod
     assert not made.exists()
 
 
-DOORS = ["param.pkl", "zip .pth", "legacy .pth", "CIFAR folder", "CIFAR archive"]
+DOORS = ["param.pkl", "zip .pth", "legacy .pth", "tar .pth", "CIFAR folder", "CIFAR archive"]
 
 
 @pytest.mark.parametrize("door", DOORS)
@@ -230,9 +230,8 @@ def test_every_door_is_shut(tmp_path, made, extension, name, door):
         read = lambda: load_cifar("CIFAR10", 10, str(path))
     else:
         path = tmp_path / "param"
-        writer = {"zip .pth": write_zip, "legacy .pth": write_legacy}.get(
-            door, lambda path, data: path.write_bytes(data)
-        )
+        writers = {"zip .pth": write_zip, "legacy .pth": write_legacy, "tar .pth": write_tar}
+        writer = writers.get(door, lambda path, data: path.write_bytes(data))
         writer(path, data)
         read = lambda: read_parameters(str(path))
     with pytest.raises(UserError, match="refused") as refusal:
