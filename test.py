@@ -12,7 +12,7 @@ import contextlib
 import json
 import sys
 
-from cli.flags import add_any_data_flags, add_device_flags, add_width_flag
+from cli.flags import add_any_data_flags, add_device_flags, add_key_flag, add_width_flag
 from cli.latency import add_latency_flags, check_latency_flags, report_latency
 from cli.network_file import read_network_file
 from cli.options import device_options
@@ -33,6 +33,7 @@ def parse(argv=None):
         choices=list(BUILDERS),
         help="network (default: that of the file, else ResNet-56)",
     )
+    add_key_flag(group)
     add_width_flag(group)
     group = parser.add_argument_group("evaluation")
     group.add_argument(
@@ -71,7 +72,7 @@ def evaluate(args, machines):
             raise UserError(
                 "--sync_bn goes with --batch_stats: moving averages are the same on all replicas"
             )
-        file = read_network_file(args.trained_param, args)
+        file = read_network_file(args.trained_param, args, args.trained_key)
     import_tensorflow()
     from dataloader import load_test_set
     from engine.configuration import check_agreement
@@ -102,7 +103,9 @@ def measure(args, machines, data, file):
         network, runtime, data.augmentation, data.x_test, data.y_test, batch_size, statistics
     )
     if machines.chief:
-        print("".join(f"{line}\n" for line in (*data.notes, *lines)), end="", file=sys.stderr)
+        notes = (f"{file.path}: {file.note}",) if file.note else ()
+        notes += *data.notes, *lines
+        print("".join(f"{line}\n" for line in notes), end="", file=sys.stderr)
     if args.json:
         return network, evaluator()
     console = Console(prints=machines.chief)

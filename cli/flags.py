@@ -63,6 +63,16 @@ def add_device_flags(parser, precision=True, machines=True):
     )
 
 
+def add_key_flag(group):
+    """Adds --trained_key to an argument group."""
+    group.add_argument(
+        "--trained_key",
+        metavar="NAME",
+        help="the network in --trained_param that is meant if it holds several, e.g. averaged"
+        " weights: state_dict_ema (default: the first)",
+    )
+
+
 def add_width_flag(group):
     """Adds --width_multiplier to an argument group."""
     group.add_argument(

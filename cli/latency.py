@@ -73,7 +73,8 @@ def check_latency_flags(args):
 
 def report_latency(args):
     """Times the networks of a parsed command line and prints a table, or with --json one object."""
-    files = [read_network_file(path, args) for path in (*args.against, args.trained_param)]
+    files = [read_network_file(path, args) for path in args.against]
+    files.append(read_network_file(args.trained_param, args, args.trained_key))
     from distribution.startup import import_tensorflow
 
     import_tensorflow()

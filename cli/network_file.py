@@ -5,7 +5,7 @@ import dataclasses
 from dataloader import DATASETS, IN_FILES, FileOptions
 from nets import build_network, classes_of, input_size_of, variant_of
 from nets.catalogue import BUILDERS, IMAGENET
-from nets.parameters import check_saved_for, read_parameters
+from nets.parameters import check_known, check_saved_for, note_on_others, read_parameters
 from utils import UserError
 
 CIFAR_SIZE = 32  # height and width of all images that are not in files
@@ -22,6 +22,7 @@ class NetworkFile:
         dataset: one of dataloader.DATASETS.
         variant: see nets.variant_of.
         files: FileOptions if the images of `dataset` are in files, else None.
+        note: line about other networks in the file, "" without any.
     """
 
     path: str
@@ -30,6 +31,7 @@ class NetworkFile:
     dataset: str
     variant: dict
     files: FileOptions | None
+    note: str = ""
 
     @property
     def classes(self):
@@ -50,19 +52,21 @@ class NetworkFile:
         return build_network(*shape, self.parameters, origin=self.path, **self.variant)
 
 
-def read_network_file(path, args):
-    """The NetworkFile at `path`.
+def read_network_file(path, args, key=None):
+    """The NetworkFile at `path`. key: of its network, see nets.parameters.read_parameters.
 
     args: parsed flags --arch, --dataset, --width_multiplier, --input_size, --val_labels. They must
     not contradict the file, and give what it does not say. Raises UserError.
     """
-    parameters, meta = read_parameters(path)
+    parameters, meta = read_parameters(path, key)
+    check_known(path, parameters)
     arch = _settled(args.arch, meta, "arch", BUILDERS, "ResNet-56", path)
     fallback = "ImageNet" if arch in IMAGENET else "CIFAR10"
     dataset = _settled(args.dataset, meta, "dataset", DATASETS, fallback, path)
     files = _file_options(args, dataset, meta)
     variant = variant_of(meta, path, args.width_multiplier)
-    return NetworkFile(path, parameters, arch, dataset, variant, files)
+    note = note_on_others(meta)
+    return NetworkFile(path, parameters, arch, dataset, variant, files, note)
 
 
 def _settled(asked, meta, key, known, fallback, path):

@@ -52,6 +52,7 @@ def options_from(args):
         width_multiplier=args.width_multiplier,
         dataset=args.dataset,
         trained_param=args.trained_param,
+        trained_key=getattr(args, "trained_key", None),
         search_from=args.search_from,
         layer_times=args.layer_times,
         files=_file_options(args),

@@ -5,7 +5,7 @@ Nothing here imports TensorFlow, so that --help and a wrong flag are answered at
 
 import argparse
 
-from cli.flags import PRECISIONS, add_width_flag
+from cli.flags import PRECISIONS, add_key_flag, add_width_flag
 from cli.parser import count, count_or_none, not_negative, part, positive, share
 from cli.time_flags import add_time_flags
 from ekg.candidates import FILTERS
@@ -85,6 +85,7 @@ def _add_network_flags(group, architectures, arch):
         " (default: pretrained/ARCH_DATASET.pkl or ARCH-WIDTH_DATASET.pkl next to this program; if"
         " there is none, a baseline is trained first)",
     )
+    add_key_flag(group)
     add(
         "--search_from",
         metavar="FOLDER",

@@ -8,7 +8,13 @@ from ekg.task import CLASSES
 from engine.configuration import versions
 from engine.run_files import own_files
 from nets import build_network, unpruned_cost, variant_of
-from nets.parameters import check_saved_for, read_parameters, write_parameters
+from nets.parameters import (
+    check_known,
+    check_saved_for,
+    note_on_others,
+    read_parameters,
+    write_parameters,
+)
 from utils import UserError, digest
 
 
@@ -17,7 +23,7 @@ class PaperNetworks:
 
     task = CLASSES
 
-    def __init__(self, options, data, strategy, source, given, variant):
+    def __init__(self, options, data, strategy, source, given, variant, note=""):
         """
         Args:
             options: Options, for the architecture and the seed.
@@ -26,13 +32,15 @@ class PaperNetworks:
             source: path of the trained network, None without one.
             given: dict name -> array, of the trained network; None without one.
             variant: of the network, see nets.variant_of.
+            note: about the other networks in `source`, "" without any.
         """
         self.arch, self.data, self.strategy = options.arch, data, strategy
-        self.source, self.given, self.trained = source, given, given is not None
+        self.path, self.given, self.trained = source, given, given is not None
+        self.source = f"{source}: {note}" if note else source
         self.kept = dict(seed=options.seed, **variant)
 
     def start(self):
-        return self._made(self.given, origin=self.source)
+        return self._made(self.given, origin=self.path)
 
     def new(self):
         return self._made(None)
@@ -86,16 +94,23 @@ class PaperSubject:
 
     def __init__(self, options):
         self.options = options
-        self.source, self.given, self.variant = None, None, {}
+        self.source, self.given, self.meta, self.variant, self.note = None, None, {}, {}, ""
 
     def data(self, share):
         options = self.options
+        if options.trained_param:
+            self._read(options.trained_param)  # first: data sets may take long, or be missing
         return load_dataset(options.dataset, options.data_path, options.files, share)
 
     def find(self, begun):
         options = self.options
         self.source = options.trained_param or (None if begun else pretrained(options))
         if not self.source:
+            if options.trained_key is not None:
+                raise UserError(
+                    f"--trained_key {options.trained_key} chooses a network in --trained_param;"
+                    " give that too, or leave it out"
+                )
             self.variant = variant_of({}, None, options.width_multiplier)
             return f"a baseline trained here{_unusual(self.variant)}"
         deleted = map(os.path.realpath, own_files(options.train_path))
@@ -104,17 +119,25 @@ class PaperSubject:
                 f"--overwrite would delete {self.source}, which the run starts from; copy it to"
                 " another place first"
             )
-        self.given, meta = read_parameters(self.source)
+        meta = self._read(self.source)
         for key, ours in (("arch", options.arch), ("dataset", options.dataset)):
             check_saved_for(self.source, meta, key, ours)
         self.variant = variant_of(meta, self.source, options.width_multiplier)
         return f"parameters {digest(self.given)}{_unusual(self.variant)}"
 
+    def _read(self, path):
+        """Reads the network in a file, once; returns its meta."""
+        if self.given is None:
+            self.given, self.meta = read_parameters(path, self.options.trained_key)
+            check_known(path, self.given)
+            self.note = note_on_others(self.meta)
+        return self.meta
+
     def runtime(self, runtime):
         return runtime
 
     def networks(self, data, strategy):
-        own = self.source, self.given, self.variant
+        own = self.source, self.given, self.variant, self.note
         return PaperNetworks(self.options, data, strategy, *own)
 
 

@@ -25,7 +25,7 @@ FREE = {
     "resident_mib",
 }
 # These are compared by content, wherever the files are: see `start` below, ADOPTED and ekg.timing.
-FREE |= {"trained_param", "search_from", "layer_times", "width_multiplier"}
+FREE |= {"trained_param", "trained_key", "search_from", "layer_times", "width_multiplier"}
 PARTS = "replicas x accum"
 # Options that older runs do not name, and what these runs did.
 LATER_OPTIONS = {

@@ -136,6 +136,7 @@ class Options:
         width_multiplier: None for that of the network the run starts from.
         dataset: name of the data set.
         trained_param: parameter file to start from, None for the default.
+        trained_key: of the network in that file, None for the first.
         search_from: folder of the run whose search is taken over, None without one.
         layer_times: file with times of layers for the search, None to measure them.
         files: dataloader.FileOptions, None if images are not in files.
@@ -174,3 +175,4 @@ class Options:
     baseline: TrainOptions
     warm_up: TrainOptions
     fine_tuning: TrainOptions
+    trained_key: str | None = None

@@ -58,7 +58,7 @@ def build_network(
     return network
 
 
-def load(path, arch=None, dataset=None, width_multiplier=None):
+def load(path, arch=None, dataset=None, width_multiplier=None, trained_key=None):
     """The network in a parameter file, dense or pruned, as a nets.predictor.Predictor.
 
     A Predictor is a function of images to logits. An argument that is None is read from the meta
@@ -69,17 +69,19 @@ def load(path, arch=None, dataset=None, width_multiplier=None):
         arch: a key of nets.catalogue.BUILDERS.
         dataset: a key of nets.catalogue.PIXELS.
         width_multiplier: see build_network; 1 if the file does not say.
+        trained_key: of the network that is meant, if the file has several (read_parameters).
 
     Raises UserError if the file is damaged, contradicts an argument, or does not say what is None.
     """
     from distribution.startup import import_tensorflow
-    from nets.parameters import read_parameters
+    from nets.parameters import check_known, read_parameters
 
     import_tensorflow()
     from nets.predictor import Predictor
 
     path = str(path)
-    arrays, meta = read_parameters(path)
+    arrays, meta = read_parameters(path, trained_key)
+    check_known(path, arrays)
     arch = _settled(path, "arch", arch, meta.get("arch"), BUILDERS)
     dataset = _settled(path, "dataset", dataset, meta.get("dataset"), PIXELS)
     size = input_size_of(meta) or (224 if dataset == "ImageNet" else 32)

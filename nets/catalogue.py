@@ -6,6 +6,7 @@ come from the data, and its variant: padding and width multiplier, which paramet
 are the same, but a file of one network does not fit the other.
 """
 
+import re
 import typing
 
 # arch -> (module, class, options)
@@ -30,6 +31,8 @@ IMAGENET = ("ResNet-18", "ResNet-34", "ResNet-50", "MobileNet-v2-ImageNet")
 # PyTorch's, the same on all sides.
 PADDINGS = ("SAME", "symmetric")
 WIDEST = 16  # the largest width multiplier
+# How the names of arrays of these networks end.
+PARAMETER = re.compile(r"/(kernel|biases|gamma|beta|moving_mean|moving_variance):0$")
 
 # METHOD 8: mean and standard deviation of pixels (0..255) that the networks of a data set expect,
 # in the channel order of the array. The published CIFAR triples are the statistics of the data in

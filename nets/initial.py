@@ -1,13 +1,13 @@
 """The arrays of a new network: from a parameter file (values and shapes) or initialisers."""
 
-import re
 import zlib
 
 import numpy as np
 
+from nets.catalogue import PARAMETER
 from utils import UserError
 
-PARAMETER = re.compile(r"/(kernel|biases|gamma|beta|moving_mean|moving_variance):0$")
+HEAD = ("fc/kernel:0", "fc/biases:0")
 
 
 def he_normal(shape, rng):
@@ -61,6 +61,7 @@ class Arrays:
             for axis, (have, n) in enumerate(zip(shape, array.shape))
         ]
         if list(array.shape) != wanted or len(array.shape) != len(shape) or 0 in array.shape:
+            self._check_classes(name, array, shape)
             expected = [f"up to {n}" if axis == free else n for axis, n in enumerate(shape)]
             text = f"[{', '.join(map(str, expected))}]"
             raise UserError(
@@ -68,6 +69,18 @@ class Arrays:
                 f" {text}"
             )
         return array
+
+    def _check_classes(self, name, array, shape):
+        """Raises UserError if the array is the head of a network with other classes."""
+        if name not in HEAD or array.ndim != len(shape) or 0 in array.shape:
+            return
+        have, wanted = array.shape[-1], shape[-1]
+        if have != wanted:
+            raise UserError(
+                f"{self.origin} does not fit {self.arch}: it tells {have} classes apart, the data"
+                f" have {wanted}; a run does not replace the last layer: give the data of its"
+                f" {have} classes, or a network that was trained on these {wanted}"
+            )
 
     def lack(self, names):
         """Whether a parameter file is given that has none of `names`."""

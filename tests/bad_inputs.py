@@ -5,9 +5,11 @@ Each case is prepared in an empty folder, the working folder of the command. The
 on stderr.
 """
 
+import collections
 import dataclasses
 import errno
 import functools
+import gzip
 import os
 import pickle
 import resource
@@ -18,7 +20,7 @@ from collections.abc import Callable
 import numpy as np
 from cifar_files import generate, write_archive, write_npz, write_python
 from safetensors_writer import write_safetensors
-from torch_file_writer import Tensor, write_legacy, write_zip
+from torch_file_writer import Tensor, write_legacy, write_tar, write_zip
 from torch_networks import state_dict
 
 from distribution.machines import Alone
@@ -368,6 +370,7 @@ STATE_DICT = {
     "conv1.weight": Tensor(np.zeros((16, 3, 3, 3), np.float32)),
     "bn1.weight": Tensor(np.ones(16, np.float32)),
 }
+RESNET_18 = {name: Tensor(array) for name, array in state_dict("ResNet-18").items()}
 RESNET_101 = {
     f"layer{stage}.{block}.conv{n}.weight": Tensor(np.zeros((1, 1, 1, 1), np.float32))
     for stage, count in enumerate((3, 4, 23, 3), 1)
@@ -418,6 +421,10 @@ def resnet_18(folder, monkeypatch):
     )
 
 
+def too_many(folder, monkeypatch):
+    write_tar(folder / "param.pth", STATE_DICT, tensors=b"\x80\x02J\x00\x00\x00\x10.")
+
+
 def squeezed(folder, monkeypatch):
     state = state_dict("ResNet-18") | {
         "layer1.0.se.fc1.weight": np.zeros((4, 64, 1, 1), np.float32)
@@ -454,6 +461,40 @@ FILES = [
         "a `.pth` cut short", lambda f, m: half(write_zip(f / "param.pth", STATE_DICT)), "param.pth"
     ),
     both("a `.pth` of another network", pth(STATE_DICT), "param.pth"),
+    test_py(
+        "the same, without `--arch` and data", "--trained_param param.pth", pth({"net": STATE_DICT})
+    ),
+    both("a `.pth` of the first form with too many tensors", too_many, "param.pth"),
+    both(
+        "a `.pth` whose weights are a Counter",
+        pth({**RESNET_18, "fc.bias": collections.Counter({1: 2})}),
+        "param.pth",
+    ),
+    both(
+        "a `.pth` of a whole model",
+        pth(b"\x80\x02ctorchvision.models.resnet\nResNet\n)\x81."),
+        "param.pth",
+    ),
+    test_py(
+        "`--trained_key ema` of a file with `state_dict` and `state_dict_ema`",
+        "--trained_param param.pth --trained_key ema",
+        pth({"state_dict": RESNET_18, "state_dict_ema": {**RESNET_18}}),
+    ),
+    of("--trained_key ema", "`--trained_key` without `--trained_param`"),
+    both(
+        "a pointer of git-lfs",
+        file("param.pth", b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n"),
+        "param.pth",
+    ),
+    both("a web page", file("param.pth", b"<!DOCTYPE html><html>404</html>"), "param.pth"),
+    both("an archive", file("param.pth", gzip.compress(b"param.pkl", mtime=0)), "param.pth"),
+    both("an HDF5 file", file("param.h5", b"\x89HDF\r\n\x1a\n" + bytes(99)), "param.h5"),
+    both(
+        "the index of weights in two files",
+        file("model.safetensors.index.json", b'{"weight_map": {"a": "1", "b": "2"}}'),
+        "model.safetensors.index.json",
+    ),
+    both("a folder", lambda f, m: (f / "model.safetensors").write_bytes(b""), "."),
     both(
         "a `.pth` of a ResNet-101", pth({"state_dict": {**STATE_DICT, **RESNET_101}}), "param.pth"
     ),

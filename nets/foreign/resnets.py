@@ -1,11 +1,10 @@
-"""ResNets under PyTorch's names; torchvision and timm use the same ones."""
+"""ResNets under the names of torchvision, which timm shares, and of Hugging Face."""
 
 import collections
 import re
 
 from nets.catalogue import BUILDERS
 
-BLOCK = re.compile(r"layer(\d{1,3})\.(\d{1,3})\.conv1\.weight")
 KNOWN = {  # (blocks of each stage, bottlenecks) -> arch
     (options["blocks"], options.get("bottlenecks", False)): arch
     for arch, (_, builder, options) in BUILDERS.items()
@@ -14,16 +13,34 @@ KNOWN = {  # (blocks of each stage, bottlenecks) -> arch
 
 
 class ResNet:
-    """A ResNet from its state dict, `state`. Raises ValueError if its blocks are not in KNOWN."""
+    """A ResNet from its state dict, `state`. Raises ValueError if its blocks are not in KNOWN.
 
-    KIND = "ResNet"
-    LANDMARK = "layer1.0.conv1.weight"  # a name that every ResNet has, with or without a prefix
+    The names are those of torchvision; a subclass has others:
+
+    LIBRARY: whose names they are.
+    LANDMARK: a name that every ResNet has, with or without a prefix.
+    BLOCK: pattern of a name that every block has once: its stage and its number.
+    FIRST: the number of the first stage.
+    PREFIX: of the names of a block.
+    INNER: convolution n of a block, from 0, and its batch norm, numbered from COUNT.
+    SHORTCUT: convolution and batch norm of a projection.
+    ENDS: the layers before and after the blocks.
+    """
+
+    KIND, LIBRARY = "ResNet", "PyTorch"
+    LANDMARK = "layer1.0.conv1.weight"
+    BLOCK = re.compile(r"layer(\d{1,3})\.(\d{1,3})\.conv1\.weight")
+    FIRST, COUNT = 1, 1
+    PREFIX = "layer{stage}.{block}"
+    INNER = ("conv{n}", "bn{n}")
+    SHORTCUT = ("downsample.0", "downsample.1")
+    ENDS = ("conv1", "bn1", "fc")
 
     def __init__(self, state):
-        matches = map(BLOCK.fullmatch, state)
+        matches = map(self.BLOCK.fullmatch, state)
         counts = collections.Counter(int(match[1]) for match in matches if match)
-        self.blocks = tuple(counts[stage] for stage in range(1, max(counts) + 1))
-        self.bottlenecks = "layer1.0.conv3.weight" in state
+        self.blocks = tuple(counts[stage] for stage in range(self.FIRST, max(counts) + 1))
+        self.bottlenecks = f"{self.inner(0, 0, 2)[0]}.weight" in state
         if (self.blocks, self.bottlenecks) not in KNOWN:
             kind = "bottlenecks" if self.bottlenecks else "basic blocks"
             raise ValueError(
@@ -31,23 +48,34 @@ class ResNet:
                 f" {', '.join(KNOWN.values())}"
             )
         self.arch = KNOWN[self.blocks, self.bottlenecks]
-        self.like = f"PyTorch's {self.arch}"
+        self.like = f"{self.LIBRARY}'s {self.arch}"
+
+    def prefix(self, stage, block):
+        """What the names of a block start with; stages and blocks count from 0."""
+        return self.PREFIX.format(stage=stage + self.FIRST, block=block)
+
+    def inner(self, stage, block, n):
+        """The names of convolution n of a block, from 0, and of its batch norm."""
+        return [
+            f"{self.prefix(stage, block)}.{name.format(n=n + self.COUNT)}" for name in self.INNER
+        ]
 
     def layers(self):
         """Yields (their name, our name, kind) of every layer.
 
-        PyTorch numbers the convolutions of a block from 1; here the last one is always conv2.
+        PyTorch numbers the convolutions of a block from the first; here the last one is always
+        conv2.
         """
-        yield from (("conv1", "conv", "conv"), ("bn1", "bn", "bn"), ("fc", "fc", "fc"))
+        yield from zip(self.ENDS, ("conv", "bn", "fc"), ("conv", "bn", "fc"))
         for stage, count in enumerate(self.blocks):
             for block in range(count):
-                theirs, ours = f"layer{stage + 1}.{block}", f"BasicBlock{stage}.{block}"
-                for n in range(1, 4 if self.bottlenecks else 3):
-                    for kind in ("conv", "bn"):
-                        yield f"{theirs}.{kind}{n}", f"{ours}/{kind}{n - self.bottlenecks}", kind
+                ours = f"BasicBlock{stage}.{block}"
+                for n in range(3 if self.bottlenecks else 2):
+                    for kind, theirs in zip(("conv", "bn"), self.inner(stage, block, n)):
+                        yield theirs, f"{ours}/{kind}{n + 1 - self.bottlenecks}", kind
                 if block == 0 and (stage > 0 or self.bottlenecks):
-                    yield f"{theirs}.downsample.0", f"{ours}/conv3", "conv"
-                    yield f"{theirs}.downsample.1", f"{ours}/bn3", "bn"
+                    for kind, theirs in zip(("conv", "bn"), self.SHORTCUT):
+                        yield f"{self.prefix(stage, block)}.{theirs}", f"{ours}/{kind}3", kind
 
     def meta_of_widths(self, state):
         """The meta that follows from the widths: {}.
@@ -55,18 +83,19 @@ class ResNet:
         Raises ValueError if the network is grouped or wider than ours; a narrower one is pruned.
         Building the network checks whether widths fit together.
         """
-        most = {"conv1.weight": 64}
+        most = {f"{self.ENDS[0]}.weight": 64}
         for stage, count in enumerate(self.blocks):
             for block in range(count):
-                name = f"layer{stage + 1}.{block}."
-                kernels = range(1, 4 if self.bottlenecks else 3)
+                names = [
+                    f"{self.inner(stage, block, n)[0]}.weight"
+                    for n in range(3 if self.bottlenecks else 2)
+                ]
                 width = 64 << stage
-                most |= {f"{name}conv{n}.weight": width * (4 if n == 3 else 1) for n in kernels}
-                filters = state[name + "conv1.weight"].shape[0]
-                read = state[name + "conv2.weight"].shape[1]
+                most |= {name: width * (4 if n == 2 else 1) for n, name in enumerate(names)}
+                filters, read = state[names[0]].shape[0], state[names[1]].shape[1]
                 if 0 < read < filters and filters % read == 0:
                     raise ValueError(
-                        f"{name}conv2.weight is grouped: it reads {read} of {filters} channels;"
+                        f"{names[1]} is grouped: it reads {read} of {filters} channels;"
                         f" {self.arch} has no groups"
                     )
         for name, filters in most.items():
@@ -76,3 +105,22 @@ class ResNet:
                     f" {filters}"
                 )
         return {}
+
+
+class HuggingFaceResNet(ResNet):
+    """The names of Hugging Face's ResNetForImageClassification; the network is the same."""
+
+    LIBRARY = "Hugging Face"
+    LANDMARK = "resnet.encoder.stages.0.layers.0.layer.0.convolution.weight"
+    BLOCK = re.compile(
+        r"resnet\.encoder\.stages\.(\d{1,3})\.layers\.(\d{1,3})\.layer\.0\.convolution\.weight"
+    )
+    FIRST, COUNT = 0, 0
+    PREFIX = "resnet.encoder.stages.{stage}.layers.{block}"
+    INNER = ("layer.{n}.convolution", "layer.{n}.normalization")
+    SHORTCUT = ("shortcut.convolution", "shortcut.normalization")
+    ENDS = (
+        "resnet.embedder.embedder.convolution",
+        "resnet.embedder.embedder.normalization",
+        "classifier.1",
+    )
