@@ -13,7 +13,7 @@ import tensorflow as tf
 
 from dataloader.augment import DRAWS
 from dataloader.decoder import READERS, Decoder, Request
-from dataloader.encoded import JPEG, PNG
+from dataloader.encoded import UNKNOWN, is_known
 from dataloader.sampling import columns
 from dataloader.views import CROP_DRAWS
 from files.guards import one_line
@@ -157,9 +157,7 @@ class EncodedImages:
     # --------------------------------------------------------------------------------------- broken
 
     def check(self):
-        """Raises UserError for the first image that cannot be read, or does not start like a JPEG
-        or PNG.
-        """
+        """Raises UserError for the first image that cannot be read, or does not start like one."""
         parts = np.array_split(np.arange(len(self)), max(1, len(self) // 256))
         first_problem = lambda part: next(filter(None, map(self._problem, part)), None)
         with concurrent.futures.ThreadPoolExecutor(READERS) as readers:
@@ -169,8 +167,8 @@ class EncodedImages:
 
     def _problem(self, i):
         try:
-            known = self.files.read(i, most=8).startswith((JPEG, PNG))
-            return None if known else f"{self.files.name(i)} is neither a JPEG nor a PNG"
+            known = is_known(self.files.read(i, most=12))
+            return None if known else f"{self.files.name(i)} is {UNKNOWN}"
         except (OSError, ValueError) as error:
             return f"{self.files.name(i)} cannot be read: {one_line(error)}"
 

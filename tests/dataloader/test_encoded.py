@@ -10,7 +10,7 @@ import pytest
 import tensorflow as tf
 from PIL import Image
 
-from dataloader import encoded
+from dataloader import encoded, formats
 from dataloader.encoded import count_scans, decode_image, decode_window
 from files.guards import refusals
 
@@ -209,3 +209,86 @@ def test_scans_are_those_counted_outside():
     )
     with pytest.raises(ValueError, match="number of scans"):
         decode_image(jpeg(SMOOTH), np.int64(2**40))
+
+
+# -------------------------------------------------------------------------- BMP, GIF and WebP
+
+needs_webp = pytest.mark.skipif(
+    not formats.DECODES_WEBP, reason="this version of TensorFlow does not decode WebP"
+)
+ALPHA = np.concatenate([SMOOTH, SMOOTH[..., :1]], -1)
+OTHERS = {
+    "BMP": (pil(SMOOTH, "BMP"), SMOOTH),
+    "BMP with alpha": (pil(ALPHA, "BMP"), SMOOTH),
+    "GIF": (pil(SMOOTH // 64 * 64, "GIF"), None),
+    "GIF of several frames": (
+        pil(COLOUR, "GIF", save_all=True, append_images=[Image.fromarray(COLOUR[::-1])]),
+        None,
+    ),
+    "WebP": (pil(SMOOTH, "WEBP", quality=100), None),
+    "lossless WebP": (pil(SMOOTH, "WEBP", lossless=True), SMOOTH),
+    "WebP with alpha": (pil(ALPHA, "WEBP", lossless=True), None),
+    "lossy WebP with alpha": (pil(ALPHA, "WEBP", quality=100), None),
+}
+OTHERS = [
+    pytest.param(*OTHERS[name], id=name, marks=[needs_webp] if "WebP" in name else [])
+    for name in OTHERS
+]
+
+
+@pytest.mark.parametrize("data, expected", OTHERS)
+def test_other_formats_are_decoded_as_other_libraries_do(data, expected):
+    if expected is None:
+        expected = np.asarray(Image.open(io.BytesIO(data)).convert("RGB"))
+    image = decode_image(data)
+    assert image.dtype == tf.uint8 and image.shape == expected.shape
+    assert np.abs(image.numpy().astype(int) - expected).max() <= 4
+    np.testing.assert_array_equal(decode_image(data, np.int64(count_scans(data))), image)
+    in_graph = tf.data.Dataset.from_tensors((data, np.int64(count_scans(data)))).map(decode_image)
+    np.testing.assert_array_equal(next(iter(in_graph)), image)
+    window = lambda height, width: tf.constant([1, 2, 3, 4])
+    np.testing.assert_array_equal(decode_window(data, window), image[1:4, 2:6])
+
+
+@pytest.mark.parametrize("data, expected", OTHERS)
+def test_other_formats_cut_short_are_refused(data, expected):
+    for length in range(0, min(len(data), 60)):
+        refusal_of(data[:length])
+
+
+def changed(data, at, value):
+    return data[:at] + value + data[at + len(value) :]
+
+
+WEBPS = {form: pil(SMOOTH, "WEBP", lossless=form == "VP8L") for form in ("VP8L", "VP8 ")}
+ANIMATED = pil(COLOUR, "WEBP", save_all=True, append_images=[Image.fromarray(COLOUR // 2)])
+GIF = pil(SMOOTH, "GIF")
+FRAME = GIF.index(b"\x2c\0\0\0\0")  # where its only frame begins
+LARGE = struct.pack("<HH", 65_500, 65_500)
+LYING = {
+    "BMP too large": changed(pil(SMOOTH, "BMP"), 18, struct.pack("<ii", 65_500, 65_500)),
+    "BMP of least height": changed(pil(SMOOTH, "BMP"), 18, struct.pack("<ii", 4, -(2**31))),
+    "BMP with a palette": pil(SMOOTH[..., 0], "BMP"),
+    "GIF too large": changed(GIF, 6, LARGE),
+    "a large frame in a small GIF": changed(GIF, FRAME + 5, LARGE),
+    "thousands of frames": GIF[:FRAME]
+    + changed(GIF[FRAME:-1], 5, struct.pack("<HH", 4000, 4000)) * 100
+    + b";",
+    "lossless WebP too large": changed(WEBPS["VP8L"], 21, b"\xff\xff\xff\x0f"),
+    "lossy WebP too large": changed(WEBPS["VP8 "], 26, b"\xff\x3f\xff\x3f"),
+    "animated WebP": ANIMATED,
+    "animated WebP without the flag": changed(ANIMATED, 20, b"\0"),
+    "WebP of another form": changed(WEBPS["VP8L"], 12, b"VP9 "),
+    "RIFF of sound": b"RIFF\x24\0\0\0WAVEfmt " + bytes(30),
+}
+
+
+@pytest.mark.parametrize("what", LYING)
+def test_other_formats_that_announce_too_much_are_refused(what):
+    refusal_of(LYING[what])
+
+
+def test_frames_are_counted_by_their_area():
+    assert count_scans(GIF) == 1 and count_scans(GIF[:FRAME]) == 0
+    assert count_scans(GIF[:FRAME] + GIF[FRAME:-1] * 7 + b";") == 7
+    assert count_scans(LYING["a large frame in a small GIF"]) > 10**6

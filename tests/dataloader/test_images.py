@@ -217,7 +217,10 @@ def test_a_validation_set_is_looked_at_before_a_run(broken_root):
     good = EncodedImages(broken_root.files, SIZE)
     with pytest.raises(
         UserError,
-        match=rf"{IMAGES[3][1]} is neither a JPEG nor a PNG; an evaluation needs every image",
+        match=(
+            rf"{IMAGES[3][1]} is neither a JPEG nor a PNG, BMP, GIF or WebP; an evaluation needs"
+            " every image"
+        ),
     ):
         good.check()
     with pytest.raises(UserError, match=rf"{IMAGES[9][1]} cannot be read: .*No such file"):

@@ -24,12 +24,14 @@ from cifar_files import generate, planes, write, write_archive
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from mutation import mutations, within_bounds
+from PIL import Image
 from python2 import python2
 from safetensors_writer import write_safetensors
 from torch_file_writer import Tensor, write_legacy, write_tar, write_zip
 
 from dataloader.cifar import load_cifar
 from dataloader.encoded import PNG, decode_image
+from dataloader.formats import DECODES_WEBP
 from dataloader.shards import index_shard
 from nets.parameters import read_parameters
 from utils import UserError
@@ -105,6 +107,10 @@ def png_inside(data):
     return with_right_check_sums(
         PNG + head + chunk(b"IDAT", zlib.compress(data)) + chunk(b"IEND", b"")
     )
+
+
+def pil(form, **options):
+    return written(Image.fromarray(IMAGE).save, form, **options)
 
 
 def records(tmp_path, contents):
@@ -261,6 +267,13 @@ FORMS = {
     ),
     "JPEG": image(tf.io.encode_jpeg(IMAGE).numpy()),
     "JPEG progressive": image(tf.io.encode_jpeg(IMAGE, progressive=True).numpy()),
+    "BMP": image(pil("BMP")),
+    "GIF": image(pil("GIF")),
+    **(
+        {"WebP": image(pil("WEBP")), "WebP, lossless": image(pil("WEBP", lossless=True))}
+        if DECODES_WEBP
+        else {}
+    ),
     "PNG": image(tf.io.encode_png(IMAGE).numpy()),
     "PNG, inside chunks": image(
         tf.io.encode_png(IMAGE).numpy(), lambda _, data: with_right_check_sums(data)
