@@ -181,7 +181,7 @@ def _in_files(name, data_path, files, share):
         augmentation=AUGMENTATIONS[name],
         class_names=train.names,
         notes=train.notes + val.notes,
-        broken_records=len(train.notes),
+        broken_records=train.broken_records,
     )
 
 

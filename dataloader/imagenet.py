@@ -17,13 +17,13 @@ import re
 import numpy as np
 
 from dataloader.image_files import ImageFiles
-from dataloader.shards import index_shard
+from dataloader.listing import Listing, some
+from dataloader.shards import compression_of, index_shard
 from dataloader.val_labels import read_val_labels
 from files.guards import one_line
 from utils import UserError
 
-IMAGE = re.compile(r".+\.(jpe?g|png)", re.IGNORECASE | re.DOTALL)
-SHARD = re.compile(r"(train|val|validation)\b.*(-\d+-of-\d+|\.tfrecords?)")
+SHARD = re.compile(r"(train|val|validation)\b.*(-\d+-of-\d+|\.tfrecords?)(\.gz)?")
 SPLITS = {"train": ("train",), "val": ("val", "validation")}
 
 
@@ -35,6 +35,7 @@ class Found:
     labels: np.ndarray  # int64 [N]
     names: list = None  # of the classes; None if they are numbers
     notes: tuple = ()  # lines to print
+    broken_records: int = 0  # records of shards that were skipped
 
 
 def find_imagenet(path, splits=("train", "val"), val_labels=None, classes=None):
@@ -59,28 +60,6 @@ def find_imagenet(path, splits=("train", "val"), val_labels=None, classes=None):
     return _from_folders(path, splits, val_labels)
 
 
-def _listing(path):
-    """(folders, images): sorted names of those in the folder `path`."""
-    folders, images = [], []
-    try:
-        with os.scandir(path) as entries:
-            for entry in entries:
-                if _is_folder(entry):
-                    folders.append(entry.name)
-                elif IMAGE.fullmatch(entry.name):
-                    images.append(entry.name)
-    except OSError as error:
-        raise UserError(f"--data_path: {path} cannot be read: {error.strerror}") from error
-    return sorted(folders), sorted(images)
-
-
-def _is_folder(entry):
-    try:
-        return entry.is_dir()
-    except OSError:  # e.g. a link to itself; reading it will report the error
-        return False
-
-
 # ------------------------------------------------------------------------------------------ folders
 
 
@@ -88,30 +67,33 @@ def _from_folders(path, splits, val_labels):
     exists = lambda name: os.path.isdir(os.path.join(path, name))
     roots = {split: next(filter(exists, names), None) for split, names in SPLITS.items()}
     listings = {
-        split: _listing(os.path.join(path, root)) if root else ([], [])
-        for split, root in roots.items()
+        split: Listing(os.path.join(path, root)) if root else None for split, root in roots.items()
     }
     for split in splits:
-        if not any(listings[split]):
+        listing = listings[split]
+        if listing is None or not (listing.folders or listing.images):
             wanted = " or ".join(os.path.join(path, name) for name in SPLITS[split])
+            where = listing or Listing(path)
             raise UserError(
-                f"--data_path {path}: there are no images or shards of {split}; expected {wanted}"
+                f"--data_path {path}: there are no images or shards of {split}; expected {wanted};"
+                f" {where.path} holds {where}"
             )
     # Classes have the numbers of the training set, even if only val is asked for.
-    names = listings["train"][0] or listings["val"][0]
+    names = next((one.folders for one in listings.values() if one and one.folders), [])
     found = {}
     for split in splits:
-        root, (folders, images) = roots[split], listings[split]
-        if folders:
+        root, listing = roots[split], listings[split]
+        if listing.folders:
             if split == "val" and val_labels:
                 raise UserError(
                     f"--val_labels {val_labels}: {os.path.join(path, root)} has one folder per"
                     " class; leave it out"
                 )
-            found[split] = _by_class(path, root, folders, names)
+            found[split] = _by_class(path, root, listing, names, split == "train")
         elif split == "train":
             raise UserError(
-                f"--data_path {path}: {root} has images, but not in one folder per class"
+                f"--data_path {path}: {root} has images, but not in one folder per class; it holds"
+                f" {listing}"
             )
         elif not val_labels:
             raise UserError(
@@ -119,30 +101,56 @@ def _from_folders(path, splits, val_labels):
                 " its labels with --val_labels"
             )
         else:
+            images = listing.images
             labels, names, notes = read_val_labels(val_labels, images, names)
+            notes = *notes, *listing.skipped.note(listing.path)
             paths = [os.fsencode(os.path.join(root, image)) for image in images]
             found[split] = Found(ImageFiles(path, np.array(paths)), labels, names, notes)
     return found
 
 
-def _by_class(path, root, folders, names):
-    """Found for the folder path/root, which has one folder per class. names: of all classes."""
+def _by_class(path, root, listing, names, whole):
+    """Found for the folder path/root, which has one folder per class.
+
+    Args:
+        path: of the data.
+        root: of the split, below `path`.
+        listing: Listing of the split.
+        names: of all classes.
+        whole: whether every class needs an image.
+    """
     numbers = {name: number for number, name in enumerate(names)}
-    files, labels = [], []
-    for folder in folders:
+    files, labels, empty, skipped = [], [], [], listing.skipped
+    skipped.beside = len(listing.images)
+    for folder in listing.folders:
         if folder not in numbers:
             raise UserError(
                 f"--data_path {path}: {os.path.join(root, folder)} is not one of the {len(names)}"
                 " classes in train"
             )
-        images = _listing(os.path.join(path, root, folder))[1]
-        files += [os.fsencode(os.path.join(root, folder, image)) for image in images]
-        labels += [numbers[folder]] * len(images)
+        inside = Listing(os.path.join(listing.path, folder), skipped)
+        skipped.folders += len(inside.folders)
+        files += [os.fsencode(os.path.join(root, folder, image)) for image in inside.images]
+        labels += [numbers[folder]] * len(inside.images)
+        if not inside.images:
+            empty.append(inside)
     if not files:
         raise UserError(
-            f"--data_path {path}: the folders in {root} have no images (.JPEG, .jpg, .png)"
+            f"--data_path {path}: the folders in {root} have no images (.JPEG, .jpg, .png ...);"
+            f" {empty[0].path} holds {empty[0]}"
         )
-    return Found(ImageFiles(path, np.array(files)), np.array(labels, np.int64), names)
+    if empty and whole:
+        others = f", as {len(empty) - 1} more folders" if empty[1:] else ""
+        raise UserError(
+            f"--data_path {path}: the class {empty[0].path} has no images{others}; it holds"
+            f" {empty[0]}; delete the folder, or put images there"
+        )
+    notes = [*skipped.note(listing.path)]
+    if empty:
+        named = some([os.path.basename(one.path) for one in empty])
+        notes.append(f"{listing.path}: no images in {named}")
+    files = ImageFiles(path, np.array(files))
+    return Found(files, np.array(labels, np.int64), names, tuple(notes))
 
 
 # ------------------------------------------------------------------------------------------- shards
@@ -165,7 +173,8 @@ def _shards(path, split):
             match = SHARD.fullmatch(name)
             if match and match[1] in SPLITS[split] and os.path.isfile(os.path.join(full, name)):
                 found.append(os.path.join(folder, name))
-    return found
+    # Compressed ones only count, to be named, where there are no others.
+    return [name for name in found if not name.endswith(".gz")] or found
 
 
 def _from_shards(path, split, shards):
@@ -178,10 +187,7 @@ def _from_shards(path, split, shards):
     columns, notes = [], []
     for number, shard in enumerate(shards):
         full = os.path.join(path, shard)
-        try:
-            offsets, sizes, labels, problems = index_shard(full)
-        except OSError as error:
-            raise UserError(f"{full} cannot be read: {error.strerror}") from error
+        offsets, sizes, labels, problems = _index(full)
         lines = [f"{one_line(full)}: record {record}: {problem}" for record, problem in problems]
         if lines and split == "val":
             raise UserError(f"{lines[0]}; an evaluation needs every image")
@@ -194,7 +200,21 @@ def _from_shards(path, split, shards):
             + "".join(f"; {line}" for line in notes[:1])
         )
     names = np.array([os.fsencode(shard) for shard in shards])
-    return Found(ImageFiles(path, names, file, offsets, sizes), labels, notes=tuple(notes))
+    files = ImageFiles(path, names, file, offsets, sizes)
+    return Found(files, labels, notes=tuple(notes), broken_records=len(notes))
+
+
+def _index(path):
+    """index_shard(path). Raises UserError if the file cannot be read or is compressed."""
+    try:
+        if how := compression_of(path):
+            raise UserError(
+                f"{path} is compressed ({how}), so its images cannot be read one by one; write the"
+                " shards without compression, e.g. unpack each with `gzip -d`"
+            )
+        return index_shard(path)
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {error.strerror}") from error
 
 
 def _numbered(path, found, train, classes):
@@ -206,7 +226,7 @@ def _numbered(path, found, train, classes):
     values = np.concatenate([part.labels for part in found.values()])
     first = 0 if (values == 0).any() else 1
     if first and "train" not in found and values.max() != classes:
-        has_zero = lambda shard: (index_shard(os.path.join(path, shard))[2] == 0).any()
+        has_zero = lambda shard: (_index(os.path.join(path, shard))[2] == 0).any()
         first = 0 if any(map(has_zero, train)) else 1
     low, high = values.min(), values.max()
     if low < 0 or high >= 2**31:

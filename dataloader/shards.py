@@ -25,6 +25,22 @@ NO_EXAMPLE = "it is not a tf.train.Example"
 NOT_ONE_VALUE = "its image or label is not a single value of the right type"
 
 
+def compression_of(path):
+    """How the file is compressed as a whole, GZIP or ZLIB; None if it is not. Raises OSError.
+
+    Where it is, no image can be found in it without unpacking what comes before.
+    """
+    with open(path, "rb") as file:
+        start = file.read(HEAD.size)
+        size = os.fstat(file.fileno()).st_size
+    if len(start) < HEAD.size or HEAD.unpack(start)[0] <= size:
+        return None  # a shard's first length is within the file
+    if start.startswith(b"\x1f\x8b\x08"):
+        return "GZIP"
+    # zlib's first two bytes: its method and window, then a check that makes them a multiple of 31.
+    return "ZLIB" if start[0] & 15 == 8 and int.from_bytes(start[:2], "big") % 31 == 0 else None
+
+
 def index_shard(path):
     """(offsets, sizes, labels, problems) of a shard.
 

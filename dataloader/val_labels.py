@@ -1,11 +1,13 @@
 """Reads the list of labels for a flat folder of validation images, in its usual formats.
 
 One line per image: either `name label`, in any order, separated by spaces or a comma; or only the
-label, for the images sorted by name. A label is the name of a class (wnid) or its number. If lines
-have only numbers and meta.mat is in the same folder, as in ILSVRC2012's development kit, they are
-the numbers of meta.mat. Otherwise numbers count the classes sorted by name, from 0 or from 1.
+label, for the images sorted by name. Fields may be quoted, separated by semicolons and named in a
+first line, as spreadsheets write them. A label is the name of a class (wnid) or its number. If
+lines have only numbers and meta.mat is in the same folder, as in ILSVRC2012's development kit, they
+are the numbers of meta.mat. Otherwise numbers count the classes sorted by name, from 0 or from 1.
 """
 
+import csv
 import os
 
 import numpy as np
@@ -14,6 +16,9 @@ from files.guards import one_line, refusals
 from utils import UserError
 
 DEVKIT = "ILSVRC2012_validation_ground_truth.txt"  # its numbers do not follow the names' order
+NAME_COLUMNS = {"imageid", "image", "img", "filename", "file", "name", "path", "filepath", "id"}
+LABEL_COLUMNS = {"label", "labels", "class", "classid", "classname", "category", "target", "wnid"}
+LABEL_COLUMNS |= {"synset", "predictionstring"}
 LARGEST = 2**28  # bytes of a list; those of ImageNet have up to 2 MB
 
 
@@ -23,7 +28,7 @@ def read_val_labels(path, images, names):
     images: sorted file names; names: sorted names of the classes, [] if only the list knows them.
     Raises UserError if the list does not fit.
     """
-    rows = _rows(path)
+    rows = _rows(path, names)
     without_names = rows[0][0] is None
     if without_names:
         if len(rows) != len(images):
@@ -45,34 +50,70 @@ def read_val_labels(path, images, names):
     return np.array([known[label] for label in given], np.int64), names, ()
 
 
-def _rows(path):
-    """[(name or None, label)] of the lines."""
+def _rows(path, classes):
+    """[(name or None, label)] of the lines. classes: names of the known classes."""
     try:
         if os.path.getsize(path) > LARGEST:
             raise ValueError("it is too large")
-        with open(path, encoding="utf-8") as file:
-            rows = [_row(line.strip()) for line in file if line.strip()]
+        with open(path, encoding="utf-8-sig") as file:  # spreadsheets write a byte-order mark
+            fields = _table([line.strip() for line in file if line.strip()])
     except OSError as error:
         raise UserError(f"--val_labels {path}: {error.strerror}") from error
-    except ValueError as error:
+    except (ValueError, csv.Error) as error:
         reason = one_line(error)
         raise UserError(f"--val_labels {path} is not a list of labels: {reason}") from error
-    if rows and rows[0][0] == "ImageId":  # a header line
-        del rows[0]
-    if not rows:
+    named = fields and fields[0][-1] not in classes
+    columns = _columns(fields[0]) if named else None
+    if columns is not None:
+        del fields[0]
+    if not fields:
         raise UserError(f"--val_labels {path}: it is empty")
-    return rows
+    return [_row(row, columns or (0, 1)) for row in fields]
 
 
-def _row(line):
-    """(name or None, label) of a line. The label is the first word after a comma, or else the last
-    word of the line.
+def _table(lines):
+    """The fields of each line: as a spreadsheet writes them if that gives every line the same
+    number, at least two; else see _fields.
     """
-    name, comma, labels = line.partition(",")
-    if comma and labels.split():
-        return name.strip(), labels.split()[0]
+    quoted = any('"' in line for line in lines)
+    for separator in ",;\t " if quoted else ",;":
+        rows = list(csv.reader(lines, delimiter=separator))
+        widths = {len(row) for row in rows}
+        if len(rows) == len(lines) and len(widths) == 1 and widths != {1}:
+            return [[field.strip() for field in row] for row in rows]
+    return [_fields(line) for line in lines]
+
+
+def _fields(line):
+    """What is before the first comma and what is behind it; else the last word and what is before
+    it.
+    """
+    name, comma, label = line.partition(",")
+    if comma and label.split():
+        return [name.strip(), label.strip()]
     *names, label = line.rsplit(None, 1)
-    return (names[0] if names else None), label
+    return [one.strip('"') for one in (*names, label)]
+
+
+def _columns(header):
+    """(column of names, column of labels) if the fields name the columns, else None."""
+    words = [field.lower().replace("_", "").replace(" ", "") for field in header]
+    names = [place for place, word in enumerate(words) if word in NAME_COLUMNS]
+    labels = [place for place, word in enumerate(words) if word in LABEL_COLUMNS]
+    if names:
+        others = [place for place in range(names[0] + 1, len(words))]
+        return names[0], (labels or others or [names[0] + 1])[0]
+    return (None, labels[0]) if labels and len(words) == 1 else None
+
+
+def _row(fields, columns):
+    """(name or None, label) of the fields of a line. The label is the first word of its field."""
+    name, label = columns
+    if len(fields) == 1 or name is None:
+        return None, fields[0]
+    if max(columns) >= len(fields):
+        name, label = 0, 1
+    return fields[name], (fields[label].split() or [""])[0]
 
 
 def _by_name(path, rows, images):

@@ -51,6 +51,23 @@ def empty_classes(root):
         path.unlink()
 
 
+def one_empty_class(root):
+    folders(root)
+    (root / "data" / "train" / "n00000001").mkdir()
+    (root / "data" / "train" / "n00000001" / "scan.tiff").write_bytes(b"x")
+
+
+def archive_of_train(root):
+    (root / "data" / "train").mkdir(parents=True)
+    (root / "data" / "train" / "train.tar").write_bytes(b"x")
+
+
+def compressed(root):
+    (root / "data").mkdir()
+    with tf.io.TFRecordWriter(str(root / "data" / "train-00000-of-00001"), "GZIP") as writer:
+        writer.write(record(TRAIN[0][2], 1))
+
+
 def small_class(root):
     folders(root)
     for path in list(root.glob(f"data/train/{WNIDS[2]}/*"))[1:]:
@@ -107,6 +124,9 @@ LAYOUTS = {
     "no val": (train_alone, ""),
     "train without one folder per class": (flat_train, ""),
     "folders of classes without images": (empty_classes, ""),
+    "a class without images": (one_empty_class, ""),
+    "an archive in train": (archive_of_train, ""),
+    "a compressed shard": (compressed, ""),
     "a class with one image": (small_class, "--val_per_class 1 --subset_per_class 2"),
     "a class of val that is not in train": (strange_class, ""),
     "a flat val without `--val_labels`": (flat(b""), ""),
