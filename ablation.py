@@ -10,6 +10,11 @@ apply to all runs. The tables are TRAIN_PATH/ablation.md and ablation.csv; runs.
 run. See README.md.
 """
 
+from cli.start import ready
+
+if __name__ == "__main__":
+    ready()  # before the other imports, which take time
+
 import os
 import shlex
 import sys

@@ -10,6 +10,11 @@ sub-networks predict their test loss after fine-tuning; its flags are those of t
 of train_imagenet.py after the word imagenet. See docs/analysis.md.
 """
 
+from cli.start import ready
+
+if __name__ == "__main__":
+    ready()  # before the other imports, which take time
+
 import os
 import shlex
 import sys

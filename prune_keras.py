@@ -8,6 +8,11 @@ be kept or dropped together with others: those that are added to each other, say
 multiply-accumulates for one input. See README.md.
 """
 
+from cli.start import ready
+
+if __name__ == "__main__":
+    ready()  # before the other imports, which take time
+
 import functools
 import json
 import sys

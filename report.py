@@ -6,6 +6,11 @@
 The page needs no network and no other file. See README.md.
 """
 
+from cli.start import ready
+
+if __name__ == "__main__":
+    ready()  # before the other imports, which take time
+
 import os
 import sys
 

@@ -8,6 +8,11 @@
 The shapes come from the file. Batch norm uses moving averages, as in deployment; see --batch_stats.
 """
 
+from cli.start import ready
+
+if __name__ == "__main__":
+    ready()  # before the other imports, which take time
+
 import contextlib
 import json
 import sys

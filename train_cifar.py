@@ -7,6 +7,11 @@ Stages: search, memory bank, extraction, fine-tuning. The result is TRAIN_PATH/t
 See README.md.
 """
 
+from cli.start import ready
+
+if __name__ == "__main__":
+    ready()  # before the other imports, which take time
+
 import sys
 
 from cli.flags import add_data_flags, add_device_flags

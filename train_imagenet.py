@@ -8,6 +8,11 @@ and are scaled with the batch. The result is TRAIN_PATH/trained_param.pkl. docs/
 time and memory that a run needs. See README.md.
 """
 
+from cli.start import ready
+
+if __name__ == "__main__":
+    ready()  # before the other imports, which take time
+
 import sys
 
 from cli.flags import IMAGENET_PATH, add_data_flags, add_device_flags, add_file_flags

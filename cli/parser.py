@@ -6,8 +6,11 @@ Nothing here imports TensorFlow, so that --help and a wrong flag are answered at
 import argparse
 import math
 import re
+import shutil
 
 from nets.catalogue import WIDEST
+
+WIDEST_HELP, NARROW = 110, 60  # columns
 
 
 class Parser(argparse.ArgumentParser):
@@ -28,7 +31,14 @@ class Parser(argparse.ArgumentParser):
 
 class _Help(argparse.ArgumentDefaultsHelpFormatter):
     def __init__(self, prog):
-        super().__init__(prog, max_help_position=32, width=110)
+        columns = shutil.get_terminal_size((WIDEST_HELP + 2, 24)).columns
+        super().__init__(prog, max_help_position=32, width=max(20, min(WIDEST_HELP, columns - 2)))
+
+    def add_usage(self, usage, actions, groups, prefix=None):
+        if usage is None and self._width < NARROW:  # one flag per line would fill screens
+            names = [str(one.metavar or one.dest) for one in actions if not one.option_strings]
+            usage = " ".join(["%(prog)s [options]", *names]).replace("%(prog)s", self._prog)
+        super().add_usage(usage, actions, groups, prefix)
 
     def _get_default_metavar_for_optional(self, action):
         return getattr(action.type, "metavar", "TEXT")
@@ -62,6 +72,18 @@ def _number(kind, least, most=None, above=False):
     return convert
 
 
+def folder(text):
+    """argparse type: the path of a folder that TensorFlow can write to."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is not UTF-8, which the file for TensorBoard needs; choose another folder"
+        ) from None
+    return text
+
+
+folder.metavar = "FOLDER"
 count = _number(int, 1)
 
 

@@ -1,9 +1,11 @@
 """What all programs share: exit codes, and one line that says why a program ended."""
 
+import contextlib
 import os
 import signal
 import sys
 
+from cli.start import leave_stdout
 from distribution.machines import PeerLost
 from engine.signals import begun, listening
 from utils import FULL, UserError
@@ -37,7 +39,7 @@ def run_program(main, resumable=False, less_memory=None):
     """
     with listening():
         try:
-            return main() or 0
+            return _finished(main)
         except UserError as error:
             message, code = f"error: {error}", 2
         except KeyboardInterrupt as stop:
@@ -51,7 +53,19 @@ def run_program(main, resumable=False, less_memory=None):
             if reason is None:
                 raise
             message, code = f"stopped: {reason}", 1
-    print(f"{os.path.basename(sys.argv[0])}: {message}", file=sys.stderr)
+    with contextlib.suppress(OSError):  # nobody may read it
+        print(f"{os.path.basename(sys.argv[0])}: {message}", file=sys.stderr, flush=True)
+    return code
+
+
+def _finished(main):
+    """main(), with all that it printed on its way; raises BrokenPipeError if nobody reads it."""
+    try:
+        code = main() or 0
+    except SystemExit:  # --help
+        print(end="", flush=True)
+        raise
+    print(end="", flush=True)
     return code
 
 
@@ -76,6 +90,9 @@ def _failure(error, resume, less_memory):
                 f"{error.filename or 'a file'}: {error.strerror}; files written before are"
                 f" complete; free some space{resume}"
             )
+        if isinstance(error, BrokenPipeError) and error.filename is None:
+            leave_stdout()
+            return f"nobody reads its output any more (broken pipe){resume}"
         return text + (resume if isinstance(error, PeerLost) else "")
     if isinstance(error, FloatingPointError):
         return text

@@ -6,7 +6,7 @@ Nothing here imports TensorFlow, so that --help and a wrong flag are answered at
 import argparse
 
 from cli.flags import PRECISIONS, add_key_flag, add_width_flag
-from cli.parser import count, count_or_none, not_negative, part, positive, share
+from cli.parser import count, count_or_none, folder, not_negative, part, positive, share
 from cli.time_flags import add_time_flags
 from ekg.candidates import FILTERS
 from ekg.scores import SCORES
@@ -56,7 +56,7 @@ def add_run_flags(group):
     add = group.add_argument
     add(
         "--train_path",
-        metavar="FOLDER",
+        type=folder,
         default="../test",
         help="run folder for all output; a second start with the same folder resumes the run",
     )

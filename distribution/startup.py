@@ -3,7 +3,8 @@
 import contextlib
 import os
 
-LOG_ASKED_FOR = "TF_CPP_MIN_LOG_LEVEL" in os.environ  # before import_tensorflow sets it
+# Whether TensorFlow's log was asked for, before import_tensorflow sets its level: 3 means silence.
+LOG_ASKED_FOR = os.environ.get("TF_CPP_MIN_LOG_LEVEL", "3").strip() not in ("", "3")
 
 
 @contextlib.contextmanager
@@ -16,7 +17,12 @@ def without_greetings():
     if LOG_ASKED_FOR:
         yield 2
         return
-    saved, null = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    try:
+        saved = os.dup(2)
+    except OSError:  # stderr is closed
+        yield 2
+        return
+    null = os.open(os.devnull, os.O_WRONLY)
     try:
         os.dup2(null, 2)
         yield saved

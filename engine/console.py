@@ -88,13 +88,17 @@ class Console:
     """Prints to the user. prints: whether to print anything; only the chief machine does."""
 
     def __init__(self, prints=True):
-        self.prints, self.live = prints, prints and sys.stderr.isatty()
+        # A stream is None if it was closed when Python started.
+        self.prints, self.live = prints, prints and bool(sys.stderr and sys.stderr.isatty())
 
     def say(self, text=""):
         if not self.prints:
             return
-        tqdm.write(text, file=sys.stdout) if self.live else print(text)
-        sys.stdout.flush()
+        if self.live and sys.stdout:
+            tqdm.write(text, file=sys.stdout)
+            sys.stdout.flush()
+        else:
+            print(text, flush=True)
 
     def bar(self, items, label, total=None, after=lambda: None):
         return Bar(
