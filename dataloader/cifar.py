@@ -9,6 +9,7 @@ import tempfile
 import numpy as np
 
 from dataloader.archive import read_tar_gz
+from dataloader.sampling import whole_labels
 from files import guards, npz, pickle_reader, pickles
 from utils import UserError
 
@@ -75,11 +76,7 @@ def _checked(arrays, name, classes, source):
                 f"{source}: images are {images.dtype} {list(images.shape)}, expected uint8 [N, 32,"
                 " 32, 3]"
             )
-        if labels.dtype.kind not in "iu" or labels.size != len(images) or len(images) == 0:
-            raise UserError(
-                f"{source}: {labels.size} labels ({labels.dtype}) for {len(images)} images"
-            )
-        labels = labels.reshape(-1).astype(np.int64)
+        labels = whole_labels(labels, len(images), classes, source)
         invalid = labels[(labels < 0) | (labels >= classes)]
         if len(invalid):
             raise UserError(

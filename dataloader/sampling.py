@@ -9,6 +9,31 @@ from utils import UserError
 LEAST_PER_CLASS = 32  # METHOD 0: images per class that D_subset needs, unless fewer are asked for
 
 
+def whole_labels(labels, images, classes, source):
+    """int64 [N]: `labels` as numbers of classes.
+
+    Args:
+        labels: array.
+        images: N.
+        classes: number of classes.
+        source: names the data in messages.
+
+    Raises UserError for labels that are not N integers.
+    """
+    expected = f"expected integers, the numbers of classes from 0 to {classes - 1}"
+    if labels.shape == (images, classes) and images and classes > 1:
+        raise UserError(
+            f"{source}: labels are one row per image, {list(labels.shape)}, {expected}; save"
+            " labels.argmax(1)"
+        )
+    if labels.size != images or images == 0:
+        raise UserError(f"{source}: {labels.size} labels ({labels.dtype}) for {images} images")
+    if labels.dtype.kind not in "iu":
+        advice = "; round them and save them as int64" if labels.dtype.kind == "f" else ""
+        raise UserError(f"{source}: labels are {labels.dtype}, {expected}{advice}")
+    return labels.reshape(-1).astype(np.int64)
+
+
 def select_subsets(labels, classes, val_per_class, subset_per_class, seed, names=None):
     """(val, subset): int64 indices into the training set, each shuffled once by `seed`.
 
@@ -36,10 +61,17 @@ def select_subsets(labels, classes, val_per_class, subset_per_class, seed, names
         val.append(members[left:])
         subset.append(members[: min(subset_per_class, left)])
     if small:
-        label, count, left = small[0]
+        label, count, left = min(small, key=lambda one: min(one[1], 2))
+        name = names[label] if names else label
+        if count < 2:
+            raise UserError(
+                f"class {name} has {count} training images, and each of the {classes} classes needs"
+                " two at least, one for the search and one to train; add images of it, or leave"
+                " the class out"
+            )
         others = f" ({len(small) - 1} more classes are too small)" if len(small) > 1 else ""
         raise UserError(
-            f"class {names[label] if names else label} has {count} training images: --val_per_class"
+            f"class {name} has {count} training images: --val_per_class"
             f" {val_per_class} leaves {left} of them for the subset, which needs {least}; ask for"
             f" fewer with --val_per_class or --subset_per_class{others}"
         )

@@ -276,6 +276,12 @@ DATA = [
         "an `.npz` with label 10 of 10 classes", "cifar.npz", cifar_npz(y_test=np.full(10, 10))
     ),
     on_cifar(
+        "an `.npz` with labels in float32",
+        "cifar.npz",
+        cifar_npz(y_train=np.zeros(50, np.float32)),
+    ),
+    on_cifar("an `.npz` without class 0", "cifar.npz", cifar_npz(y_train=np.arange(50) % 9 + 1)),
+    on_cifar(
         "an `.npz` with an object array",
         "cifar.npz",
         cifar_npz(y_test=np.array([Runs()] * 10, object)),

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from dataloader.sampling import padded_batches, select_subsets, shuffled_batches
+from dataloader.sampling import padded_batches, select_subsets, shuffled_batches, whole_labels
 from utils import UserError
 
 # 4 classes of 40, 60, 50 and 45 images, mixed
@@ -173,3 +173,35 @@ def test_subsets_do_not_depend_on_the_order_of_classes():
         members = np.flatnonzero(labels == label)
         assert sorted(val[labels[val] == label]) == members[-5:].tolist()
         assert sorted(subset[labels[subset] == label]) == members[:32].tolist()
+
+
+# ------------------------------------------------------------------------------------------- labels
+
+
+@pytest.mark.parametrize("count", [0, 1])
+def test_a_class_that_no_flag_can_help_is_not_answered_with_flags(count):
+    labels = np.repeat([0, 1, 2], [40, count, 40])
+    with pytest.raises(UserError, match=f"^class 1 has {count} training images, and each of the 3"):
+        select_subsets(labels, 3, 1, 1, 0)
+    with pytest.raises(UserError) as refusal:  # the class is named even if others are too small
+        select_subsets(labels, 3, 39, 32, 0, ["a", "b", "c"])
+    assert "class b" in str(refusal.value) and "--" not in str(refusal.value)
+
+
+WRONG = {
+    "floats": (np.zeros(4, np.float32), "labels are float32, expected integers, .* 0 to 2; round"),
+    "one-hot": (
+        np.eye(4, 3, dtype=int),
+        r"one row per image, \[4, 3\], expected .* save labels",
+    ),
+    "too few": (np.zeros(3, int), r"3 labels \(int64\) for 4 images"),
+    "words": (np.array(["a"] * 4), "labels are <U1, expected integers"),
+    "none": (np.zeros((0, 3), int), r"0 labels \(int64\) for 4 images"),
+}
+
+
+@pytest.mark.parametrize("what", WRONG)
+def test_labels_that_are_none_are_named(what):
+    labels, said = WRONG[what]
+    with pytest.raises(UserError, match=f"^file: .*{said}"):
+        whole_labels(labels, 4, 3, "file")
