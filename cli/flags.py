@@ -8,7 +8,8 @@ import argparse
 from cli.parser import count, count_or_none, side, width
 from dataloader import DATASETS
 
-PRECISIONS = ("float32", "bfloat16", "float16")
+PRECISIONS = ("float32", "bfloat16", "float16")  # of the search
+ALL_PRECISIONS = ("float32", "tf32", "bfloat16", "float16")
 CIFAR_PATH = (
     "CIFAR's official folder (python or binary) or its .tar.gz, or an .npz with x_train, y_train,"
     " x_test, y_test (default: Keras' cache, else a download)"
@@ -50,10 +51,11 @@ def add_device_flags(parser, precision=True, machines=True):
         return
     add(
         "--precision",
-        choices=PRECISIONS,
+        choices=ALL_PRECISIONS,
         default="float32",
         help="type in which layers compute in trainings and evaluations; variables, statistics,"
-        " losses and knowledge stay float32",
+        " losses and knowledge stay float32. tf32: products of float32 are rounded to 10 bits, on"
+        " GPUs of 2020 and later",
     )
     add(
         "--sync_bn",

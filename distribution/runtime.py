@@ -24,6 +24,7 @@ START_SECONDS = 180
 # then (bench/channels.py, docs/performance.md). In float32, 8 has another reason: sums are
 # bit-identical to those of the network with all filters, so a search makes the same choices.
 MULTIPLES = {"float32": 8, "bfloat16": 16}
+TF32 = "tf32"  # of --precision
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,7 +35,8 @@ class Runtime:
         strategy: tf.distribute.Strategy.
         compile: whether XLA compiles the steps.
         accum: number of parts that a replica splits its batch into.
-        precision: float32, bfloat16 or float16, the type that layers compute in.
+        precision: float32, tf32, bfloat16 or float16: what layers compute in. tf32 is float32 whose
+            products are rounded to 10 bits, on GPUs that can.
         sync_bn: whether batch norm uses the statistics of all replicas.
         gpu: whether the replicas are GPUs.
         machines: machines.Alone or machines.Meeting.
@@ -73,7 +75,23 @@ class Runtime:
 
     @property
     def dtype(self):
-        return tf.as_dtype(self.precision)
+        return tf.float32 if self.precision == TF32 else tf.as_dtype(self.precision)
+
+    @contextlib.contextmanager
+    def arithmetic(self):
+        """In the block, products have the precision of this runtime. Wrap every call of the device.
+
+        TensorFlow's switch for TF32 is one for the whole process, and read when a step is compiled
+        or runs. It is off outside such blocks: float32 means float32.
+        """
+        if self.precision != TF32:
+            yield
+            return
+        tf.config.experimental.enable_tensor_float_32_execution(True)
+        try:
+            yield
+        finally:
+            tf.config.experimental.enable_tensor_float_32_execution(False)
 
     def channel_multiple(self, masked):
         """The multiple of channels that gates are padded to in a forward pass (nets.gates.Context).
@@ -86,7 +104,7 @@ class Runtime:
             return 1
         if self.gpu or self.precision == "float16":  # not faster there, or not measured
             return 8 if masked else 1
-        return MULTIPLES[self.precision]
+        return MULTIPLES[self.dtype.name]
 
     def check_batch(self, flag, size):
         """Raises UserError unless a batch of `size` images divides into equal parts.
@@ -160,7 +178,7 @@ def make_runtime(options, machines):
             f"--gpu_id: the machines of TF_CONFIG use {', '.join(map(str, counts))} GPUs; all must"
             " use the same number"
         )
-    # float32 means float32: TF32, the default on some GPUs, rounds products to 10 bits.
+    # TF32, the default on some GPUs, rounds products to 10 bits: see Runtime.arithmetic.
     tf.config.experimental.enable_tensor_float_32_execution(False)
     # In a notebook TensorFlow may have started: then what it sees of GPUs and memory stays.
     with contextlib.suppress(RuntimeError):
@@ -180,6 +198,8 @@ def _notes(options, runtime):
     lines = []
     if options.gpu_id is not None and not runtime.gpu:
         lines.append(f"--gpu_id {options.gpu_id[0]}: this machine has no GPU, the CPU is used")
+    if options.precision == TF32 and not (runtime.gpu and all(map(_has_tf32, _gpus_in_use()))):
+        lines.append("--precision tf32 has no effect: it needs a GPU of 2020 or later (Ampere)")
     if options.sync_bn and not runtime.synchronises:
         lines.append("--sync_bn has no effect: there is only one replica")
     if runtime.compile and runtime.synchronises:
@@ -190,13 +210,19 @@ def _notes(options, runtime):
     return lines
 
 
+def _gpus_in_use():
+    """[dict of details] of the GPUs in use."""
+    gpus = tf.config.get_visible_devices("GPU")
+    return [tf.config.experimental.get_device_details(gpu) for gpu in gpus]
+
+
+def _has_tf32(gpu):
+    return gpu.get("compute_capability", (0, 0)) >= (8, 0)
+
+
 def hardware():
     """The GPUs in use and the processor, as text."""
-    gpus = [
-        tf.config.experimental.get_device_details(gpu)
-        for gpu in tf.config.get_visible_devices("GPU")
-    ]
-    names = [gpu.get("device_name", "GPU") for gpu in gpus]
+    names = [gpu.get("device_name", "GPU") for gpu in _gpus_in_use()]
     counted = [f"{names.count(name)} x {name}" for name in dict.fromkeys(names)]
     return ", ".join(
         [*counted, f"{cores()} cores of {cpu_info().get('model name', platform.machine())}"]

@@ -92,7 +92,8 @@ class Step:
         return {name: values.stack() for name, values in series.items()}
 
     def __call__(self, batch, **shared):
-        results = self._run(self._split_over_replicas(batch, 0), self._as_tensors(shared))
+        with self.runtime.arithmetic():
+            results = self._run(self._split_over_replicas(batch, 0), self._as_tensors(shared))
         # Every replica has the totals and all rows.
         return tf.nest.map_structure(self._of_first, results)
 
@@ -108,9 +109,10 @@ class Step:
         Returns a dict of tensors [count], the figures of every step. Another K is another trace.
         """
         each, count = self._tensors(each), tf.constant(count, tf.int32)
-        return self._run_several(
-            self._split_over_replicas(batches, 1), each, count, self._as_tensors(shared)
-        )
+        with self.runtime.arithmetic():
+            return self._run_several(
+                self._split_over_replicas(batches, 1), each, count, self._as_tensors(shared)
+            )
 
     @staticmethod
     def _tensors(values):

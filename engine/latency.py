@@ -51,7 +51,12 @@ def predicting(network, runtime, batch):
     images = normals([batch, *network.image_shape])
     ctx = context(runtime, "moving")
     predict = traced(lambda x: network(x, ctx), jit_compile=runtime.compile)
-    return lambda: predict(images).numpy()
+
+    def call():
+        with runtime.arithmetic():
+            return predict(images).numpy()
+
+    return call
 
 
 def normals(shape, scale=1.0):

@@ -194,8 +194,13 @@ class Timing:
             return outputs, tf.add_n([tf.cast(tf.reshape(y, [-1])[0], tf.float32) for y in outputs])
 
         step = traced(compute, jit_compile=self.runtime.compile)
-        # On GPUs a call returns before it is done: the number is there when it is.
-        return lambda: step(*given)[1].numpy()
+
+        def call():
+            # On GPUs a call returns before it is done: the number is there when it is.
+            with self.runtime.arithmetic():
+                return step(*given)[1].numpy()
+
+        return call
 
     def _random(self, size, channels):
         spatial = [] if size is None else [size, size]
