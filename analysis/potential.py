@@ -175,7 +175,7 @@ def _stoppable(run):
     def batches(items):
         for item in items:
             yield item
-            run.stop_if_asked()
+            run.stop_if_asked(loop="images")
 
     return batches
 
@@ -201,7 +201,7 @@ def _fine_tune(run, network, indices):
         seed=[run.options.seed, STREAM],
         steps_per_call=run.options.feed.steps_per_call,
         bar=lambda label, total: run.console.bar((), f"fine-tuning {label}", total),
-        after_call=lambda progress: run.stop_if_asked(),
+        after_call=lambda progress: run.stop_if_asked(loop="fine-tuning"),
         precision_flag=runtime.precision_flag,
     )
     feed.tables.clear()  # the step refers to itself and keeps its tables otherwise

@@ -94,7 +94,7 @@ def _fill(run, bank, slots, here, predict):
         bar.to(bank.batches)
         if bank.batches % memory_bank.SHARD == 0:
             save()
-        run.stop_if_asked(save)
+        run.stop_if_asked(save, loop="memory bank")
 
     found = in_batches(run.data.x_train, (ids for ids, _ in slots))
     # A broken image was replaced by another one. Its row is not written, and nothing reads it.

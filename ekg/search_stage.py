@@ -85,7 +85,7 @@ def _keep_step(run, search, state, record):
             state.seconds = run.folder.seconds
             state.save(run.folder.unfinished)
     run.console.say(search_line(record, search.network.gates))
-    run.stop_if_asked()
+    run.stop_if_asked(loop="search")
 
 
 def _agree(machines, state):

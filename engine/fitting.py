@@ -126,11 +126,11 @@ class _Hooks:
 
     def after_call(self, progress):
         self.progress = progress
-        self.run.stop_if_asked(lambda: self.save(progress))
+        self.run.stop_if_asked(lambda: self.save(progress), loop=self.name)
 
     def on_epoch(self, record, then):
         run, name, reached = self.run, self.name, self.progress
-        stop = lambda: run.stop_if_asked(lambda: self.save(reached))
+        stop = lambda: run.stop_if_asked(lambda: self.save(reached), loop=f"{name} test")
         test = ""
         check_parameters(self.checkpoint.network.parameters())
         if self.evaluator:
@@ -155,7 +155,7 @@ class _Hooks:
             f"  {name} epoch {record['epoch']}/{self.epochs}: loss {record['loss']:.4f}, accuracy"
             f" {record['accuracy']:.2%}{test}, {duration(record['seconds'])}"
         )
-        run.stop_if_asked()
+        run.stop_if_asked(loop=f"{name} epoch")
 
     def why(self, images):
         """(reason, advice) for a loss that is not finite: its first layer, or faulty data."""

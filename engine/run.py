@@ -11,6 +11,7 @@ from dataloader.augment import normalise
 from dataloader.sampling import padded_batches
 from distribution.runtime import Runtime
 from engine import signals
+from engine.agreement import Agreement
 from engine.board import Board
 from engine.broken import BrokenImages
 from engine.checkpoint import check_parameters
@@ -133,12 +134,21 @@ class Run:
 
     def bar(self, items, label, total=None):
         """Progress of a loop that has nothing to save and may be stopped after every item."""
-        return self.console.bar(items, label, total, after=self.stop_if_asked)
+        stop = lambda: self.stop_if_asked(loop=label)
+        return self.console.bar(items, label, total, after=stop)
 
-    def stop_if_asked(self, save=lambda: None):
-        """If any machine has a pending signal: calls save() and raises Stopped, on all machines."""
-        pending = self.runtime.machines.exchange(signals.pending())
-        numbers = [number for number in pending if number is not None]
+    @functools.cached_property
+    def _agreement(self):
+        return Agreement(self.runtime.machines)
+
+    def stop_if_asked(self, save=lambda: None, loop=None):
+        """If any machine has a pending signal: calls save() and raises Stopped, on all machines.
+
+        loop: name of the loop that calls this after each of its turns; several machines then ask
+        each other about once a second, after the same turn. None asks now.
+        """
+        pending = self._agreement.exchange(signals.pending(), loop)
+        numbers = [number for number in pending or () if number is not None]
         if numbers:
             save()
             raise signals.Stopped(numbers[0], saved=True)
