@@ -3,6 +3,8 @@
 # make test        lint, these tests and the `long` ones: whole runs, XLA, replicas, a few processes
 # make test-slow   the `slow` tests: runs interrupted at random moments, 600 damaged files of each form,
 #                  more replicas and machines, most benchmarks
+# make test-gpu    the `gpu` tests on the first GPU, 10 minutes at most: all steps against the CPU;
+#                  prints what to report
 # make errors      writes tests/data/errors.md anew: what the programs answer to bad inputs
 # All set themselves up in .venv; PYTHON=python3.12 chooses another Python.
 PYTHON ?= python3
@@ -16,7 +18,7 @@ TEST := $(RUN) -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder
 # XLA optimises its machine code for a long time; what a quick test compiles runs once or twice.
 check test: export XLA_FLAGS ?= --xla_backend_optimization_level=0
 
-.PHONY: setup demo check test test-slow errors lint clean
+.PHONY: setup demo check test test-slow test-gpu errors lint clean
 
 setup: $(VENV)/.ready
 
@@ -44,6 +46,10 @@ errors: setup
 
 test-slow: setup
 	$(TEST) -m slow
+
+# One process: two would not fit on a GPU. -rs says why tests are skipped.
+test-gpu: setup
+	timeout 600 $(RUN) -m pytest -m gpu -rs tests/test_gpu.py
 
 lint: setup
 	$(RUN) -m ruff check .

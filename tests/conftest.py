@@ -1,8 +1,11 @@
-"""Shared by all tests: TensorFlow without its greetings, small networks, one-device runtimes."""
+"""Shared by all tests: TensorFlow without its greetings and GPUs, small networks, one-device
+runtimes.
+"""
 
 import functools
 import os
 import signal
+import sys
 
 import numpy as np
 import pytest
@@ -33,28 +36,61 @@ FIRST = (
 )
 
 
+def meant_for_gpus(config):
+    """Whether only tests for GPUs were asked for: `pytest -m gpu`."""
+    return config.option.markexpr.strip() == "gpu"
+
+
 def pytest_configure(config):
-    """Starts TensorFlow wherever tests run: not where pytest -n only hands them out, because its
+    """Hides GPUs, from processes that tests start too: tests are exact, and golden values are those
+    of CPUs.
+
+    Starts TensorFlow wherever tests run: not where pytest -n only hands them out, because its
     processes would inherit the log level that import_tensorflow sets.
     """
     if getattr(config.option, "numprocesses", None):
         return
+    if not meant_for_gpus(config):
+        for name in ("CUDA_VISIBLE_DEVICES", "HIP_VISIBLE_DEVICES"):
+            os.environ[name] = "-1"
     from distribution.startup import import_tensorflow
 
     import_tensorflow()
     import tensorflow as tf
 
+    if meant_for_gpus(config):
+        return
+    tf.config.set_visible_devices([], "GPU")
     # Before anything runs: strategies of several CPU replicas need logical devices.
     cpu = tf.config.list_physical_devices("CPU")[0]
     tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 4)
 
 
-def pytest_collection_modifyitems(items):
+def pytest_collection_modifyitems(config, items):
     def place(item):
         name = item.path.name
         return FIRST.index(name) if name in FIRST else len(FIRST)
 
     items.sort(key=place)
+    reason = "GPUs are hidden from tests; make test-gpu"
+    if meant_for_gpus(config):
+        import tensorflow as tf
+
+        if tf.config.list_physical_devices("GPU"):
+            return
+        reason = "TensorFlow finds no GPU here"
+    for item in items:
+        if item.get_closest_marker("gpu"):
+            item.add_marker(pytest.mark.skip(reason=reason))
+
+
+def pytest_terminal_summary(terminalreporter, config):
+    """Prints what `make test-gpu` found, to be reported."""
+    report = getattr(sys.modules.get("test_gpu"), "REPORT", [])
+    if report:
+        terminalreporter.section("please report this")
+        for line in report:
+            terminalreporter.line(line)
 
 
 @pytest.fixture
