@@ -14,6 +14,8 @@ from engine.run import STREAM
 from engine.training import Progress, train
 from op_utils import Optimizer, training_step
 
+LATE = 10  # steps whose figures are fetched together from a GPU
+
 
 def fit(
     run,
@@ -76,6 +78,7 @@ def fit(
         on_epoch=hooks.on_epoch,
         why=hooks.why,
         precision_flag=runtime.precision_flag,
+        late=hooks.late,
     )
     # The step refers to itself: without this its tables stay on the device until the garbage
     # collector runs.
@@ -100,6 +103,8 @@ class _Hooks:
         self.checkpoint, self.bank = checkpoint, bank
         self.evaluator = run.evaluator(checkpoint.network) if evaluate else None
         self.progress = Progress()
+        # A CPU has computed a step when its call returns, so nothing waits.
+        self.late = max(1, LATE // run.options.feed.steps_per_call) if run.runtime.gpu else 1
 
     def begin(self):
         """The Progress to start from: that of the checkpoint, if an earlier start has left one."""
@@ -126,7 +131,12 @@ class _Hooks:
 
     def after_call(self, progress):
         self.progress = progress
-        self.run.stop_if_asked(lambda: self.save(progress), loop=self.name)
+
+        def save():
+            progress.settle()
+            self.save(progress)
+
+        self.run.stop_if_asked(save, loop=self.name)
 
     def on_epoch(self, record, then):
         run, name, reached = self.run, self.name, self.progress
@@ -164,10 +174,7 @@ class _Hooks:
                 ": its rows of the memory bank are not finite",
                 "delete memory_bank.npy to build it again",
             )
-        # With several steps per call, later steps of the call have spoilt every layer by now.
-        layer = (
-            first_not_finite(self.checkpoint.network)
-            if self.run.options.feed.steps_per_call == 1
-            else ""
-        )
+        # Where figures of several steps come together, later steps have spoilt every layer by now.
+        alone = self.run.options.feed.steps_per_call == self.late == 1
+        layer = first_not_finite(self.checkpoint.network) if alone else ""
         return f", first in {layer}" if layer else "", ""

@@ -32,6 +32,12 @@ class Progress:
         self.loss += metrics["loss"]
         self.accuracy += metrics["accuracy"]
 
+    def settle(self):
+        """Waits for the figures of all steps so far, which `train` may fetch later than the steps.
+
+        Call it before the Progress is saved. Raises FloatingPointError as `train` does.
+        """
+
     def means(self):
         return {"loss": self.loss / self.step, "accuracy": self.accuracy / self.step}
 
@@ -56,6 +62,7 @@ def train(
     on_epoch=_nothing,
     why=lambda images: ("", ""),
     precision_flag="--precision",
+    late=1,
 ):
     """Trains for options.epochs epochs.
 
@@ -74,15 +81,18 @@ def train(
         bar: bar(label, total) shows the steps of an epoch.
         on_step: on_step(number, metrics), called after every step.
         after_call: after_call(progress), called after every call of the device, where the training
-            may be interrupted. Started again with that Progress, it gives the same result as
-            without the interruption.
+            may be interrupted. Started again with that Progress, once it is settled, it gives the
+            same result as without the interruption.
         on_epoch: on_epoch(record, next), called after every epoch. record: epoch (from 1),
             learning_rate, loss, accuracy, seconds; next: the Progress to resume from.
         why: why(images) -> (reason, advice): texts for the error about a loss that is not finite;
             images: indices of that step's images.
         precision_flag: option that sets the precision of the step, for the advice.
+        late: calls whose figures are fetched together. A device that computes while the host goes
+            on need not wait then; on_step and the error come so many calls late at most.
 
-    Raises FloatingPointError when the loss or an activation is not finite.
+    While the device computes, the batch of the next call is built. Raises FloatingPointError when
+    the loss or an activation is not finite.
     """
     progress = progress or Progress()
     while progress.epoch < options.epochs:
@@ -95,22 +105,23 @@ def train(
         draws = itertools.islice(draws, progress.step, None)
         calls, per_call = _calls(progress.step, len(order), steps_per_call)
         batches = _batches(feed, order, draws, calls, per_call, augmented)
+        figures = _Figures(progress, order, per_call, late, (on_step, why, precision_flag))
         progress_bar = bar(f"epoch {progress.epoch + 1}/{options.epochs}", len(order))
         with progress_bar, contextlib.closing(batches):
-            for steps, batch in zip(calls, batches):
+            batch = next(batches, None)
+            for steps in calls:
                 learning_rate = _filled([np.float32(rates[k]) for k in steps], per_call)
                 results = _call(
                     step, batch, len(steps), per_call, learning_rate, options.weight_decay
                 )
-                for k, metrics in zip(steps, results):
-                    where = f"epoch {progress.epoch + 1}, step {progress.step + 1}"
-                    _check(metrics, where, why, order[k], f"try {precision_flag} bfloat16")
-                    progress.add(metrics)
-                    on_step(progress.epoch * len(order) + progress.step, metrics)
+                batch = next(batches, None)  # before anything waits for the results
+                figures.add(steps, results)
                 progress.seconds = time.perf_counter() - began
-                progress_bar.show(**progress.means())
-                progress_bar.to(progress.step)
+                if progress.step:
+                    progress_bar.show(**progress.means())
+                progress_bar.to(steps[-1] + 1)
                 after_call(progress)
+            figures.fetch()
         record = {"epoch": progress.epoch + 1, "learning_rate": rates[0], **progress.means()}
         record["seconds"] = round(progress.seconds, 3)
         progress = Progress(progress.epoch + 1)
@@ -158,7 +169,9 @@ def _filled(values, per_call):
 
 
 def _call(step, batch, count, per_call, learning_rate, weight_decay):
-    """Runs `count` steps in one call of the device; returns a dict of floats for each of them.
+    """Runs `count` steps in one call of the device; returns a dict of tensors [] or [count].
+
+    A device of its own may still be computing them.
 
     Args:
         step: op_utils.training_step.
@@ -170,9 +183,51 @@ def _call(step, batch, count, per_call, learning_rate, weight_decay):
     """
     shared = {"weight_decay": np.float32(weight_decay)}
     if per_call == 1:
-        results = step(batch, learning_rate=learning_rate, **shared)[0]
+        return step(batch, learning_rate=learning_rate, **shared)[0]
+    return step.several(batch, count, {"learning_rate": learning_rate}, **shared)
+
+
+class _Figures:
+    """The figures of an epoch's steps, on their way from the device to the Progress.
+
+    Args:
+        progress: Progress of the epoch, which is settled by fetching them.
+        order: int64 [steps, B], the images of each step.
+        per_call: steps per call.
+        late: calls whose figures are fetched together.
+        hooks: on_step, why and precision_flag, see `train`.
+    """
+
+    def __init__(self, progress, order, per_call, late, hooks):
+        self.progress, self.order, self.per_call, self.late = progress, order, per_call, late
+        self.on_step, self.why, self.precision_flag = hooks
+        self.waiting = []  # (steps of a call, its results)
+        progress.settle = self.fetch
+
+    def add(self, steps, results):
+        self.waiting.append((steps, results))
+        if len(self.waiting) >= self.late:
+            self.fetch()
+
+    def fetch(self):
+        """Waits for all figures. Raises FloatingPointError for the first step with a wrong one."""
+        waiting, self.waiting = self.waiting, []
+        for steps, results in waiting:
+            for k, metrics in zip(steps, _floats(results, self.per_call)):
+                self._take(k, metrics)
+
+    def _take(self, k, metrics):
+        progress = self.progress
+        where = f"epoch {progress.epoch + 1}, step {progress.step + 1}"
+        _check(metrics, where, self.why, self.order[k], f"try {self.precision_flag} bfloat16")
+        progress.add(metrics)
+        self.on_step(progress.epoch * len(self.order) + progress.step, metrics)
+
+
+def _floats(results, per_call):
+    """A list of dicts of floats, one per step, from the results of _call. Waits for the device."""
+    if per_call == 1:
         return [{name: float(value) for name, value in results.items()}]
-    results = step.several(batch, count, {"learning_rate": learning_rate}, **shared)
     series = {name: np.asarray(values).tolist() for name, values in results.items()}
     return [dict(zip(series, values)) for values in zip(*series.values())]
 
@@ -181,7 +236,7 @@ def _check(metrics, where, why, images, float16_advice):
     """Raises FloatingPointError if the loss, activations or gradients of a step are not finite.
 
     Args:
-        metrics: dict of floats, from _call.
+        metrics: dict of floats, from _floats.
         where: epoch and step, for the message.
         why: see train.
         images: int [B], indices of the images of the step.
