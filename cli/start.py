@@ -1,8 +1,8 @@
-"""What a program does first, before imports that take time. Imports next to nothing itself."""
+"""What a program does first, before imports that take time. Imports only what Python itself has
+imported at its start.
+"""
 
-import contextlib
 import os
-import signal
 import sys
 
 
@@ -13,8 +13,10 @@ def ready():
     streams that are closed lead nowhere: otherwise the next files that are opened would take their
     place and get what is printed. Text that a terminal cannot show is escaped.
     """
-    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
-        signal.signal(signal.SIGINT, signal.SIG_DFL)
+    import _signal  # built in; the module signal takes milliseconds to import
+
+    if _signal.getsignal(_signal.SIGINT) is _signal.default_int_handler:
+        _signal.signal(_signal.SIGINT, _signal.SIG_DFL)
     for number in (0, 1, 2):
         try:
             os.fstat(number)
@@ -24,13 +26,15 @@ def ready():
         sys.stdout = os.fdopen(1, "w")
     if sys.stderr is None:
         sys.stderr = os.fdopen(2, "w")
-    with contextlib.suppress(AttributeError, ValueError):  # another kind of stream
+    if hasattr(sys.stdout, "reconfigure"):
         sys.stdout.reconfigure(errors="backslashreplace")
 
 
 def leave_stdout():
     """Gives up a stdout that nobody reads, so that Python does not complain of it at its end."""
     if sys.stdout is sys.__stdout__:
-        with contextlib.suppress(OSError):
+        try:
             sys.stdout.close()  # tries to write what is left
+        except OSError:
+            pass
         sys.stdout = open(os.devnull, "w")

@@ -19,6 +19,7 @@ import train_cifar
 import train_imagenet
 from cli.network_file import read_network_file
 from distribution.machines import Alone
+from ekg.paper_networks import PaperSubject
 from ekg.pipeline import prune
 from nets import build_network
 from nets.foreign.names import translated
@@ -277,3 +278,20 @@ def test_a_network_file_says_which_network_it_took(tmp_path):
         file.parameters["fc/biases:0"][0], AVERAGED["fc.bias"].astype(np.float32)
     )
     assert json.dumps(vars(args))  # machines compare it
+
+
+def test_a_run_says_which_network_it_starts_from(tmp_path):
+    content, key = FILES["timm"]
+    path = tmp_path / "checkpoint.pth"
+    dicts = {k: v for k, v in content.items() if isinstance(v, dict)}
+    write_zip(path, {k: {n: Tensor(a) for n, a in v.items()} for k, v in dicts.items()})
+    flags = ["--arch", "ResNet-18", "--trained_param", str(path), "--trained_key", key]
+    subject = PaperSubject(train_imagenet.parse(flags))
+    start = subject.find(False)
+    networks = subject.networks(None, None)
+    assert networks.source == (
+        f"{path}: the network under state_dict_ema; --trained_key takes another: state_dict"
+    )
+    np.testing.assert_array_equal(networks.given["fc/biases:0"][0], AVERAGED["fc.bias"])
+    # config.json tells runs apart by the arrays: another key is another start.
+    assert start != PaperSubject(train_imagenet.parse(flags[:-2])).find(False)
