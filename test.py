@@ -1,9 +1,11 @@
 """Evaluates a parameter file, dense or pruned: top-1, top-5, loss, parameters, FLOPs; or times it.
+Evaluates files of export.py as well.
 
     python test.py --gpu_id 0 --arch ResNet-56 --dataset CIFAR10 \
         --trained_param ../test/trained_param.pkl
     python test.py --latency --trained_param ../test/trained_param.pkl \
         --against ../test/baseline_param.pkl --batch_sizes 1 32
+    python test.py --dataset CIFAR10 --trained_param ../test/trained_param.int8.tflite
 
 The shapes come from the file. Batch norm uses moving averages, as in deployment; see --batch_stats.
 """
@@ -17,12 +19,15 @@ import contextlib
 import json
 import sys
 
+from cli.exported_file import evaluate_exported, print_quality
 from cli.flags import add_any_data_flags, add_device_flags, add_key_flag, add_width_flag
 from cli.latency import add_latency_flags, check_latency_flags, report_latency
 from cli.network_file import read_network_file
 from cli.options import device_options
 from cli.parser import Parser
 from cli.program import run_program
+from dataloader.arrays import SCALINGS
+from exports.formats import exported_format
 from nets.catalogue import BUILDERS
 from utils import UserError
 
@@ -31,7 +36,10 @@ def parse(argv=None):
     parser = Parser(description=__doc__.splitlines()[0])
     group = parser.add_argument_group("network")
     group.add_argument(
-        "--trained_param", metavar="FILE", required=True, help="parameter file, dense or pruned"
+        "--trained_param",
+        metavar="FILE",
+        required=True,
+        help="parameter file, dense or pruned; or a file of export.py",
     )
     group.add_argument(
         "--arch",
@@ -40,6 +48,11 @@ def parse(argv=None):
     )
     add_key_flag(group)
     add_width_flag(group)
+    group.add_argument(
+        "--pixels",
+        choices=SCALINGS,
+        help="what a Keras file expects pixels 0..255 to be made into (default: 0..255)",
+    )
     group = parser.add_argument_group("evaluation")
     group.add_argument(
         "--batch_stats",
@@ -56,6 +69,12 @@ def parse(argv=None):
 def main():
     args = parse()
     check_latency_flags(args)
+    exported = exported_format(args.trained_param)
+    if exported:
+        evaluate_exported(args, exported)
+        return
+    if args.pixels:
+        raise UserError("--pixels is for Keras files; leave it out")
     if args.latency:
         report_latency(args)
         return
@@ -139,9 +158,7 @@ def report(args, network, what, metrics):
         f"{what}, {images:,} test images,"
         f" {'batch statistics' if args.batch_stats else 'moving averages'}"
     )
-    for label, key in (("top-1", "top1"), ("top-5", "top5")):
-        print(f"  {label:10}  {metrics[key]:.2%}  ({round(metrics[key] * images):,})")
-    print(f"  {'loss':10}  {metrics['loss']:.4f}")
+    print_quality(metrics)
     share = f"{params / whole_params:.1%} of the unpruned {network.arch}"
     print(f"  {'parameters':10}  {params:,}  ({share}; {averages:,} are moving averages)")
     print(f"  {'FLOPs':10}  {flops:,}  ({flops / whole_flops:.1%})")

@@ -60,6 +60,15 @@ def without_head(model):
     return model, Head("sigmoid" if activation is SIGMOID else "softmax", put_back)
 
 
+def activation_at_end(model):
+    """SOFTMAX or SIGMOID if a functional model ends in it, None if its outputs are logits."""
+    last = _last(model)[-1]
+    if isinstance(last, keras.layers.Softmax):
+        return SOFTMAX
+    activation = getattr(last, "activation", None)
+    return activation if activation in (SOFTMAX, SIGMOID) else None
+
+
 def _last(model):
     """list: the operation that makes the output, preceded by the nested models it is in."""
     operation = model.outputs[0]._keras_history.operation

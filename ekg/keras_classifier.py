@@ -2,11 +2,8 @@
 
 import numpy as np
 
-from dataloader.arrays import SCALINGS
-from engine.evaluation import measure
+from ekg.keras_pixels import expected_pixels, outputs_of, scalings_for
 from utils import UserError
-
-AS_GOOD = 0.02  # accuracies so close do not tell how a model expects its pixels
 
 
 class Classifier:
@@ -34,43 +31,18 @@ class Classifier:
         """
         if networks.head == "logits":
             _check_logits(name, networks)
-        scaling, accuracy = _expected(name, networks, pixels)
-        return scaling, f"{accuracy:.1%} of {len(networks.labels)} training images are right"
+        images, labels = networks.images, networks.labels
+        scaling, accuracy = expected_pixels(name, networks.predict, images, labels, pixels)
+        return scaling, f"{accuracy:.1%} of {len(labels)} training images are right"
 
 
 def _check_logits(name, networks):
     """Raises UserError if what the model gives for logits looks like probabilities."""
-    for scaling in networks.scalings():
-        outputs = networks.outputs(*SCALINGS[scaling])
+    for scaling in scalings_for(networks.images):
+        outputs = outputs_of(networks.predict, networks.images, scaling)
         if outputs.min() < 0 or outputs.max() > 1 or np.ptp(outputs) == 0:
             return
     raise UserError(
         f"the outputs of {name} are all between 0 and 1, so they are probabilities, but not of a"
         " layer or activation softmax or sigmoid at its end; end it with one, or with logits"
     )
-
-
-def _expected(name, networks, pixels):
-    """(key of SCALINGS, accuracy). Raises UserError if the model guesses."""
-    found = {s: _quality(networks, s) for s in networks.scalings(pixels)}
-    # Pixels 255 times too large leave an easy task right, and make its loss 0. Pixels 255 times too
-    # small make a model guess. So of scalings that are nearly as accurate, 0..255 comes last.
-    near = max(accuracy for accuracy, _ in found.values()) - AS_GOOD
-    likely = lambda s: (s == "0..255", found[s][1])
-    best = pixels or min((s for s in found if found[s][0] >= near), key=likely)
-    chance = 1 / max(2, networks.original.classes)
-    # Three deviations of guessing away from it.
-    least = chance + 3 * (chance * (1 - chance) / len(networks.labels)) ** 0.5
-    if found[best][0] <= least:
-        each = ", ".join(f"{key} {accuracy:.1%}" for key, (accuracy, _) in found.items())
-        raise UserError(
-            f"{name} is right on {found[best][0]:.1%} of {len(networks.labels)} training images, no"
-            f" more than guesses are; is its preprocessing another one? with pixels {each}"
-        )
-    return best, found[best][0]
-
-
-def _quality(networks, scaling):
-    """(accuracy, mean loss) on the images tried."""
-    sums = measure(networks.labels, networks.outputs(*SCALINGS[scaling]))
-    return sums["top1"] / len(networks.labels), sums["loss"] / len(networks.labels)

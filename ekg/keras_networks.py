@@ -12,6 +12,7 @@ from coupling.masking import kept_filters, whole_mask
 from coupling.prunable import PrunableModel
 from dataloader.arrays import SCALINGS
 from ekg.importance import first_filters
+from ekg.keras_pixels import tried_images
 from ekg.task import CLASSES
 from engine.configuration import versions
 from engine.run_files import KERAS_RESULT, KERAS_UNFINISHED
@@ -56,13 +57,12 @@ class KerasNetworks:
     trained = True
     task = CLASSES
 
-    def __init__(self, model, data, strategy, tried, has_classes=True):
+    def __init__(self, model, data, strategy, has_classes=True):
         """
         Args:
             model: functional model; it stays as it is.
             data: Dataset.
             strategy: tf.distribute.Strategy of the devices.
-            tried: how many training images `outputs` looks at.
             has_classes: whether its outputs are those of a classifier.
         """
         self.data, self.strategy, self.arch = data, strategy, model.name
@@ -78,28 +78,15 @@ class KerasNetworks:
             self.notes.append(
                 "its sigmoids are trained as classes that exclude each other, not as probabilities"
             )
-        random = np.random.default_rng(0).permutation(len(data.y_train))[:tried]
-        self.images, self.labels = data.x_train[random], data.y_train[random]
+        self.images, self.labels = tried_images(data)
 
-    def scalings(self, asked=None):
-        """The keys of SCALINGS that fit the channels of the images, a list.
+    def predict(self, x):
+        """Logits or other outputs of the unpruned model without its head, float32 [B, outputs].
 
-        Raises UserError if the one that was asked for is not among them.
+        x: float32 [B, H, W, C], scaled as the model expects it.
         """
-        channels = self.images.shape[-1]
-        fits = [name for name, (mean, _) in SCALINGS.items() if len(mean) in (1, channels)]
-        if asked and asked not in fits:
-            raise UserError(f"--pixels {asked} is for 3 channels; the images have {channels}")
-        return fits
-
-    def outputs(self, mean, std):
-        """What the model, without its head, gives for the images tried: float32 [N, classes]."""
-        found = []
-        for first in range(0, len(self.images), 64):
-            x = (self.images[first : first + 64].astype(np.float32) - mean) / std
-            y = self.original(x.astype(np.float32), Context("moving"))
-            found.append((of_classes(y) if self.has_classes else y).numpy())
-        return np.concatenate(found)
+        outputs = self.original(x, Context("moving"))
+        return (of_classes(outputs) if self.has_classes else outputs).numpy()
 
     # ------------------------------------------------------------------------- making of networks
 

@@ -2,7 +2,7 @@
 
 import tensorflow as tf
 
-from dataloader.arrays import SCALINGS
+from ekg.keras_pixels import outputs_of, scalings_for
 from ekg.other_tasks import Packing, per_image, task_of
 
 
@@ -31,7 +31,8 @@ class OwnLoss:
         # The outputs of a pass, float32, in the order of the model.
         outputs = Packing(structure, shapes, [tf.float32] * len(shapes))
         loss = per_image(self.loss, self.targets, outputs)
-        found = {s: networks.outputs(*SCALINGS[s]) for s in networks.scalings(pixels)}
+        images = networks.images
+        found = {s: outputs_of(networks.predict, images, s) for s in scalings_for(images, pixels)}
         means = {s: float(tf.reduce_mean(loss(networks.labels, found[s]))) for s in found}
         scaling = pixels or min(means, key=means.__getitem__)
         networks.task = task_of(loss, networks.labels, found[scaling])

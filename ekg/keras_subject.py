@@ -12,8 +12,6 @@ from ekg.keras_classifier import Classifier
 from ekg.keras_networks import KerasNetworks
 from utils import UserError
 
-TRIED = 512  # training images on which a model is measured before the run
-
 
 class KerasSubject:
     """See engine.networks.Subject.
@@ -60,7 +58,7 @@ class KerasSubject:
         name, model = self.source.name, self.source.model
         _check_images(name, model, data)
         self.kind.check(name, model, data)
-        networks = KerasNetworks(model, data, strategy, TRIED, self.kind.has_classes)
+        networks = KerasNetworks(model, data, strategy, self.kind.has_classes)
         scaling, quality = self.kind.settle(name, networks, self.pixels)
         networks.pixels = SCALINGS[scaling]
         notes = "".join(f"; {note}" for note in networks.notes)

@@ -73,26 +73,26 @@ def load(path, arch=None, dataset=None, width_multiplier=None, trained_key=None)
 
     Raises UserError if the file is damaged, contradicts an argument, or does not say what is None.
     """
-    network, pixels = _read(path, arch, dataset, width_multiplier)
+    network, pixels = _read(path, arch, dataset, width_multiplier, trained_key)
     from nets.predictor import Predictor
 
     return Predictor(network, *pixels)
 
 
-def to_keras(path, arch=None, dataset=None, width_multiplier=None):
+def to_keras(path, arch=None, dataset=None, width_multiplier=None, trained_key=None):
     """The network in a parameter file, dense or pruned, as a keras.Model of plain Keras layers.
 
     The model takes pixels 0..255, float32 or uint8 [B, S, S, 3], which it normalises itself, and
     gives logits, float32 [B, classes]. It trains on with `fit`; its batch norms have the network's
     moving averages. Arguments and errors are those of `load`.
     """
-    network, pixels = _read(path, arch, dataset, width_multiplier)
+    network, pixels = _read(path, arch, dataset, width_multiplier, trained_key)
     from nets.keras_copy import keras_copy
 
     return keras_copy(network, *pixels)
 
 
-def _read(path, arch, dataset, width_multiplier):
+def _read(path, arch, dataset, width_multiplier, trained_key):
     """(Network, its entry of PIXELS); see load."""
     from distribution.startup import import_tensorflow
     from nets.parameters import check_known, read_parameters

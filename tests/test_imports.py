@@ -16,6 +16,7 @@ ROOMS = [
     "ablations",
     "analysis",
     "cli",
+    "exports",
     "ekg",
     "engine",
     "op_utils",
@@ -94,5 +95,5 @@ def test_the_engine_would_serve_another_method():
 
 def test_the_root_holds_programs_and_two_more_files():
     programs = {"train_cifar.py", "train_imagenet.py", "test.py", "ablation.py", "report.py"}
-    programs |= {"analyze.py", "prune_keras.py"}
+    programs |= {"analyze.py", "prune_keras.py", "export.py"}
     assert {path.name for path in ROOT.glob("*.py")} == programs | {"op_utils.py", "utils.py"}

@@ -1,0 +1,1 @@
+"""Networks as files that load without this project: SavedModel, Keras, TFLite, ONNX."""
