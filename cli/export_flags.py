@@ -11,6 +11,7 @@ from nets.catalogue import BUILDERS
 from utils import UserError
 
 KERAS_ENDINGS = (".keras", ".h5", ".hdf5")
+OF_PARAMETER_FILES = "arch", "width_multiplier", "dataset", "input_size", "val_labels"
 
 
 def parse(doc, argv=None):
@@ -38,7 +39,7 @@ def parse(doc, argv=None):
     _check_network_flags(args)
     name = os.path.basename(os.path.normpath(args.trained_param))
     args.stem = os.path.splitext(name)[0]
-    args.out = args.out or os.path.dirname(args.trained_param) or "."
+    args.out = os.path.dirname(args.trained_param) if args.out is None else args.out
     args.formats = formats(args.to or (), args.types or TFLITE_TYPES)
     check_installed([*args.formats, *([TFLITE["int8"]] if args.against else ())])
     if args.formats:
@@ -107,7 +108,7 @@ def _check_network_flags(args):
     kinds = {is_keras(path) for path in paths}
     if len(kinds) > 1:
         raise UserError("--against: give two parameter files, or two Keras models")
-    keras_only, others_only = ("pixels", "trust"), ("arch", "width_multiplier", "dataset")
+    keras_only, others_only = ("pixels", "trust"), OF_PARAMETER_FILES
     whose, wrong = (
         ("parameter files", others_only) if True in kinds else ("Keras models", keras_only)
     )

@@ -79,7 +79,7 @@ def print_quality(metrics):
 def _check_flags(args, wanted):
     wrong = next((name for name, usual in OTHERS.items() if getattr(args, name) != usual), None)
     if wrong:
-        raise UserError(f"--{wrong} is for parameter files, not for a {wanted.name} file")
+        raise UserError(f"--{wrong} is for parameter files, not for {wanted.name} files")
     if args.pixels and wanted.opener != "keras":
         raise UserError(f"--pixels is for Keras files; {wanted.name} files normalise themselves")
     if not args.dataset and not args.data_path:

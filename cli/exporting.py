@@ -102,9 +102,10 @@ def _needs_images(args):
 
 
 def _check_none_needed(args):
+    if args.against:
+        raise UserError("--against needs the test images: give --data_path")
     if _needs_images(args):
-        what = "--against" if args.against else "TFLite int8"
-        raise UserError(f"{what} needs images: give --data_path, or other --types")
+        raise UserError("TFLite int8 needs training images: give --data_path, or other --types")
 
 
 def _network(file):

@@ -14,14 +14,14 @@ def check_targets(folder, stem, formats, source):
     """Raises UserError if files cannot be written, or would replace what is not an export.
 
     Args:
-        folder: to write to.
+        folder: to write to; "" is the working folder.
         stem: the names of all files without their endings.
         formats: list of Format.
         source: path of the file that is exported.
     """
-    if not os.path.isdir(folder):
+    if not os.path.isdir(folder or "."):
         raise UserError(f"--out {folder}: there is no such folder")
-    if not os.access(folder, os.W_OK):
+    if not os.access(folder or ".", os.W_OK):
         raise UserError(f"--out {folder}: nothing can be written there")
     for wanted in formats:
         path = target(folder, stem, wanted)

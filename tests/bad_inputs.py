@@ -53,7 +53,7 @@ class Bad:
     runs: bool = False
 
     def argv(self, program="train_cifar.py"):
-        without = "test.py", "report.py", "analyze.py"
+        without = "test.py", "report.py", "analyze.py", "export.py"
         folder = () if program in without else ("--train_path", "run")
         network = (
             ("--arch", "ResNet-20", "--dataset", "DIGITS")

@@ -1,6 +1,7 @@
 """Networks like trained ones: random arrays, and the moving averages of real activations.
 
-With other averages, a deep random network amplifies rounding until outputs cannot be compared.
+With other averages, or with branches as strong as their shortcuts, a deep random network amplifies
+rounding until outputs cannot be compared.
 """
 
 import re
@@ -15,6 +16,7 @@ from nets import build_network
 from nets.gates import Context
 
 CLASSES = 10
+WEAK = 0.3  # how strong branches are beside their shortcuts
 # arch -> (height and width of images, branches that go entirely: with identity, with projection)
 ARCHITECTURES = {
     "ResNet-8": (16, ("0.0", "1.0")),
@@ -49,6 +51,10 @@ def settled_network(arch, pruned, padding="SAME", size=None, width=1.0):
     network = build(randomised(build().parameters(), 0))
     if pruned:
         network = build(extract(network, _mask(network, gone)))
+    for layer in network.network_layers:
+        if layer.adds:
+            gamma = layer.norm.arrays["gamma"]
+            gamma.assign(WEAK * gamma)
     images = np.random.default_rng(1).standard_normal((16, *network.image_shape), np.float32)
     ctx = Context("batch")
     network(images, ctx)

@@ -2,7 +2,7 @@
 tests/data/errors.md has them all.
 
 `make errors` writes that page anew, from what the cases of bad_inputs.py, bad_images.py,
-bad_reports.py and bad_analyses.py are answered with now.
+bad_reports.py, bad_analyses.py and bad_exports.py are answered with now.
 """
 
 import os
@@ -13,6 +13,7 @@ import sys
 import numpy as np
 import pytest
 from bad_analyses import ANALYSES
+from bad_exports import EXPORTS
 from bad_images import IMAGES
 from bad_inputs import SECTIONS
 from bad_reports import REPORTS
@@ -20,6 +21,7 @@ from test_programs import files_under
 
 import ablation
 import analyze
+import export
 import report
 import test as test_py  # the program beside this folder, not Python's own tests
 import train_cifar
@@ -35,9 +37,11 @@ MAINS = {
     "ablation.py": ablation.main,
     "report.py": report.main,
     "analyze.py": analyze.main,
+    "export.py": export.main,
 }
-FLEETING = ("test.py", "report.py")  # programs that no second start resumes
+FLEETING = ("test.py", "report.py", "export.py")  # programs that no second start resumes
 SECTIONS = {**SECTIONS, "Images in files": IMAGES, "Reports": REPORTS, "Analyses": ANALYSES}
+SECTIONS |= {"Exports": EXPORTS}
 CASES = [(section, bad) for section, cases in SECTIONS.items() for bad in cases]
 MADE_WITH = (
     f"Python {sys.version_info.major}.{sys.version_info.minor} and NumPy"
