@@ -35,8 +35,8 @@ class Format:
 
 LITERT = {"ai_edge_litert": "ai-edge-litert"}
 ONNX = {"tf2onnx": "tf2onnx", "onnx": "onnx", "onnxruntime": "onnxruntime"}
-# float32 sums in another order differ by some 1e-6, networks with float16 weights by some 1e-3. With
-# 8 bits every logit differs: what counts is the class.
+# float32 sums in another order differ by some 1e-6, float16 weights by some 1e-3. With 8 bits every
+# logit differs: what counts is the class.
 TFLITE = {
     "float32": Format("TFLite float32", ".float32.tflite", "tflite", LITERT),
     "float16": Format("TFLite float16", ".float16.tflite", "tflite", LITERT, 3e-2, 0.95),
