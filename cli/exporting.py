@@ -39,15 +39,21 @@ def run(args):
     network = exportables["pruned"]
     images = _samples(data, network.image_shape)
     if args.formats:
-        write_files(args, network, images, say=print if not args.json else lambda line: None)
+        dataset = f" for {files['pruned'].dataset}" if files else ""
+        write_files(args, network, dataset, images)
     if args.against:
         print_table(args, exportables, data, images)
 
 
-def write_files(args, network, images, say):
-    """Exports to args.formats. images: as from _samples; say: function of a line."""
+def write_files(args, network, dataset, images):
+    """Exports to args.formats and says what was found; with --json, does not say it.
+
+    network: Exportable; dataset: text behind its name; images: as from _samples.
+    """
+    say = (lambda line: None) if args.json else print
     sizes, classes = network.image_shape, network.inference.output_shape[-1]
-    say(f"{network.name}: uint8 images [B, {', '.join(map(str, sizes))}], {classes} classes")
+    shape = ", ".join(map(str, sizes))
+    say(f"{network.name}{dataset}: uint8 images [B, {shape}], {classes} classes")
     for wanted in args.formats:
         path = target(args.out, args.stem, wanted)
         result = export(network, wanted, path, *images)

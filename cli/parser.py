@@ -19,9 +19,9 @@ class Parser(argparse.ArgumentParser):
     def __init__(self, **settings):
         super().__init__(formatter_class=_Help, allow_abbrev=False, **settings)
         # argparse's own pattern has no exponents: it would take the value of `--flag -1e-4` for
-        # another flag. As a number it gets the error about its range.
+        # another flag. As a number it gets the error about its range. Nor has it -1..1, a range.
         self._negative_number_matcher = re.compile(
-            r"-((\d+\.?\d*|\.\d+)(e[-+]?\d+)?|inf|infinity|nan)$", re.IGNORECASE
+            r"-((\d+\.?\d*|\.\d+)(e[-+]?\d+)?|inf|infinity|nan|\d+\.\.\d+)$", re.IGNORECASE
         )
 
     def error(self, message):

@@ -46,17 +46,20 @@ def check(exportable, wanted, path, images):
     with Running(path, wanted.opener) as running:
         found = answers(running, images)
     expected = exportable.expected(images)
-    # A softmax changes its outputs by no more than its inputs change: one scale serves both.
-    scale = max(1.0, float(np.abs(expected["logits"]).max()))
+    largest = float(np.abs(expected["logits"]).max())
+    # A softmax or sigmoid changes its outputs by no more than its inputs change.
+    scales = {"logits": largest, "probabilities": max(1.0, largest)}
     logits = True
     if wanted.opener == "keras":
         logits = exportable.gives_logits
-        expected = {"outputs": expected["logits" if logits else "probabilities"]}
+        kind = "logits" if logits else "probabilities"
+        expected, scales = {"outputs": expected[kind]}, {"outputs": scales[kind]}
     shapes = lambda named: {name: array.shape for name, array in named.items()}
     if shapes(found) != shapes(expected):
         raise UserError(f"the {wanted.name} file has other outputs than the network; not written")
     main = next(iter(expected))
-    difference = max(float(np.abs(found[name] - expected[name]).max()) for name in expected) / scale
+    off = lambda name: float(np.abs(found[name] - expected[name]).max()) / scales[name]
+    difference = max(map(off, expected))
     agreement = (top1(found[main], logits) == top1(expected[main], logits)).mean()
     result = Check(difference, float(agreement), len(images))
     # `not <=`: NaN counts as different.
