@@ -1,5 +1,6 @@
 """Asks an exported file in another process, which knows nothing of this project."""
 
+import contextlib
 import os
 import pathlib
 import subprocess
@@ -9,6 +10,7 @@ from exports.runner import read_array, write_array
 from utils import UserError, cores
 
 RUNNER = pathlib.Path(__file__).with_name("runner.py")
+PATIENCE = 10  # seconds that a process gets to end
 
 
 class Running:
@@ -55,9 +57,15 @@ class Running:
         self.close()
 
     def close(self):
-        """Ends the process."""
-        self._process.kill()
-        self._process.communicate()
+        """Ends the process: politely, so that libraries tidy up behind themselves."""
+        with contextlib.suppress(OSError):
+            self._in.close()
+        try:
+            self._process.wait(PATIENCE)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+        self._out.close()
 
     def answers(self, images):
         """dict name -> array [B, ...] of all outputs for `images`, [B, H, W, C]."""

@@ -43,7 +43,9 @@ def keras(path, threads):
     import keras
 
     model = keras.models.load_model(path, compile=False)
-    predict = tf.function(lambda x: model(x, training=False), reduce_retracing=True)
+    predict = tf.function(
+        lambda x: model(x, training=False), autograph=False, reduce_retracing=True
+    )
     call = lambda images: {"outputs": predict(tf.constant(images, tf.float32)).numpy()}
     return call, "float32", list(model.input_shape)
 

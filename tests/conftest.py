@@ -31,6 +31,7 @@ FIRST = (
     "test_several_machines.py",
     "test_killed.py",
     "test_errors.py",
+    "test_export_program.py",
     "test_imagenet_run.py",
     "test_published.py",
 )
