@@ -43,7 +43,7 @@ def check(exportable, wanted, path, images):
 
     Raises UserError if the file cannot be run, or differs more than its Format allows.
     """
-    with Running(path, wanted.opener) as running:
+    with Running(path, wanted.opener, called=f"the {wanted.name} file") as running:
         found = answers(running, images)
     expected = exportable.expected(images)
     largest = float(np.abs(expected["logits"]).max())

@@ -10,6 +10,7 @@ import tensorflow as tf
 from coupling.graph import as_functional
 from coupling.heads import SIGMOID, activation_at_end, without_head
 from coupling.loading import load_model
+from exports.silence import silent_layers
 from nets.keras_copy import keras_copy
 from nets.predictor import Predictor
 from utils import UserError
@@ -25,6 +26,8 @@ class Exportable:
         inference: keras.Model of such pixels to logits, for the other files.
         activation: function of logits [B, classes] to probabilities.
         gives_logits: whether the outputs of `trainable` are logits, not probabilities.
+        for_int8: function of training images, uint8 [N, H, W, C], to what takes the place of
+            `inference` in int8.
         reference: function of uint8 images [B, H, W, C] to logits, float32 [B, classes]: what the
             exported files are compared with.
     """
@@ -34,6 +37,7 @@ class Exportable:
     inference: keras.Model
     activation: typing.Callable
     gives_logits: bool
+    for_int8: typing.Callable
     reference: typing.Callable
 
     @property
@@ -50,10 +54,17 @@ class Exportable:
 
 def of_network(network, mean, std):
     """The Exportable of a Network, with its normalisation, three floats each."""
+    inference = keras_copy(network, mean, std, folded=True)
+
+    def for_int8(images):
+        silent = silent_layers(inference, images)
+        return keras_copy(network, mean, std, folded=True, silent=silent) if silent else inference
+
     return Exportable(
         name=network.arch,
         trainable=keras_copy(network, mean, std),
-        inference=keras_copy(network, mean, std, folded=True),
+        inference=inference,
+        for_int8=for_int8,
         activation=tf.nn.softmax,
         gives_logits=True,
         reference=Predictor(network, mean, std),
@@ -76,10 +87,12 @@ def of_model(path, mean, std, trust=False):
     end, logits = activation_at_end(model), logits_of_file(path, trust)
     sigmoid = end is SIGMOID or logits.output_shape[-1] == 1
     normalised = lambda images: (tf.cast(images, tf.float32) - mean) / std
+    inference = _of_pixels(logits, mean, std)
     return Exportable(
         name=model.name,
         trainable=_of_pixels(model, mean, std),
-        inference=_of_pixels(logits, mean, std),
+        inference=inference,
+        for_int8=lambda images: inference,
         activation=tf.nn.sigmoid if sigmoid else tf.nn.softmax,
         gives_logits=end is None,
         reference=lambda images: logits(normalised(images), training=False),

@@ -22,14 +22,15 @@ class Running:
         path: of the file.
         opener: see exports.formats.Format.
         threads: that it computes with; None: as many as there are cores.
+        called: its name in messages, None for its path.
 
     Attributes: dtype, str, and shape, tuple with None for any size, of its input.
 
     Raises UserError for a file that cannot be opened.
     """
 
-    def __init__(self, path, opener, threads=None):
-        self.path = path
+    def __init__(self, path, opener, threads=None, called=None):
+        self.called = called or path
         # Isolated (-I): neither this project nor the working folder can be imported.
         command = [sys.executable, "-I", str(RUNNER), opener, str(path), str(threads or cores())]
         environment = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3", "KERAS_BACKEND": "tensorflow"}
@@ -96,4 +97,4 @@ class Running:
         if word != "error":
             code = self._process.wait()
             rest = f"the library that reads it ended with code {code}; the file may be damaged"
-        raise UserError(f"{self.path} cannot be run: {rest}")
+        raise UserError(f"{self.called} cannot be run: {rest}")

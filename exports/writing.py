@@ -3,6 +3,7 @@ give logits and probabilities, float32 [B, classes], for any B.
 """
 
 import contextlib
+import dataclasses
 import logging
 import warnings
 
@@ -73,6 +74,9 @@ def _keras(exportable, path):
 
 def _tflite(exportable, wanted, path, representative):
     int8 = wanted is TFLITE["int8"]
+    if int8:
+        model = exportable.for_int8(representative)
+        exportable = dataclasses.replace(exportable, inference=model)
     # For int8 the converter itself turns the float32 input into uint8: then all is integers.
     module = Serving(exportable, tf.float32 if int8 else tf.uint8)
     concrete = [module.serve.get_concrete_function()]

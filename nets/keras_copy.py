@@ -17,7 +17,7 @@ L = keras.layers
 LARGEST_OUTPUT = {tf.nn.relu: None, tf.nn.relu6: 6.0}  # of the activations that networks have
 
 
-def keras_copy(network, mean, std, folded=False):
+def keras_copy(network, mean, std, folded=False, silent=()):
     """The keras.Model of a network: pixels, float32 [B, S, S, 3], to logits, float32 [B, classes].
 
     Pixels are 0..255; the first layer normalises them.
@@ -28,13 +28,15 @@ def keras_copy(network, mean, std, folded=False):
         folded: whether batch norms become part of the convolutions before them. That is for
             inference only. Without it the copy trains on, and its batch norms have the network's
             moving averages.
+        silent: names of Keras layers, activations within residual branches, that are taken to give
+            0. Such a branch becomes the constant that is left of it. Only with `folded`.
 
     The constants that are left of blocks without filters do not train, except behind a projection.
     """
     x = image = keras.Input(network.image_shape, name="images", dtype="float32")
     scale, offset = [1 / s for s in std], [-m / s for m, s in zip(mean, std)]
     x = L.Rescaling(scale, offset, name="normalise")(x)
-    copy = _Folded() if folded else _Trainable()
+    copy = _Folded(silent) if folded else _Trainable()
     for part in network.parts:
         if type(part) not in PARTS:
             name = type(part).__name__
@@ -45,6 +47,8 @@ def keras_copy(network, mean, std, folded=False):
 
 class _Trainable:
     """Copies layers as they are."""
+
+    silent = ()
 
     def conv_bn(self, conv, bn, x, constant=None):
         """Convolution and batch norm, plus a Constant or None."""
@@ -64,17 +68,25 @@ class _Trainable:
 class _Folded:
     """Copies a convolution and its batch norm as one convolution with a bias."""
 
+    def __init__(self, silent):
+        self.silent = silent
+
     def conv_bn(self, conv, bn, x, constant=None):
         """Convolution and batch norm, plus a Constant or None."""
-        gamma, beta, mean, variance = (
-            np.float64(_vector(bn, name))
-            for name in ("gamma", "beta", "moving_mean", "moving_variance")
-        )
-        scale = gamma / np.sqrt(variance + BN_EPSILON)
-        # (x * k - mean) s + beta = x * (k s) + (beta - mean s), s [C] along the filters
+        scale, shift = _scale_and_shift(bn)
         factor = scale.reshape([-1] + [1] * (-1 - conv.filter_axis))
-        bias = beta - mean * scale + _constant(constant)
-        return _convolution(conv, x, [conv.kernel.numpy() * factor, bias], conv.strides)
+        weights = [conv.kernel.numpy() * factor, shift + _constant(constant)]
+        return _convolution(conv, x, weights, conv.strides)
+
+
+def _scale_and_shift(bn):
+    """(s, t), float64 [C]: (x * k - mean) gamma / deviation + beta = x * (k s) + t."""
+    gamma, beta, mean, variance = (
+        np.float64(_vector(bn, name))
+        for name in ("gamma", "beta", "moving_mean", "moving_variance")
+    )
+    scale = gamma / np.sqrt(variance + BN_EPSILON)
+    return scale, beta - mean * scale
 
 
 def _convolution(conv, x, weights, strides):
@@ -113,6 +125,26 @@ def _activated(conv, x):
     return L.ReLU(LARGEST_OUTPUT[conv.after], name=_name(conv, "relu"))(x)
 
 
+def _left_of(inner, last, copy):
+    """What a branch gives if an activation in it is 0 everywhere, float64 [C]; else None.
+
+    Behind zeros every place has the same values. They come to 1x1 convolutions only: there are no
+    borders.
+
+    inner: (convolution, batch norm)s with an activation each; last: that without one.
+    """
+    silent = [i for i, (conv, _) in enumerate(inner) if _name(conv, "relu") in copy.silent]
+    if not silent:
+        return None
+    value = None
+    for conv, bn in [*inner[silent[-1] + 1 :], last]:
+        scale, shift = _scale_and_shift(bn)
+        value = shift if value is None else value @ conv.kernel.numpy()[0, 0] * scale + shift
+        if conv is not last[0]:
+            value = np.clip(value, 0, LARGEST_OUTPUT[conv.after])
+    return value
+
+
 # ------------------------------------------------------------------------- functions of whole parts
 
 
@@ -128,9 +160,9 @@ def _pooled_stem(part, x, copy):
     return L.MaxPooling2D(3, 2, name="pool")(x)
 
 
-def _shifted(constant, x):
-    """x plus a Constant."""
-    return L.Rescaling(1.0, _vector(constant, "beta").tolist(), name=_name(constant, "constant"))(x)
+def _shifted(bn, offset, x):
+    """x plus `offset`, a vector, which is all that is left of a branch. bn: names it."""
+    return L.Rescaling(1.0, offset.tolist(), name=_name(bn, "constant"))(x)
 
 
 def _block(block, x, copy):
@@ -139,9 +171,12 @@ def _block(block, x, copy):
     if block.projection is not None:
         y = shortcut = copy.conv_bn(*block.projection, x, block.constant)
     elif block.constant is not None:
-        y = _shifted(block.constant, x)
-    if block.convs:
-        *inner, last = block.convs
+        y = _shifted(block.constant, _constant(block.constant), x)
+    *inner, last = block.convs or [None]
+    left = _left_of(inner, last, copy)
+    if left is not None:
+        y = _shifted(last[1], left, shortcut)
+    elif block.convs:
         for conv, bn in inner:
             x = _activated(conv, copy.conv_bn(conv, bn, x))
         y = L.Add(name=_name(last[0], "add"))([copy.conv_bn(*last, x), shortcut])
@@ -151,7 +186,10 @@ def _block(block, x, copy):
 def _inverted_residual(block, x, copy):
     """nets.mobilenet_v2.InvertedResidual."""
     if block.constant is not None:
-        return _shifted(block.constant, x)
+        return _shifted(block.constant, _constant(block.constant), x)
+    left = _left_of(block.inner, (block.conv2, block.bn2), copy)
+    if block.shortcut and left is not None:
+        return _shifted(block.bn2, left, x)
     y = x
     for conv, bn in block.inner:
         y = _activated(conv, copy.conv_bn(conv, bn, y))

@@ -5,6 +5,7 @@ import os
 
 import numpy as np
 import pytest
+import tensorflow as tf
 from settled import pixels, settled_network
 
 from exports.checking import top1
@@ -12,6 +13,7 @@ from exports.exportable import of_network
 from exports.exporting import export
 from exports.formats import FORMATS, TFLITE, exported_format, formats
 from exports.process import Running
+from exports.silence import silent_layers
 from exports.targets import files_of
 from nets.catalogue import PIXELS
 from utils import UserError
@@ -60,7 +62,8 @@ def test_a_bad_export_leaves_the_folder_as_it_was(exportable, tmp_path, images, 
     network = settled_network("ResNet-8", False, "symmetric")
     network.parts[-1].fc.biases.assign_add(np.linspace(0, 5, 10, dtype=np.float32)[None])
     other = of_network(network, *PIXELS["CIFAR10"])
-    bad = dataclasses.replace(other, inference=exportable.inference)
+    wrong = dict(inference=exportable.inference, for_int8=exportable.for_int8)
+    bad = dataclasses.replace(other, **wrong)
     with pytest.raises(UserError, match=r"differs from the network.*it is not written"):
         export(bad, wanted, str(path), images, images)
     assert os.listdir(tmp_path) == [path.name] and path.read_bytes() == b"former"
@@ -77,6 +80,30 @@ def test_a_nan_is_a_difference(exportable, tmp_path, images):
     wrong = dataclasses.replace(exportable, reference=lambda x: np.full([len(x), 10], np.nan))
     with pytest.raises(UserError, match="differs from the network: greatest difference nan"):
         export(wrong, ONNX, str(tmp_path / "x.onnx"), images)
+
+
+@pytest.mark.parametrize(
+    "arch, name",
+    [
+        ("ResNet-8", "BasicBlock1.0/conv1"),
+        pytest.param("MobileNet-v2", "InvertedResidual1.1/conv0", marks=pytest.mark.long),
+        pytest.param("MobileNet-v2", "InvertedResidual1.1/conv1", marks=pytest.mark.slow),
+        pytest.param("ResNet-50", "BasicBlock0.0/conv0", marks=pytest.mark.slow),
+    ],
+)
+def test_a_branch_of_dead_filters_is_a_constant_in_int8(tmp_path, images, arch, name):
+    """The kernels of XNNPACK refuse a range of rounding errors."""
+    network = settled_network(arch, False, "symmetric", 16, width=0.25)
+    conv = next(layer for layer in network.network_layers if layer.path == name)
+    conv.norm.arrays["beta"].assign_sub(tf.fill(conv.norm.arrays["beta"].shape, 100.0))
+    exportable = of_network(network, *PIXELS["CIFAR10"])
+    silent = silent_layers(exportable.inference, images)
+    assert f"{conv.path.replace('/', '_')}_relu" in silent
+    small = exportable.for_int8(images)
+    assert len(small.layers) < len(exportable.inference.layers)
+    expected = exportable.expected(images)["logits"]
+    np.testing.assert_allclose(small(images), expected, atol=1e-5 * np.abs(expected).max())
+    export(exportable, TFLITE["int8"], str(tmp_path / "x.tflite"), images, images)
 
 
 def test_a_library_that_crashes_ends_only_its_own_process(tmp_path, monkeypatch, images):
