@@ -15,6 +15,7 @@ from exports.formats import FORMATS, TFLITE, exported_format, formats
 from exports.process import Running
 from exports.silence import silent_layers
 from exports.targets import files_of
+from exports.writing import write
 from nets.catalogue import PIXELS
 from utils import UserError
 
@@ -103,7 +104,10 @@ def test_a_branch_of_dead_filters_is_a_constant_in_int8(tmp_path, images, arch, 
     assert len(small.layers) < len(exportable.inference.layers)
     expected = exportable.expected(images)["logits"]
     np.testing.assert_allclose(small(images), expected, atol=1e-5 * np.abs(expected).max())
-    export(exportable, TFLITE["int8"], str(tmp_path / "x.tflite"), images, images)
+    path = str(tmp_path / "x.tflite")
+    write(exportable, TFLITE["int8"], path, images)
+    with Running(path, "tflite") as running:
+        assert np.isfinite(running.answers(images)["logits"]).all()
 
 
 def test_a_library_that_crashes_ends_only_its_own_process(tmp_path, monkeypatch, images):
