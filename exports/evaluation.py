@@ -9,6 +9,7 @@ from coupling.graph import as_functional
 from coupling.heads import SIGMOID, activation_at_end
 from coupling.loading import load_model
 from dataloader.images import in_batches
+from ekg.keras_networks import of_classes
 from engine.console import Silent
 from engine.evaluation import measure
 from engine.logits import check_finite
@@ -52,17 +53,10 @@ class Exported:
                     f"{self.path} gives {', '.join(found)[:200]}, not logits; only files of"
                     " export.py can be evaluated"
                 )
-            return of_classes(found["logits"])
+            return of_classes(found["logits"]).numpy()
         images = (images.astype(np.float32) - self.mean) / self.std
         outputs = self.running.answers(images)["outputs"]
         return logits_of(outputs, self._activation)
-
-
-def of_classes(logits):
-    """float32 [B, 2 or more]: a single logit is that of class 1, against 0."""
-    if logits.shape[-1] > 1:
-        return logits
-    return np.concatenate([np.zeros_like(logits), logits], -1)
 
 
 def check_keras(path):
@@ -85,7 +79,7 @@ def logits_of(outputs, activation):
     if activation is not None:
         log = lambda p: np.log(np.maximum(p, SMALLEST))
         outputs = log(outputs) - (log(1 - outputs) if activation == "sigmoid" else 0)
-    return of_classes(outputs)
+    return of_classes(outputs).numpy()
 
 
 def evaluated(exported, images, labels, batch_size, track=Silent):
