@@ -53,7 +53,7 @@ class Exported:
                     f"{self.path} gives {', '.join(found)[:200]}, not logits; only files of"
                     " export.py can be evaluated"
                 )
-            return of_classes(found["logits"]).numpy()
+            return np.asarray(of_classes(found["logits"]))
         images = (images.astype(np.float32) - self.mean) / self.std
         outputs = self.running.answers(images)["outputs"]
         return logits_of(outputs, self._activation)
@@ -79,7 +79,7 @@ def logits_of(outputs, activation):
     if activation is not None:
         log = lambda p: np.log(np.maximum(p, SMALLEST))
         outputs = log(outputs) - (log(1 - outputs) if activation == "sigmoid" else 0)
-    return of_classes(outputs).numpy()
+    return np.asarray(of_classes(outputs))
 
 
 def evaluated(exported, images, labels, batch_size, track=Silent):
