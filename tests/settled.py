@@ -15,7 +15,6 @@ from ekg.importance import masks
 from nets import build_network
 from nets.gates import Context
 
-CLASSES = 10
 WEAK = 0.3  # how strong branches are beside their shortcuts
 # arch -> (height and width of images, branches that go entirely: with identity, with projection)
 ARCHITECTURES = {
@@ -34,7 +33,7 @@ def pixels(count, size, seed=0):
     return np.random.default_rng(seed).integers(0, 256, (count, size, size, 3), np.uint8)
 
 
-def settled_network(arch, pruned, padding="SAME", size=None, width=1.0):
+def settled_network(arch, pruned, padding="SAME", size=None, width=1.0, classes=10):
     """A Network with random arrays.
 
     Args:
@@ -43,9 +42,10 @@ def settled_network(arch, pruned, padding="SAME", size=None, width=1.0):
         padding: one of nets.catalogue.PADDINGS.
         size: height and width of images, None for the usual ones of tests.
         width: the width multiplier.
+        classes: number of classes.
     """
     usual, gone = ARCHITECTURES[arch]
-    shape = arch, CLASSES, size or usual
+    shape = arch, classes, size or usual
     variant = dict(padding=padding, width_multiplier=width)
     build = lambda arrays=None: build_network(*shape, arrays, **variant)
     network = build(randomised(build().parameters(), 0))

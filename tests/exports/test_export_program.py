@@ -12,6 +12,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from imagenet_files import pictures, write_folders
 from keras_models import randomised
 from processes import QUIET, ROOT, without_tensorflow
 from settled import settled_network
@@ -128,6 +129,24 @@ def test_the_keras_file_trains_on_without_this_project(path, exported, tmp_path)
     done = subprocess.run(command, cwd=tmp_path, env=QUIET, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert np.isfinite(float(done.stdout))
+
+
+@pytest.mark.slow
+def test_images_in_files_are_used_as_well(tmp_path):
+    """Representative images come from train, those to check with and to evaluate from val."""
+    write_folders(tmp_path / "data" / "train", pictures(4))
+    write_folders(tmp_path / "data" / "val", pictures(2, first=10))
+    network = settled_network("ResNet-18", True, "symmetric", width=0.25, classes=4)
+    meta = {"arch": "ResNet-18", "dataset": "ImageNet", "input_size": 64, "width_multiplier": 0.25}
+    path = tmp_path / "net.npz"
+    write_parameters(str(path), network.parameters(), meta | {"padding": "symmetric"})
+    data = "--data_path", tmp_path / "data"
+    lines = answer(export, "--trained_param", path, *data, "--to", "tflite", "--types", "float32")
+    assert lines[0] == "ResNet-18 for ImageNet: uint8 images [B, 64, 64, 3], 4 classes"
+    assert lines[2].endswith("of 8")
+    file = path.with_suffix(".float32.tflite")
+    found = answer(test_py, "--trained_param", file, "--dataset", "ImageNet", *data)
+    assert top1(found) == top1(answer(test_py, "--trained_param", path, *data))
 
 
 # ------------------------------------------------------------------------------------ Keras models
