@@ -196,6 +196,7 @@ def test_keras_models_go_through_the_same_formats(own, tmp_path, wanted):
             assert found[1:4] == expected[1:4]  # top-1, top-5, loss
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("activation", ["sigmoid", None])
 def test_a_single_output_is_that_of_class_1(own, tmp_path, activation):
     path = keras_file(tmp_path / "own.h5", 1, activation)
@@ -211,6 +212,7 @@ def refused(path, *flags):
     return line
 
 
+@pytest.mark.long
 def test_a_foreign_tflite_file(tmp_path):
     double = tf.function(lambda x: 2 * x, input_signature=[tf.TensorSpec([1, 8, 8, 3])])
     module = tf.Module()
@@ -221,6 +223,7 @@ def test_a_foreign_tflite_file(tmp_path):
     assert "takes float32 [1, 8, 8, 3], not uint8 images of one size; only files of" in line
 
 
+@pytest.mark.long
 def test_a_foreign_onnx_file(tmp_path):
     import onnx
     from onnx import TensorProto, helper

@@ -40,6 +40,7 @@ def test_types_are_those_asked_for_and_formats_come_once():
     assert exported_format("a.tflite").name == "TFLite" and exported_format("a.pkl") is None
 
 
+@pytest.mark.long
 def test_a_file_takes_uint8_images_and_gives_logits_and_probabilities(exportable, tmp_path, images):
     path = str(tmp_path / "x.onnx")
     result = export(exportable, ONNX, path, images)
@@ -55,6 +56,7 @@ def test_a_file_takes_uint8_images_and_gives_logits_and_probabilities(exportable
     assert os.listdir(tmp_path) == ["x.onnx"]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("wanted", [ONNX, TFLITE["float16"], TFLITE["int8"]])
 def test_a_bad_export_leaves_the_folder_as_it_was(exportable, tmp_path, images, wanted):
     """The file is that of another network than the one it is compared with."""
@@ -70,6 +72,7 @@ def test_a_bad_export_leaves_the_folder_as_it_was(exportable, tmp_path, images, 
     assert os.listdir(tmp_path) == [path.name] and path.read_bytes() == b"former"
 
 
+@pytest.mark.long
 def test_what_cannot_be_converted_is_one_line(exportable, tmp_path, images):
     broken = dataclasses.replace(exportable, activation=lambda logits: None / 0)
     with pytest.raises(UserError, match="ResNet-8 cannot be converted to ONNX"):
@@ -77,6 +80,7 @@ def test_what_cannot_be_converted_is_one_line(exportable, tmp_path, images):
     assert os.listdir(tmp_path) == []
 
 
+@pytest.mark.long
 def test_a_nan_is_a_difference(exportable, tmp_path, images):
     wrong = dataclasses.replace(exportable, reference=lambda x: np.full([len(x), 10], np.nan))
     with pytest.raises(UserError, match="differs from the network: greatest difference nan"):
@@ -86,7 +90,7 @@ def test_a_nan_is_a_difference(exportable, tmp_path, images):
 @pytest.mark.parametrize(
     "arch, name",
     [
-        ("ResNet-8", "BasicBlock1.0/conv1"),
+        pytest.param("ResNet-8", "BasicBlock1.0/conv1", marks=pytest.mark.long),
         pytest.param("MobileNet-v2", "InvertedResidual1.1/conv0", marks=pytest.mark.long),
         pytest.param("MobileNet-v2", "InvertedResidual1.1/conv1", marks=pytest.mark.slow),
         pytest.param("ResNet-50", "BasicBlock0.0/conv0", marks=pytest.mark.slow),
@@ -110,6 +114,7 @@ def test_a_branch_of_dead_filters_is_a_constant_in_int8(tmp_path, images, arch, 
         assert np.isfinite(running.answers(images)["logits"]).all()
 
 
+@pytest.mark.long
 def test_a_library_that_crashes_ends_only_its_own_process(tmp_path, monkeypatch, images):
     runner = tmp_path / "runner.py"
     runner.write_text("import os; os.kill(os.getpid(), 11)")

@@ -17,7 +17,7 @@ LIMIT = 1e-5  # of the largest logit
 slow = lambda *case: pytest.param(*case, marks=pytest.mark.slow)
 CASES = [
     ("ResNet-8", True, "symmetric", 16),
-    ("MobileNet-v2", True, "symmetric", 16),
+    pytest.param("MobileNet-v2", True, "symmetric", 16, marks=pytest.mark.long),
     pytest.param("ResNet-18", True, "symmetric", 32, marks=pytest.mark.long),
     *(
         slow(arch, pruned, padding, None)
