@@ -73,7 +73,9 @@ class Extraction:
             for shape, x in zip(shapes, model.inputs)
         ]
         outputs = run_graph(model, inputs, self._operation)
-        structure = lambda of, leaves: leaves[0] if len(leaves) == 1 else _packed(of, leaves)
+        # Old files have lists of one; a dict of one is what its user asked for.
+        plain = lambda of, leaves: len(leaves) == 1 and not isinstance(of, dict)
+        structure = lambda of, leaves: leaves[0] if plain(of, leaves) else _packed(of, leaves)
         return keras.Model(
             structure(model.input, inputs), structure(model.output, outputs), name=model.name
         )

@@ -33,10 +33,12 @@ def inlined(operation):
     if isinstance(operation, keras.Sequential):
         if type(operation).call is not keras.Sequential.call or not operation.built:
             return None
-        if operation not in _functional_forms:
+        # A Sequential can be changed after it was built.
+        layers = [id(layer) for layer in operation.layers]
+        if operation not in _functional_forms or _functional_forms[operation][0] != layers:
             form = keras.Model(operation.inputs, operation.outputs, name=operation.name)
-            _functional_forms[operation] = form
-        return _functional_forms[operation]
+            _functional_forms[operation] = layers, form
+        return _functional_forms[operation][1]
     plain = isinstance(operation, Functional) and type(operation).call is Functional.call
     return operation if plain else None
 

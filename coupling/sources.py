@@ -2,7 +2,10 @@
 
 import functools
 import hashlib
+import json
+import re
 
+import keras
 import numpy as np
 
 from coupling.graph import as_functional
@@ -47,6 +50,11 @@ class GivenModel:
 
     def identity(self):
         """16 hex digits of its layers and weights."""
-        layers = " ".join(f"{type(layer).__name__}" for layer in self.model.layers)
-        arrays = {f"{i} {w.name}": np.asarray(w) for i, w in enumerate(self.model.weights)}
+        try:
+            layers = json.dumps(self.model.get_config(), default=repr)
+        except (NotImplementedError, TypeError):  # a layer without a configuration
+            layers = " ".join(f"{type(layer).__name__} {layer.name}" for layer in self.model.layers)
+        layers = re.sub(r" at 0x[0-9a-f]+", "", layers)  # places in memory
+        weights = enumerate(self.model.weights)
+        arrays = {f"{i} {w.name}": keras.ops.convert_to_numpy(w) for i, w in weights}
         return digest(arrays | {"layers": np.frombuffer(layers.encode(), np.uint8)})

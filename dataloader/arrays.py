@@ -126,6 +126,8 @@ def images_of(name, x):
     """uint8 or float32 [N, H, W, C], of an array of images. Raises UserError for other arrays."""
     if x.ndim == 3:
         x = x[..., None]  # grey images
+    if x.dtype.name == "bfloat16":
+        x = x.astype(np.float32)
     if x.ndim != 4 or x.dtype.kind not in "uif" or len(x) == 0:
         raise UserError(f"{name} is {x.dtype} {list(x.shape)}, not [N, H, W, C] numbers")
     if x.dtype.kind == "f" and not np.isfinite(x).all():
@@ -154,7 +156,8 @@ def _from_folder(path, size):
 
 
 def _folders(root):
-    names = sorted(entry.name for entry in os.scandir(root) if entry.is_dir())
+    shown = (entry for entry in os.scandir(root) if not entry.name.startswith("."))
+    names = sorted(entry.name for entry in shown if entry.is_dir())
     if len(names) < 2:
         raise UserError(f"--data_path {root}: it needs a folder per class; it has {len(names)}")
     return names
@@ -168,7 +171,11 @@ def _read(root, names, size):
     for label, name in enumerate(names):
         folder = os.path.join(root, name)
         listed = sorted(os.listdir(folder)) if os.path.isdir(folder) else []
-        own = [os.path.join(folder, file) for file in listed if IMAGE.fullmatch(file)]
+        own = [
+            os.path.join(folder, file)
+            for file in listed
+            if IMAGE.fullmatch(file) and not file.startswith(".")
+        ]
         files += own
         labels += [label] * len(own)
     if not files:

@@ -33,6 +33,7 @@ def prune(
     test=None,
     loss=None,
     folder=None,
+    overwrite=False,
     views=("crop", "colour"),
     pixels="0..255",
     custom_objects=None,
@@ -53,7 +54,9 @@ def prune(
             or function of labels and outputs, as the model has them, to one number per image. y
             may then be any structure of arrays. See ekg.other_tasks. Such losses often need a
             smaller learning_rate than the default.
-        folder: run folder, in which a second call continues; None: a temporary one.
+        folder: run folder, in which a second call with the same model, data and settings continues;
+            None: a temporary one. A dataset that shuffles is other data at every call.
+        overwrite: whether to delete an earlier run in the folder first.
         views: how the views of an image may differ in the fine-tuning: "flip", "crop", "colour".
         pixels: "0..255": as they are. "0..1", "-1..1", "imagenet": the images have pixels 0..255,
             and the model expects what these make of them. None: what it is most accurate with.
@@ -64,8 +67,11 @@ def prune(
 
     Raises UserError for what cannot be pruned, TypeError for settings that do not exist.
     """
-    options = options_of(flops, settings)
+    options = dataclasses.replace(options_of(flops, settings), overwrite=overwrite)
     check_choice("pixels", pixels, (None, *SCALINGS))
+    views = tuple(
+        view for view in ((views,) if isinstance(views, str) else views or ()) if view != "none"
+    )
     for view in views:
         check_choice("views", view, VIEWS)
     kind, loaded = _data(data, test, views, loss)
@@ -99,6 +105,8 @@ def _data(data, test, views, loss):
     else:
         packed = {name: Packing.of(y) for name, (_, y) in pairs.items()}
         kind = OwnLoss(loss, packed["data"][0])
+        if "test" in packed and not packed["test"][0].like(packed["data"][0]):
+            raise UserError("the labels of test have other parts than those of data")
         arrays = {}
         for name, (x, _) in pairs.items():
             images, rows = images_of(f"x of {name}", x), packed[name][1]
@@ -114,7 +122,12 @@ def _pair(name, data):
         return _from_dataset(name, data)
     if not isinstance(data, (tuple, list)) or len(data) != 2:
         raise UserError(f"{name} is a {type(data).__name__}; (x, y) or a tf.data.Dataset is needed")
-    return np.asarray(data[0]), data[1]
+    if isinstance(data[0], (tuple, list, dict)) and not all(np.ndim(x) >= 2 for x in data[0]):
+        raise UserError(f"x of {name} is a {type(data[0]).__name__}; an array of images is needed")
+    try:
+        return np.asarray(data[0]), data[1]
+    except ValueError as error:
+        raise UserError(f"x of {name}: images of several shapes, or several inputs") from error
 
 
 def _from_dataset(name, dataset):
@@ -123,14 +136,30 @@ def _from_dataset(name, dataset):
         raise UserError(f"{name} is a dataset of {spec}; pairs (image, label) are needed")
     if dataset.cardinality() == tf.data.INFINITE_CARDINALITY:
         raise UserError(f"{name} repeats without end; leave .repeat() out")
-    if spec[0].shape.rank == 3:
+    if not _is_batched(*spec):
         dataset = dataset.batch(256)
     parts, size = [], 0
-    for pair in dataset.as_numpy_iterator():
-        parts.append(pair)
-        size += pair[0].nbytes
-        if size > MOST_BYTES:
-            raise UserError(f"{name} holds more than {MOST_BYTES // 2**30} GiB of images")
+    try:
+        for pair in dataset.as_numpy_iterator():
+            parts.append(pair)
+            size += pair[0].nbytes
+            if size > MOST_BYTES:
+                raise UserError(f"{name} holds more than {MOST_BYTES // 2**30} GiB of images")
+    except tf.errors.OpError as error:
+        reason = error.message.strip().partition("\n")[0][:200]
+        raise UserError(f"{name} cannot be read: {type(error).__name__}: {reason}") from error
     if not parts:
         raise UserError(f"{name} is empty")
     return tf.nest.map_structure(lambda *leaves: np.concatenate(leaves), *parts)
+
+
+def _is_batched(images, labels):
+    """Whether a dataset of these specs gives batches: images [B, H, W, C], or grey [B, H, W]."""
+    rank = images.shape.rank
+    if rank is None or rank >= 4:
+        return True
+    if rank < 3:
+        return False
+    label = tf.nest.flatten(labels)[0].shape
+    # [B, H, W] of grey images has labels [B, ...], [H, W, C] of one image has a label of its own.
+    return images.shape[0] is None and bool(label.rank) and label[0] is None

@@ -27,15 +27,18 @@ CLOSE = 1e-3  # largest difference of their logits, relative to the largest logi
 class Scaled:
     """A PrunableModel that is given pixels 0..255, and makes of them what its model expects."""
 
-    def __init__(self, network, mean, std, kept, has_classes):
+    def __init__(self, network, mean, std, kept, spread=None):
         """
-        kept: int [G], how many filters of each gate of the original model are left; has_classes:
-        whether the outputs are logits of classes.
+        Args:
+            network: PrunableModel.
+            mean, std: of pixels.
+            kept: int [G], how many filters of each gate of the original model are left.
+            spread: float32 [outputs], what outputs are divided by; None for logits of classes.
         """
         self.network, self.mean, self.std, self.kept = network, mean, std, kept
         self.parts, self.first_parts = [self], network.first_parts
-        self.has_classes = has_classes
-        self.classes = max(2, network.classes) if has_classes else network.classes
+        self.spread = spread
+        self.classes = max(2, network.classes) if spread is None else network.classes
 
     def __getattr__(self, name):
         return getattr(self.network, name)
@@ -43,7 +46,7 @@ class Scaled:
     def __call__(self, images, ctx):
         mean, std = (tf.constant(value, tf.float32) for value in (self.mean, self.std))
         outputs = self.network((tf.cast(images, tf.float32) - mean) / std, ctx)
-        return of_classes(outputs) if self.has_classes else outputs
+        return of_classes(outputs) if self.spread is None else outputs / self.spread
 
 
 def of_classes(logits):
@@ -78,6 +81,7 @@ class KerasNetworks:
             self.notes.append(
                 "its sigmoids are trained as classes that exclude each other, not as probabilities"
             )
+        self.spread: np.ndarray | None = None  # of the outputs, if they are no logits
         self.images, self.labels = tried_images(data)
 
     def predict(self, x):
@@ -109,7 +113,7 @@ class KerasNetworks:
         """What is left of `network`, with kept[i] filters of gate i of the original model."""
         with self.strategy.scope():
             small = PrunableModel(extract(network, masks, keep_norms), self.size)
-        return Scaled(small, *self.pixels, kept, self.has_classes)
+        return Scaled(small, *self.pixels, kept, self.spread)
 
     def _check_same(self, network, masks, small):
         """Raises UserError unless the masked and the extracted network give the same logits."""
@@ -168,6 +172,11 @@ def made_trainable(model):
     """
     layers = list(model._flatten_layers(include_self=False))
     notes = []
+    for weight in model.weights:
+        if weight.dtype in ("float16", "bfloat16"):
+            raise UserError(
+                f"{weight.path} of {model.name} is {weight.dtype}; only float32 weights are pruned"
+            )
     frozen = sum(not layer.trainable and bool(layer.weights) for layer in layers)
     if frozen:
         notes.append(f"{frozen} layers that were not trainable are now: they lose filters too")

@@ -8,7 +8,8 @@ from utils import UserError
 
 TRIED = 512  # training images on which a model is measured
 BATCH = 64
-AS_GOOD = 0.02  # accuracies so close do not tell how a model expects its pixels
+# Accuracies and losses (nats) so close do not tell how a model expects its pixels.
+AS_ACCURATE, AS_SURE = 0.02, 0.1
 
 
 def tried_images(data):
@@ -55,21 +56,29 @@ def expected_pixels(name, predict, images, labels, asked=None):
     """
     logits = {s: outputs_of(predict, images, s) for s in scalings_for(images, asked)}
     found = {s: _quality(labels, outputs) for s, outputs in logits.items()}
-    # Pixels 255 times too large leave an easy task right, and make its loss 0. Pixels 255 times too
-    # small make a model guess. So of scalings that are nearly as accurate, 0..255 comes last.
-    near = max(accuracy for accuracy, _ in found.values()) - AS_GOOD
-    likely = lambda s: (s == "0..255", found[s][1])
-    best = asked or min((s for s in found if found[s][0] >= near), key=likely)
+    best = asked or _likely(found)
     chance = 1 / logits[best].shape[-1]
     # Three deviations of guessing away from it.
     least = chance + 3 * (chance * (1 - chance) / len(labels)) ** 0.5
-    if found[best][0] <= least:
+    same = len(set(logits[best].argmax(-1).tolist())) == 1 < len(set(labels.tolist()))
+    if same or found[best][0] <= min(least, 1 - 1e-9):
         each = ", ".join(f"{key} {accuracy:.1%}" for key, (accuracy, _) in found.items())
         raise UserError(
             f"{name} is right on {found[best][0]:.1%} of {len(labels)} training images, no more"
             f" than guesses are; is its preprocessing another one? with pixels {each}"
         )
     return best, found[best][0]
+
+
+def _likely(found):
+    """The key with which a model was probably trained. found: dict key -> (accuracy, loss)."""
+    most = max(accuracy for accuracy, _ in found.values())
+    near = [s for s in found if found[s][0] >= most - AS_ACCURATE]
+    least = min(found[s][1] for s in near)
+    near = [s for s in near if found[s][1] <= least + AS_SURE]
+    # Pixels 255 times too large leave an easy task right, and make its loss 0. Pixels 255 times too
+    # small leave a model unsure. So among the rest, 0..255 comes last; the others in their order.
+    return min(near, key=lambda s: (s == "0..255", [*found].index(s)))
 
 
 def _quality(labels, logits):

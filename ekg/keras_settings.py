@@ -73,7 +73,7 @@ PLACES = {
     "val_batch_size": (None, "val_batch_size"),
     "do_log": (None, "log_every"),
     **{name: ("feed", name) for name in ("steps_per_call", "resident_mib")},
-    **{name: ("device", name) for name in ("gpu_id", "cpu_replicas", "compile", "accum")},
+    **{name: ("device", name) for name in ("gpu_id", "compile", "accum")},
 }
 CHOICES = {
     "search": STRATEGIES,
@@ -86,7 +86,7 @@ CHOICES = {
 POSITIVE = {
     *("learning_rate", "batch_size", "decay_rate", "search_step", "search_samples", "round_to"),
     *("search_batch_size", "val_per_class", "subset_per_class", "search_warmup_batch_size"),
-    *("num_teacher", "temperature", "val_batch_size", "steps_per_call", "cpu_replicas", "accum"),
+    *("num_teacher", "temperature", "val_batch_size", "steps_per_call", "accum"),
 }
 
 
@@ -95,13 +95,13 @@ def options_of(rate, settings):
     unknown = settings.keys() - PLACES.keys()
     if unknown:
         raise TypeError(f"prune() has no setting {min(unknown)}; it has {', '.join(PLACES)}")
-    if not 0 < rate <= 1:
-        raise UserError(f"flops={rate} is no share above 0 and at most 1")
+    if isinstance(rate, bool) or not isinstance(rate, (int, float)) or not 0 < rate <= 1:
+        raise UserError(f"flops={rate!r}: a share above 0 and at most 1 is needed")
     options = dataclasses.replace(
         DEFAULTS, search=dataclasses.replace(DEFAULTS.search, target_rate=rate)
     )
     for name, value in settings.items():
-        _check_setting(name, value)
+        value = _check_setting(name, value)
         section, field = PLACES[name]
         if section is None:
             options = dataclasses.replace(options, **{field: value})
@@ -111,15 +111,48 @@ def options_of(rate, settings):
     return options
 
 
+# Settings that are numbers, and how large they may be; all others are whole numbers.
+FRACTIONS = {
+    "learning_rate": None,
+    "warmup_epoch": None,
+    "decay_rate": None,
+    "weight_decay": None,
+    "label_smoothing": 1,
+    "search_step": 1,
+    "temperature": None,
+}
+
+
 def _check_setting(name, value):
-    """Raises UserError for a value that the flag would not take either."""
+    """The value, checked as the flag's would be. Raises UserError for what the flag refuses."""
     if name in CHOICES:
         check_choice(name, value, CHOICES[name])
-    elif isinstance(value, (int, float)) and (value < 0 or (value == 0 and name in POSITIVE)):
+    elif name == "compile":
+        check_choice(name, value, (None, True, False))
+    elif name in ("decay_points", "gpu_id"):
+        value = (value,) if isinstance(value, (int, float)) else value
+        if value is not None:
+            return [_number(name, each) for each in value]
+    elif value is not None or name not in ("temperature", "resident_mib"):
+        _number(name, value)
+    return value
+
+
+def _number(name, value):
+    """The value, if it is a number as the setting needs it."""
+    kinds = (int, float) if name in FRACTIONS or name == "decay_points" else int
+    if isinstance(value, bool) or not isinstance(value, kinds):
+        what = "a number" if isinstance(kinds, tuple) else "a whole number"
+        raise UserError(f"{name}={value!r}: {what} is needed")
+    most = 1 if name == "decay_points" else FRACTIONS.get(name)
+    if value < 0 or (value == 0 and name in POSITIVE):
         raise UserError(f"{name}={value} is too small")
+    if most is not None and value > most:
+        raise UserError(f"{name}={value} is above {most}")
+    return value
 
 
 def check_choice(name, value, choices):
     """Raises UserError for a value that is not among the choices."""
     if value not in choices:
-        raise UserError(f"{name}={value!r} is none of {', '.join(map(str, choices))}")
+        raise UserError(f"{name}={value!r}: it must be one of {', '.join(map(str, choices))}")

@@ -59,6 +59,8 @@ class KerasSubject:
         _check_images(name, model, data)
         self.kind.check(name, model, data)
         networks = KerasNetworks(model, data, strategy, self.kind.has_classes)
+        if not networks.original.gates:
+            raise UserError(f"{name} has no filters that can go; prune_keras.py --gates says why")
         scaling, quality = self.kind.settle(name, networks, self.pixels)
         networks.pixels = SCALINGS[scaling]
         notes = "".join(f"; {note}" for note in networks.notes)

@@ -28,7 +28,7 @@ def write_parameters(path, arrays, meta):
 
     This is the published format. If the path ends in .npz, the same entries are written as .npz.
     """
-    arrays = {name: np.ascontiguousarray(array, np.float32) for name, array in arrays.items()}
+    arrays = {name: np.asarray(array, np.float32, order="C") for name, array in arrays.items()}
     with whole_file(path) as file:
         if path.endswith(".npz"):
             entries: dict[str, typing.Any] = {**arrays, META: np.array(json.dumps(meta))}

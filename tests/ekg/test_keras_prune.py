@@ -11,7 +11,7 @@ from coloured import coloured
 from keras_models import L
 
 from cli.keras_flags import parse
-from ekg.keras import prune
+from ekg.keras import _from_dataset, prune
 from ekg.keras_settings import DEFAULTS, PLACES, options_of
 from utils import UserError
 
@@ -58,7 +58,6 @@ OTHER = dict(
     temperature=3.0,
     resident_mib=7,
     gpu_id=(0,),
-    cpu_replicas=2,
     compile=True,
     label_smoothing=0.1,
 )
@@ -136,12 +135,17 @@ def test_filters_are_rounded(trained):
         (dict(data=np.zeros(3)), r"data is a ndarray; \(x, y\) or a tf.data.Dataset is needed"),
         (dict(data=tf.data.Dataset.range(3)), "pairs"),
         (dict(test=(np.zeros((2, 9)), np.zeros(2))), "x of test is float64"),
-        (dict(flops=1.5), "no share above 0"),
-        (dict(score="best"), "score='best' is none of ekg, gbn"),
-        (dict(views=("turn",)), "views='turn' is none of flip, crop, colour"),
-        (dict(pixels="0-1"), "pixels='0-1' is none of"),
+        (dict(flops=1.5), "flops=1.5: a share above 0"),
+        (dict(score="best"), "score='best': it must be one of ekg, gbn"),
+        (dict(views=("turn",)), "views='turn': it must be one of flip, crop, colour"),
+        (dict(pixels="0-1"), "pixels='0-1': it must be one of"),
         (dict(batch_size=0), "batch_size=0 is too small"),
         (dict(train_epoch=-1), "train_epoch=-1 is too small"),
+        (dict(train_epoch=1.5), "train_epoch=1.5: a whole number is needed"),
+        (dict(batch_size="64"), "batch_size='64': a whole number is needed"),
+        (dict(label_smoothing=1.5), "label_smoothing=1.5 is above 1"),
+        (dict(flops="0.5"), "flops='0.5': a share above 0"),
+        (dict(data=([np.zeros((4, 4)), np.zeros((3, 3))], [0, 1])), "several shapes, or several"),
     ],
     ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
 )
@@ -159,6 +163,27 @@ def test_endless_and_empty_datasets_are_refused(trained):
         prune(model, dataset.repeat())
     with pytest.raises(UserError, match="data is empty"):
         prune(model, dataset.take(0))
+
+
+def test_grey_datasets_are_batched_or_not():
+    grey = np.zeros((6, 5, 5), np.float32)
+    for dataset in (
+        tf.data.Dataset.from_tensor_slices((grey, np.arange(6))),
+        tf.data.Dataset.from_tensor_slices((grey, np.arange(6))).batch(4),
+        tf.data.Dataset.from_tensor_slices((grey[..., None], np.arange(6))),
+        tf.data.Dataset.from_tensor_slices((grey[..., None], np.eye(6))).batch(4),
+    ):
+        x, y = _from_dataset("data", dataset)
+        assert x.shape[:3] == (6, 5, 5) and len(y) == 6
+
+
+def test_a_broken_pipeline_is_one_line(trained):
+    def broken(x, y):
+        return tf.io.parse_tensor("no tensor", tf.float32), y
+
+    dataset = tf.data.Dataset.from_tensor_slices((trained[1], trained[2])).map(broken)
+    with pytest.raises(UserError, match="data cannot be read: "):
+        prune(trained[0], dataset)
 
 
 def test_unknown_settings_are_named(trained):

@@ -7,6 +7,7 @@ import tensorflow as tf
 from coloured import coloured
 from keras_models import L, randomised
 
+from coupling.graph import as_functional
 from coupling.prunable import PrunableModel
 from coupling.sources import GivenModel
 from dataloader.arrays import own_dataset
@@ -55,6 +56,75 @@ def networks(model, data, **settings):
 def test_probabilities_are_not_taken_for_logits(end):
     with pytest.raises(UserError, match="they are probabilities"):
         networks(classifier(end), data_of())
+
+
+def test_a_changed_sequential_is_seen_as_it_is():
+    model = keras.Sequential([keras.Input((8, 8, 3)), L.Conv2D(4, 3), L.Flatten(), L.Dense(5)])
+    assert len(PrunableModel(model).gates) == 1
+    model.pop()
+    model.add(L.Dense(3, name="new"))
+    assert PrunableModel(model).classes == 3
+    assert as_functional(model).layers[-1].name == "new"
+
+
+@pytest.mark.parametrize("expects", ["0..255", "0..1"])
+def test_pixels_are_those_of_the_training(expects):
+    """Without biases a model is as accurate at any scale."""
+    data = data_of()
+    i = keras.Input((8, 8, 3))
+    x = L.Rescaling(1 / 255)(i) if expects == "0..255" else i
+    x = L.ReLU()(L.Conv2D(8, 1, use_bias=False)(x))
+    x = L.Dense(3, "softmax", use_bias=False)(L.GlobalAveragePooling2D()(x))
+    model = keras.Model(i, x)
+    keras.utils.set_random_seed(0)
+    x = data.x_train if expects == "0..255" else data.x_train / 255
+    model.compile(keras.optimizers.Adam(0.05), "sparse_categorical_crossentropy")
+    model.fit(x, data.y_train, epochs=40, batch_size=16, verbose=0)
+    assert networks(model, data).source.endswith(f"pixels {expects}")
+
+
+def test_a_model_that_gives_one_class_is_refused():
+    x, y = coloured(60, np.random.default_rng(0), 3, 8, noise=5)
+    data = own_dataset("data", (x, np.where(np.arange(60) % 10, 0, y)), None, ())
+    model = classifier()
+    logits = model.get_layer("logits")
+    logits.set_weights([np.zeros((4, 3)), np.array([1.0, -1.0, -1.0])])
+    with pytest.raises(UserError, match="no more than guesses are"):
+        networks(model, data)
+
+
+def test_few_images_that_are_all_right_are_enough():
+    x, y = coloured(10, np.random.default_rng(0), 2, 8, noise=5)
+    data = own_dataset("data", (x, y), (x, y), ())
+    keras.utils.set_random_seed(0)
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    model = trained(classifier(classes=2), data, loss)
+    model.fit(x / 255, y, epochs=60, verbose=0)
+    assert "100.0% of 10 training images" in networks(model, data).source
+
+
+def test_half_precision_weights_are_refused():
+    i = keras.Input((8, 8, 3))
+    half = keras.DTypePolicy("bfloat16")
+    x = L.Dense(3, dtype=half)(L.GlobalAveragePooling2D(dtype=half)(L.Conv2D(4, 3, dtype=half)(i)))
+    with pytest.raises(UserError, match="is bfloat16; only float32 weights are pruned"):
+        networks(keras.Model(i, x), data_of())
+
+
+def test_nothing_to_prune_is_said():
+    i = keras.Input((8, 8, 3))
+    with pytest.raises(UserError, match="has no filters that can go"):
+        networks(keras.Model(i, L.Dense(3)(L.Flatten()(i))), data_of())
+
+
+def test_another_configuration_is_another_model():
+    texts = set()
+    for slope in (0.1, 0.2):
+        i = keras.Input((8, 8, 3))
+        x = L.LeakyReLU(slope, name="act")(L.Conv2D(4, 1, name="conv")(i))
+        x = L.Dense(3, name="end")(L.GlobalAveragePooling2D(name="mean")(x))
+        texts.add(GivenModel(randomised(keras.Model(i, x, name="m"))).identity())
+    assert len(texts) == 2
 
 
 def test_frozen_layers_train_again():
@@ -131,11 +201,11 @@ def test_scalings_of_three_channels_are_refused_for_grey_images():
 
 
 def test_other_data_are_another_run():
-    texts = []
+    texts, model = [], classifier()
     for seed in (0, 1):
         x, y = coloured(60, np.random.default_rng(seed), 3, 8, noise=5)
         subject = KerasSubject(
-            GivenModel(classifier()), lambda _, x=x, y=y: own_dataset("d", (x, y), None, ())
+            GivenModel(model), lambda _, x=x, y=y: own_dataset("d", (x, y), None, ())
         )
         subject.data((0, 1))
         texts.append(subject.find(False))

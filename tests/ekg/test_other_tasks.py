@@ -1,5 +1,7 @@
 """Models that are no classifiers: regression and several outputs, with a loss function."""
 
+import json
+
 import keras
 import numpy as np
 import pytest
@@ -8,7 +10,8 @@ from coloured import coloured
 from keras_models import L
 
 from ekg.keras import prune
-from ekg.other_tasks import Packing, per_image, task_of
+from ekg.keras_own_loss import OwnLoss
+from ekg.other_tasks import Packing, check_alone, per_image, task_of
 from utils import UserError
 
 RNG = np.random.default_rng(0)
@@ -27,15 +30,28 @@ QUICK = dict(
 
 
 def images():
-    """(x float32 [120, 12, 12, 3], brightness [120], class [120])"""
+    """(x float32 [120, 12, 12, 3], numbers of any size float64 [120], class [120])"""
     x, y = coloured(120, np.random.default_rng(0), 3, 12, noise=25)
     x = x / np.float32(255)
-    return x, x.mean((1, 2, 3)) * 10, y
+    return x, 400 + 1000 * x.mean((1, 2, 3), np.float64), y
 
 
-def model_of(*ends):
+def normalised(x):
+    """A layer with adapted statistics: some of its weights are single numbers."""
+    layer = L.Normalization()
+    layer.adapt(x)
+    return layer
+
+
+def standing(x, y):
+    """A last layer that begins with the mean and the spread of labels."""
+    end = keras.Sequential([L.Dense(1), L.Rescaling(float(y.std()), float(y.mean()))])
+    return end(x)
+
+
+def model_of(*ends, first=lambda x: x):
     i = keras.Input((12, 12, 3))
-    x = L.Conv2D(8, 3, activation="relu")(L.Conv2D(8, 3, activation="relu")(i))
+    x = L.Conv2D(8, 3, activation="relu")(L.Conv2D(8, 3, activation="relu")(first(i)))
     x = L.GlobalAveragePooling2D()(x)
     outputs = [end(x) for end in ends]
     return keras.Model(i, outputs[0] if len(outputs) == 1 else outputs)
@@ -60,7 +76,7 @@ def test_packing_gives_back_what_it_took(arrays):
     back = packing.unpacked(tf.constant(rows[1:4]))
     tf.nest.assert_same_structure(arrays, back)
     for given, found in zip(tf.nest.flatten(arrays), tf.nest.flatten(back)):
-        assert found.dtype == given.dtype and found.shape == (3, *given.shape[1:])
+        assert found.dtype == tf.float32 and found.shape == (3, *given.shape[1:])
         np.testing.assert_allclose(found, given[1:4], rtol=1e-6)
 
 
@@ -98,39 +114,62 @@ def test_one_loss_for_a_whole_batch_is_refused():
         )
 
 
+def test_labels_are_what_keras_gives_to_a_loss():
+    """float32, and [n, 1] beside outputs [n, 1]."""
+    packing, rows = Packing.of(np.arange(5, dtype=np.int64))
+    loss = per_image(lambda y, o: tf.square(y - o), packing, Packing.of(np.zeros((1, 1)))[0])
+    outputs = np.full((5, 1), 2.0, np.float32)
+    np.testing.assert_allclose(loss(rows, outputs), (np.arange(5) - 2.0) ** 2)
+
+
+def test_a_loss_that_mixes_images_is_refused():
+    mixes = squared(1, 1, lambda y, o: tf.square(y[:, None] - o))  # [n, 1, 1] - [n, 1]: [n, n, 1]
+    y = RNG.random((6, 1)).astype(np.float32)
+    with pytest.raises(UserError, match="changes with the other images of its batch"):
+        check_alone(mixes, y, y + 0.1)
+
+
+def test_an_error_within_the_loss_is_one_line():
+    with pytest.raises(UserError, match="the loss fails: ZeroDivisionError"):
+        squared(1, 1, lambda y, o: 1 / 0)(np.zeros((4, 1)), np.zeros((4, 1)))
+
+
 def test_units_are_those_of_outputs_and_loss():
-    y = RNG.normal(3, 2, (200, 2)).astype(np.float32)
-    outputs = y + RNG.normal(0, 0.1, y.shape).astype(np.float32)
-    task = task_of(squared(2, 2), y, outputs)
-    # Accuracy is R^2 about the outputs' mean.
-    constant = ((y - outputs.mean(0)) ** 2).mean()
+    y = RNG.normal(3000, 200, (200, 2)).astype(np.float32)
+    outputs = y + RNG.normal(0, 10, y.shape).astype(np.float32)
+    task, spread = task_of(squared(2, 2), y, outputs)
+    np.testing.assert_allclose(spread, outputs.std(0), rtol=1e-5)
+    # Accuracy is R^2, wherever the outputs lie.
+    constant = ((y - y.mean(0)) ** 2).mean()
     expected = 1 - ((y - outputs) ** 2).mean() / constant
-    assert task.judgement.accuracy(y, outputs) == pytest.approx(expected, rel=1e-5)
-    sums = task.measure(y, outputs)
-    assert sums["top1"] / 200 == pytest.approx(expected, rel=1e-5)
-    assert sums["loss"] / 200 == pytest.approx(((y - outputs) ** 2).mean(), rel=1e-5)
-    # A teacher as far away as the outputs' own spread is as bad as a constant answer.
-    far = outputs + outputs.std(0)
-    assert task.judgement.agreement(far, outputs) == pytest.approx(constant, rel=1e-4)
-    np.testing.assert_allclose(task.divergence(far, outputs, 4.0), constant, rtol=1e-4)
+    assert task.judgement.accuracy(y, outputs / spread) == pytest.approx(expected, rel=1e-3)
+    sums = task.measure(y, outputs / spread)
+    assert sums["top1"] / 200 == pytest.approx(expected, rel=1e-3)
+    assert sums["loss"] / 200 == pytest.approx(((y - outputs) ** 2).mean(), rel=1e-2)
+    # A teacher as far away as the outputs' own spread is as bad as a constant answer: 1.
+    near = outputs / spread
+    assert task.judgement.agreement(near + 1, near) == pytest.approx(1, rel=1e-3)
+    np.testing.assert_allclose(task.divergence(near + 1, near, 4.0), 1, rtol=1e-3)
 
 
 def test_what_the_device_computes_is_what_the_host_judges():
     y = RNG.normal(3, 2, (50, 2)).astype(np.float32)
-    outputs, other = y + 0.1, y * 0.9
-    task = task_of(squared(2, 2), y, outputs)
+    outputs, other = y + np.float32(0.1), y * np.float32(0.9)
+    task, spread = task_of(squared(2, 2), y, outputs)
+    own, others = outputs / spread, other / spread
     weights = np.full(50, 1 / 50, np.float32)
-    batch = {"labels": tf.constant(y), "weights": weights, "knowledge": tf.constant(other)}
-    host = task.judgement.loss(y, outputs) + task.judgement.agreement(other, outputs)
-    assert float(tf.reduce_sum(task.reward(batch, outputs))) == pytest.approx(host, rel=1e-5)
-    views = tf.stack([outputs, other], 1)
+    batch = {"labels": tf.constant(y), "weights": weights, "knowledge": tf.constant(others)}
+    host = task.judgement.loss(y, own) + task.judgement.agreement(others, own)
+    assert float(tf.reduce_sum(task.reward(batch, own))) == pytest.approx(host, rel=1e-4)
+    views = tf.stack([own, others], 1)
     plain = task.plain({"labels": tf.constant(y)}, views)
-    expected = ((outputs - y) ** 2).mean(1) + ((other - y) ** 2).mean(1)
-    np.testing.assert_allclose(plain, expected, rtol=1e-4)
+    unit = ((y - y.mean(0)) ** 2).mean()
+    expected = (((outputs - y) ** 2).mean(1) + ((other - y) ** 2).mean(1)) / unit
+    np.testing.assert_allclose(plain, expected, rtol=1e-3)
     right = task.right(tf.constant(y), views)
     assert right.shape == (50, 2)
     assert float(tf.reduce_mean(right[:, 1])) == pytest.approx(
-        task.judgement.accuracy(y, other), rel=1e-4
+        task.judgement.accuracy(y, others), rel=1e-3
     )
 
 
@@ -138,6 +177,31 @@ def test_outputs_no_better_than_their_mean_are_refused():
     y = RNG.normal(0, 1, (100, 1)).astype(np.float32)
     with pytest.raises(UserError, match="no better than"):
         task_of(squared(), y, RNG.normal(0, 1, (100, 1)).astype(np.float32))
+    with pytest.raises(UserError, match="no better than"):
+        task_of(squared(), y, y + 5)  # a constant answer is nearer
+
+
+@pytest.mark.parametrize(
+    "loss, line",
+    [
+        ("mso", "loss='mso' is no loss of Keras"),
+        (keras.losses.MeanSquaredError, "loss is a type; a keras"),
+        ({"a": "mse"}, "loss is a dict; a keras"),
+    ],
+)
+def test_what_is_no_loss_is_refused(loss, line):
+    with pytest.raises(UserError, match=line):
+        OwnLoss(loss, None)
+
+
+def test_losses_are_told_apart():
+    made = lambda scale: lambda y, o: scale * tf.square(y - o)
+
+    def said():
+        losses = ["mse", keras.losses.Huber(1.0), keras.losses.Huber(0.5), made(1), made(2)]
+        return [OwnLoss(loss, None).said for loss in losses]
+
+    assert len(set(said())) == 5 and said() == said()
 
 
 # -------------------------------------------------------------------------------------------- runs
@@ -146,8 +210,8 @@ def test_outputs_no_better_than_their_mean_are_refused():
 @pytest.mark.long
 def test_a_regression_is_pruned(tmp_path):
     x, y, _ = images()
-    model = model_of(L.Dense(1))
     keras.utils.set_random_seed(0)
+    model = model_of(lambda z: standing(z, y), first=normalised(x))
     model.compile(keras.optimizers.Adam(0.02), "mse")
     model.fit(x, y, epochs=25, batch_size=24, verbose=0)
     loss = keras.losses.MeanSquaredError()
@@ -155,6 +219,8 @@ def test_a_regression_is_pruned(tmp_path):
     assert smaller.count_params() < model.count_params() and smaller.output_shape == (None, 1)
     residue = y - smaller.predict(x, verbose=0)[:, 0]
     assert residue.var() < 0.2 * y.var()
+    result = json.loads((tmp_path / "run" / "result.json").read_text())
+    assert result["accuracy_name"] == "explained" and result["pruned"]["top1"] > 0.9
     other = keras.losses.MeanAbsoluteError()
     with pytest.raises(UserError, match="with other options"):
         prune(model, (x, y), 0.6, loss=other, folder=tmp_path / "run", **QUICK)
@@ -164,15 +230,17 @@ def test_a_regression_is_pruned(tmp_path):
 @pytest.mark.parametrize("form", ["arrays", pytest.param("dataset", marks=pytest.mark.slow)])
 def test_several_outputs_are_pruned(form):
     x, brightness, kinds = images()
-    model = model_of(L.Dense(1), L.Dense(3, activation="softmax"))
     keras.utils.set_random_seed(0)
+    end = lambda z: standing(z, brightness)
+    model = model_of(end, L.Dense(3, activation="softmax"))
+    brightness = brightness.astype(np.float32)
     parts = ["mse", "sparse_categorical_crossentropy"]
-    model.compile(keras.optimizers.Adam(0.02), parts)
+    model.compile(keras.optimizers.Adam(0.02), parts, loss_weights=[1e-4, 1.0])
     model.fit(x, [brightness, kinds], epochs=25, batch_size=24, verbose=0)
 
     def loss(y, outputs):
         value = keras.losses.mean_squared_error(y[0][:, None], outputs[0])
-        return value + keras.losses.sparse_categorical_crossentropy(y[1], outputs[1])
+        return value / 10000 + keras.losses.sparse_categorical_crossentropy(y[1], outputs[1])
 
     data = (x, [brightness, kinds])
     if form == "dataset":
