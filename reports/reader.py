@@ -147,7 +147,8 @@ def _stages(folder, options, result, search, training):
     """list of Stage: those that a run with these options needs."""
     epochs = {stage: options[stage]["epochs"] for stage in TRAININGS}
     needed = set(STAGES)
-    if options["start"].startswith("parameters"):  # written so by ekg.paper_networks
+    # Written so by ekg.paper_networks and ekg.keras_subject.
+    if options["start"].startswith(("parameters", "model")):
         needed -= {"baseline"}
     if not epochs["fine_tuning"]:
         needed -= {"memory_bank", "fine_tuning"}

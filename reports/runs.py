@@ -66,7 +66,9 @@ class Run:
 
     @property
     def title(self):
-        return f"{self.options['arch']} on {self.options['dataset']}"
+        of_keras = self.options["start"].startswith("model") and self.options["trained_param"]
+        arch = os.path.basename(of_keras) if of_keras else self.options["arch"]
+        return f"{arch} on {os.path.basename(self.options['dataset'])}"
 
     @property
     def fine_tunes(self):
@@ -144,11 +146,13 @@ def called(stage):
 
 def _filters(path):
     arrays = read_parameters(path)[0] if path else {}
-    return {
-        name.removesuffix("/kernel:0"): array.shape[3]
-        for name, array in arrays.items()
-        if name.endswith("/kernel:0") and array.ndim == 4
-    }
+    found = {}
+    for name, array in arrays.items():
+        layer, _, kernel = name.rpartition("/")
+        # The arrays of Keras models have no ":0" at their end.
+        if kernel.removesuffix(":0") in ("kernel", "pointwise_kernel") and array.ndim == 4:
+            found[layer] = array.shape[3]
+    return found
 
 
 def names_of(paths):

@@ -16,6 +16,8 @@ from keras_models import L, conv_bn, randomised
 import prune_keras
 from cli.program import run_program
 from dataloader.arrays import SCALINGS
+from engine.run_files import STAGES
+from reports.reader import read_run
 
 pytestmark = pytest.mark.long
 CLASSES, SIZE = 4, 12
@@ -106,6 +108,14 @@ def test_a_model_is_pruned_to_a_plain_keras_file(given, finished, program, tmp_p
     assert int(said[2]) == result["pruned"]["params"] < result["baseline"]["params"]
     code, out, _ = program(given / "model.keras", given / "data.npz", folder)
     assert code == 0 and "nothing is left to do" in out
+
+
+def test_the_page_about_the_run(finished):
+    run = read_run(str(finished[0]), "run")
+    assert run.title == "model.keras on data.npz" and run.finished
+    assert [stage.name for stage in run.stages] == [*STAGES][1:]
+    assert set(run.filters) == {"a", "b", "c"}
+    assert all(0 < kept <= whole == 8 for whole, kept in run.filters.values())
 
 
 @pytest.mark.parametrize(
