@@ -7,6 +7,11 @@ Each file is run in another process and compared with the network before it gets
 --against, four cells say what pruning and 8 bits do to top-1, bytes and time. See docs/export.md.
 """
 
+from cli.start import ready
+
+if __name__ == "__main__":
+    ready()  # before the other imports, which take time
+
 import sys
 
 from cli.export_flags import parse

@@ -72,10 +72,11 @@ def check_installed(wanted):
 def exported_format(path):
     """The Format of an exported file, by its name; None for any other file.
 
-    A folder is a SavedModel.
+    A folder is a SavedModel if it holds one, or its name says so; else None.
     """
     if os.path.isdir(path):
-        return FORMATS["savedmodel"]
+        found = os.path.exists(os.path.join(path, "saved_model.pb"))
+        return FORMATS["savedmodel"] if found or path.endswith(".savedmodel") else None
     if path.endswith(".tflite"):
         types = [each for each in TFLITE.values() if path.endswith(each.ending)]
         return types[0] if types else Format("TFLite", ".tflite", "tflite", LITERT)
