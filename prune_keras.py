@@ -43,7 +43,7 @@ def prune_model(args, options):
 
     import_tensorflow()
     from coupling.sources import ModelFile
-    from dataloader.arrays import load_own
+    from dataloader.own import load_own
     from ekg.keras_subject import KerasSubject
     from ekg.pipeline import prune
 

@@ -93,7 +93,7 @@ def _data(args, exported):
     """The Dataset with the test images."""
     height = exported.image_shape[0]
     if args.dataset is None:
-        from dataloader.arrays import load_own
+        from dataloader.own import load_own
 
         return load_own(args.data_path, exported.image_shape)
     files = FileOptions(height, args.val_labels) if args.dataset in IN_FILES else None

@@ -9,8 +9,9 @@ import tensorflow as tf
 from cli.export_flags import is_keras
 from cli.network_file import read_network_file
 from dataloader import load_dataset
-from dataloader.arrays import SCALINGS, load_own
+from dataloader.arrays import SCALINGS
 from dataloader.images import in_batches
+from dataloader.own import load_own
 from distribution.runtime import hardware
 from engine.console import Console
 from exports import exportable as made

@@ -1,7 +1,4 @@
-"""Images and labels of one's own: an .npz of arrays, or a folder with a folder per class."""
-
-import os
-import re
+"""Images and labels of one's own as arrays: what they must be, and an .npz of them."""
 
 import numpy as np
 
@@ -10,7 +7,6 @@ from files import npz
 from nets.catalogue import PIXELS
 from utils import UserError
 
-IMAGE = re.compile(r".+\.(jpe?g|png|bmp|gif)", re.IGNORECASE)
 TEST_NAMES = ("test", "val", "validation")
 HELD_OUT = 5  # without a test set, every fifth image of each class is one
 MOST_BYTES = 8 * 2**30  # of images in memory
@@ -22,27 +18,6 @@ SCALINGS = {
     "imagenet": PIXELS["ImageNet"],
 }
 VIEWS = ("flip", "crop", "colour")  # how views of an image may differ
-
-
-def load_own(path, size, views=("crop", "colour")):
-    """The Dataset at `path`: images [N, H, W, C], pixels as they are.
-
-    Args:
-        path: .npz with x_train, y_train and x_test, y_test (or x_val); or a folder, either with
-            train/CLASS/* and test/CLASS/* (or val) or with CLASS/* alone.
-        size: (H, W, C), the shape to read image files as.
-        views: of VIEWS.
-
-    Without a test set, every fifth image of each class is held out. Raises UserError if data are
-    missing or invalid.
-    """
-    if os.path.isdir(path):
-        train, test, names = _from_folder(path, size)
-    elif path.endswith(".npz"):
-        (train, test), names = _from_npz(path), None
-    else:
-        raise UserError(f"--data_path {path}: an .npz, or a folder of class folders is needed")
-    return own_dataset(path, train, test, views, names)
 
 
 def own_dataset(name, train, test, views, class_names=None):
@@ -80,7 +55,8 @@ def _check_alike(name, train, test):
         raise UserError(f"{name}: training images are {of(train)}, but test images {of(test)}")
 
 
-def _from_npz(path):
+def read_npz(path):
+    """(train, test or None), each (images [N, H, W, C], labels int64 [N]), of an .npz file."""
     try:
         arrays = npz.load_npz(path)
     except (OSError, ValueError) as error:
@@ -143,59 +119,6 @@ def _of_one_hot(labels, y):
             " per image is needed"
         )
     return y.argmax(1)
-
-
-def _from_folder(path, size):
-    """(train, test or None, names of the classes)."""
-    below = lambda name: os.path.join(path, name)
-    root = below("train") if os.path.isdir(below("train")) else path
-    names = _folders(root)
-    train = _read(root, names, size)
-    found = [name for name in TEST_NAMES if root != path and os.path.isdir(below(name))]
-    return train, _read(below(found[0]), names, size) if found else None, names
-
-
-def _folders(root):
-    shown = (entry for entry in os.scandir(root) if not entry.name.startswith("."))
-    names = sorted(entry.name for entry in shown if entry.is_dir())
-    if len(names) < 2:
-        raise UserError(f"--data_path {root}: it needs a folder per class; it has {len(names)}")
-    return names
-
-
-def _read(root, names, size):
-    """The images of all class folders, uint8 [N, H, W, C], in the order of their names."""
-    import tensorflow as tf
-
-    files, labels = [], []
-    for label, name in enumerate(names):
-        folder = os.path.join(root, name)
-        listed = sorted(os.listdir(folder)) if os.path.isdir(folder) else []
-        own = [
-            os.path.join(folder, file)
-            for file in listed
-            if IMAGE.fullmatch(file) and not file.startswith(".")
-        ]
-        files += own
-        labels += [label] * len(own)
-    if not files:
-        raise UserError(f"--data_path {root}: there are no JPEG, PNG, BMP or GIF images")
-    if len(files) * int(np.prod(size)) > MOST_BYTES:
-        raise UserError(
-            f"--data_path {root}: {len(files):,} images of {size[0]}x{size[1]} take more than"
-            f" {MOST_BYTES // 2**30} GiB of memory"
-        )
-    images = np.empty((len(files), *size), np.uint8)
-    for i, file in enumerate(files):
-        try:
-            raw = tf.io.decode_image(
-                tf.io.read_file(file), channels=size[2], expand_animations=False
-            )
-        except tf.errors.OpError as error:
-            raise UserError(f"{file} is no image that can be read") from error
-        resized = tf.image.resize(raw, size[:2], antialias=True)
-        images[i] = tf.cast(tf.clip_by_value(tf.round(resized), 0, 255), tf.uint8).numpy()
-    return images, np.array(labels, np.int64)
 
 
 def _held_out(images, labels):

@@ -33,6 +33,11 @@ FILE_ERRORS = (
 )
 
 
+def reason(error):
+    """Why an image cannot be decoded, as one line, from the exception."""
+    return TF_NOISE.sub("", one_line(error)).strip(" []")
+
+
 class Request:
     """Images to decode, with replacements for the broken ones.
 
@@ -152,7 +157,7 @@ class Decoder:
                 raise
             return error.strerror, None
         except (ValueError, tf.errors.InvalidArgumentError) as error:
-            return TF_NOISE.sub("", one_line(error)).strip(" []"), None
+            return reason(error), None
 
     def _read(self, images):
         """The bytes of each image; b"" if it cannot be read.

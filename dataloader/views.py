@@ -96,3 +96,17 @@ def centre_view(encoded, scans, size):
         antialias=True,
     )
     return tf.cast(tf.clip_by_value(tf.round(view[0]), 0, 255), tf.uint8)
+
+
+def whole_view(encoded, scans, shape):
+    """uint8 [H, W, C]: the whole image, resized bilinearly without regard to its sides' ratio.
+
+    encoded: scalar string; scans: int64, of a JPEG; shape: (H, W, C), C: 1 (grey), 3 or 4 (alpha).
+    """
+    image = decode_image(encoded, scans)  # refuses what goes beyond the limits, whatever C is
+    if shape[2] == 1:
+        image = tf.image.rgb_to_grayscale(image)
+    elif shape[2] == 4:
+        image = tf.io.decode_image(encoded, 4, expand_animations=False)
+    image = tf.image.resize(image, shape[:2], antialias=True)
+    return tf.cast(tf.clip_by_value(tf.round(image), 0, 255), tf.uint8)

@@ -2,9 +2,11 @@
 
 import numpy as np
 import pytest
-import tensorflow as tf
+from PIL import Image
 
-from dataloader.arrays import checked, load_own, own_dataset
+from dataloader.arrays import checked, own_dataset
+from dataloader.formats import DECODES_WEBP
+from dataloader.own import load_own
 from utils import UserError
 
 RNG = np.random.default_rng(0)
@@ -90,18 +92,73 @@ def test_crops_pad_no_further_than_reflection_goes(size, pad):
     assert data.augmentation.pad == pad
 
 
-def test_folders_of_classes(tmp_path):
-    for split, count in (("train", 3), ("test", 2)):
-        for label, name in enumerate(("cat", "dog")):
-            (tmp_path / split / name).mkdir(parents=True)
+def save(path, value, mode="RGB", size=6):
+    """An image of one value, in the format of the path's ending."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.new(mode, (size, size), (value,) * len(mode)).save(path)
+
+
+def folders(root, splits=("train", "test"), names=("cat", "dog"), counts=(3, 2)):
+    """PNGs, each with one value: 100 * class + number."""
+    for split, count in zip(splits, counts):
+        for label, name in enumerate(names):
             for i in range(count):
-                pixels = np.full((6, 6, 3), 100 * label + i, np.uint8)
-                path = tmp_path / split / name / f"{i}.png"
-                path.write_bytes(tf.io.encode_png(pixels).numpy())
+                save(root / split / name / f"{i}.png", 100 * label + i)
+
+
+def test_folders_of_classes(tmp_path):
+    folders(tmp_path)
     data = load_own(str(tmp_path), (4, 4, 3))
     assert data.class_names == ["cat", "dog"] and data.x_train.shape == (6, 4, 4, 3)
     np.testing.assert_array_equal(data.y_train, [0, 0, 0, 1, 1, 1])
     np.testing.assert_array_equal(data.x_train[:, 0, 0, 0], [0, 1, 2, 100, 101, 102])
+    np.testing.assert_array_equal(data.x_test[:, 0, 0, 0], [0, 1, 100, 101])
     (tmp_path / "train" / "cat" / "1.png").write_bytes(b"no image")
-    with pytest.raises(UserError, match=r"1\.png is no image that can be read"):
+    with pytest.raises(UserError, match=r"cat/1\.png cannot be read: neither a JPEG nor a PNG"):
+        load_own(str(tmp_path), (4, 4, 3))
+
+
+def test_folders_of_classes_without_splits_are_split(tmp_path):
+    folders(tmp_path, splits=("",), counts=(5,))
+    data = load_own(str(tmp_path), (6, 6, 3))
+    np.testing.assert_array_equal(data.x_test[:, 0, 0, 0], [4, 104])
+    assert any("every 5th image" in note for note in data.notes)
+
+
+@pytest.mark.parametrize("channels", (1, 3))
+def test_every_kind_of_image_is_read_in_colour_and_in_grey(tmp_path, channels):
+    folders(tmp_path)
+    kinds = "BMP", "jpg", "gif", *["webp"] * DECODES_WEBP
+    for kind in kinds:
+        save(tmp_path / "train" / "cat" / f"a.{kind}", 77)
+    data = load_own(str(tmp_path), (6, 6, channels))
+    cats = data.x_train[data.y_train == 0]
+    assert data.x_train.shape[1:] == (6, 6, channels)
+    assert (np.ptp(cats, axis=(1, 2, 3)) == 0).all()
+    assert sorted(cats[:, 0, 0, 0].tolist()) == [0, 1, 2, *[77] * len(kinds)]
+
+
+def test_images_with_alpha_are_read_for_models_of_four_channels(tmp_path):
+    folders(tmp_path)
+    save(tmp_path / "train" / "cat" / "a.png", 50, "RGBA")
+    x = load_own(str(tmp_path), (6, 6, 4)).x_train
+    np.testing.assert_array_equal(x[[0, -1], 0, 0, 3], [255, 255])
+    assert (x == 50).all((1, 2, 3)).sum() == 1
+
+
+def test_what_is_no_image_is_skipped_and_named(tmp_path):
+    folders(tmp_path)
+    (tmp_path / "train" / ".ipynb_checkpoints").mkdir()
+    (tmp_path / "train" / "cat" / "Thumbs.db").write_bytes(b"")
+    (tmp_path / "train" / "dog" / "one.tiff").write_bytes(b"II*")
+    data = load_own(str(tmp_path), (4, 4, 3))
+    assert data.class_names == ["cat", "dog"] and len(data.y_train) == 6
+    note = " ".join(data.notes)
+    assert "1 .tiff" in note and ".ipynb_checkpoints" in note and "Thumbs.db" in note
+
+
+def test_a_class_without_images_is_named(tmp_path):
+    folders(tmp_path)
+    (tmp_path / "train" / "emu").mkdir()
+    with pytest.raises(UserError, match="emu has no images"):
         load_own(str(tmp_path), (4, 4, 3))
