@@ -162,8 +162,10 @@ def test_a_replica_more_is_a_part_more(mirrored, results):
     "replicas, compile",
     [
         (1, False),
-        (2, False),
-        *(pytest.param(many, True, marks=pytest.mark.slow) for many in (1, 2)),
+        *(
+            pytest.param(*case, marks=pytest.mark.slow)
+            for case in ((2, False), (1, True), (2, True))
+        ),
     ],
 )
 def test_four_parts_are_the_whole_where_batch_norm_uses_moving_averages(
@@ -223,7 +225,10 @@ def test_the_loop_over_parts_works_inside_the_compiled_function(mirrored):
 # ---------------------------------------------------------------------------------------- precision
 
 
-@pytest.mark.parametrize("precision, tolerance", [("bfloat16", 0.05), ("float16", 0.01)])
+@pytest.mark.parametrize(
+    "precision, tolerance",
+    [("bfloat16", 0.05), pytest.param("float16", 0.01, marks=pytest.mark.slow)],
+)
 @pytest.mark.parametrize("compile", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_half_precision_computes_the_same_within_its_digits(one, precision, tolerance, compile):
     runtime = Runtime(tf.distribute.get_strategy(), compile, precision=precision)

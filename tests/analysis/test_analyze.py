@@ -359,11 +359,16 @@ INTERRUPTIONS = [("_fine_tune", 2, 1), ("measure", 2, 2), ("write_json", 2, 3)]
 
 
 @pytest.mark.long
-def test_a_study_interrupted_again_and_again_ends_as_if_it_had_not_been(study, run, tmp_path):
+@pytest.mark.parametrize(
+    "interruptions",
+    [INTERRUPTIONS[:1], pytest.param(INTERRUPTIONS, marks=pytest.mark.slow)],
+    ids=["once", "again and again"],
+)
+def test_an_interrupted_study_ends_as_if_it_had_not_been(study, run, tmp_path, interruptions):
     from analysis import potential
 
     ours, theirs = tmp_path / "potential" / "potential", study / "potential"
-    for where, stops, finished in INTERRUPTIONS:
+    for where, stops, finished in interruptions:
         calls, function = [], getattr(potential, where)
 
         def stopped(*arguments, calls=calls, function=function, stops=stops):

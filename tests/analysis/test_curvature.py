@@ -37,7 +37,7 @@ def products(hessian):
 # ------------------------------------------------------------------------ against the whole Hessian
 
 
-@pytest.mark.parametrize("over", ["kernels", pytest.param("all", marks=LONG)])
+@pytest.mark.parametrize("over", ["kernels", pytest.param("all", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("which", ["depthwise", pytest.param("ResNet-8", marks=pytest.mark.slow)])
 def test_products_and_every_eigenvalue_are_those_of_the_explicit_hessian(
     which, over, runtime, tmp_path, monkeypatch
@@ -132,7 +132,7 @@ def test_parts_change_nothing(expected):
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("accum", [1, 2])
+@pytest.mark.parametrize("accum", [1, pytest.param(2, marks=pytest.mark.slow)])
 def test_compilation_changes_nothing(expected, accum):
     runtime = Runtime(tf.distribute.get_strategy(), compile=True, accum=accum)
     hessian = hessian_of(tiny.resnet_8(), "kernels", runtime, batch_size=8)

@@ -102,7 +102,9 @@ def test_a_subset_is_numbered_from_0(runtime, mib):
     np.testing.assert_array_equal(labels, data["labels"][[19, 7]])
 
 
-@pytest.mark.parametrize("change", [{"accum": 2}, {"compile": True}], ids=str)
+@pytest.mark.parametrize(
+    "change", [{"accum": 2}, pytest.param({"compile": True}, marks=pytest.mark.slow)], ids=str
+)
 def test_resident_data_in_parts_and_compiled(runtime, change):
     runtime = dataclasses.replace(runtime, **change)
     resident, host = (trained(runtime, steps, mib, count=6) for steps, mib in ((2, 64), (1, 0)))
