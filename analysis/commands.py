@@ -25,8 +25,10 @@ def _opened(args, kind, options):
     )
     # One that does not fit is refused before anything is written. Each is built again when it is
     # loaded, which takes a fifth of a second: so memory is needed for one at a time.
-    for subject in found:
-        subject.described.build(setting.data)
+    for file in (subject.described for subject in found):
+        file.build(setting.data)
+        if file.note:
+            setting.console.say(f"{file.path}: {file.note}")
     folder = setting.folder(args.analysis_path, kind, options, args.overwrite)
     resumable_from_here()
     return setting, found, folder

@@ -8,7 +8,7 @@ from analysis.options import (
     ImageOptions,
     LandscapeOptions,
 )
-from cli.flags import add_any_data_flags, add_device_flags, add_width_flag
+from cli.flags import add_any_data_flags, add_device_flags, add_key_flag, add_width_flag
 from cli.parser import count, count_or_none, odd, positive
 from nets.catalogue import BUILDERS
 
@@ -28,6 +28,7 @@ def add_network_flags(parser, group):
         type=count_or_none,
         help="for folders: sub-network after this step (default: last)",
     )
+    add_key_flag(group)
     add(
         "--arch", choices=list(BUILDERS), help="network (default: that of the file, else ResNet-56)"
     )

@@ -99,6 +99,11 @@ def subjects(paths, args, step=None):
     ]
     if step is not None and not any(map(os.path.isdir, paths)):
         raise UserError(f"--step {step}: steps are those of run folders; leave it out")
+    if args.trained_key is not None and all(map(os.path.isdir, paths)):
+        raise UserError(
+            f"--trained_key {args.trained_key}: it is for parameter files, not for run folders;"
+            " leave it out"
+        )
     first = found[0].described
     for other in (subject.described for subject in found):
         sizes = [file.files and file.files.input_size for file in (other, first)]
@@ -117,7 +122,8 @@ def _of_file(path, args):
     folder, base = os.path.split(path)
     known = base in PRUNED and os.path.exists(os.path.join(folder, STAGES["search"]))
     search = _search(folder, args, None) if known else None
-    return Subject(os.path.splitext(base)[0], read_network_file(path, args), search)
+    file = read_network_file(path, args, args.trained_key)
+    return Subject(os.path.splitext(base)[0], file, search)
 
 
 def _of_run(folder, args, step):

@@ -70,8 +70,8 @@ def add_key_flag(group):
     group.add_argument(
         "--trained_key",
         metavar="NAME",
-        help="the network in --trained_param that is meant if it holds several, e.g. averaged"
-        " weights: state_dict_ema (default: the first)",
+        help="the network that is meant if a parameter file holds several, e.g. averaged weights:"
+        " state_dict_ema (default: the first)",
     )
 
 

@@ -8,6 +8,8 @@ import pytest
 import runs
 from bad_inputs import parameters
 from networks import randomised
+from torch_file_writer import Tensor, write_zip
+from torch_networks import state_dict
 
 from analysis.subjects import load, subjects
 from dataloader import load_dataset
@@ -57,6 +59,23 @@ def test_a_parameter_file(tmp_path, runtime, data):
     assert loaded.supernet is None and loaded.masks is None
     for name, array in read_parameters(path)[0].items():
         np.testing.assert_array_equal(loaded.network.parameters()[name], array)
+
+
+def test_a_key_chooses_the_network_of_a_file_and_is_no_word_for_a_run(tmp_path):
+    path = str(tmp_path / "checkpoint.pth")
+    raw = state_dict("ResNet-18")
+    averaged = {name: array + 1 for name, array in raw.items()}
+    states = {"state_dict": raw, "state_dict_ema": averaged}
+    write_zip(path, {key: {n: Tensor(a) for n, a in x.items()} for key, x in states.items()})
+    flags = ["--arch", "ResNet-18", "--dataset", "ImageNet"]
+    for key, expected in (("state_dict_ema", averaged), ("state_dict", raw)):
+        (subject,) = found(path, flags=[*flags, "--trained_key", key])
+        found_bias = subject.file.parameters["fc/biases:0"][0]
+        np.testing.assert_array_equal(found_bias, expected["fc.bias"])
+        assert f"the network under {key}" in subject.file.note
+    folder = runs.make_run(tmp_path)
+    with pytest.raises(UserError, match="--trained_key ema: it is for parameter files, not for ru"):
+        found(folder, flags=["--trained_key", "ema"])
 
 
 def test_a_run_folder_is_its_last_sub_network_before_fine_tuning(tmp_path):
