@@ -60,16 +60,24 @@ def check(exportable, wanted, path, images):
     main = next(iter(expected))
     off = lambda name: float(np.abs(found[name] - expected[name]).max()) / scales[name]
     difference = max(map(off, expected))
-    agreement = (top1(found[main], logits) == top1(expected[main], logits)).mean()
-    result = Check(difference, float(agreement), len(images))
+    equal = top1(found[main], logits) == top1(expected[main], logits)
+    result = Check(difference, float(equal.mean()), len(images))
     # `not <=`: NaN counts as different.
-    if not difference <= wanted.largest_difference or agreement < wanted.least_agreement:
+    if not difference <= wanted.largest_difference or not agree(equal, wanted):
         raise UserError(
             f"the {wanted.name} file differs from the network: {result.line}, where"
             f" {wanted.largest_difference:g} and {wanted.least_agreement:.0%} are the limits; it is"
             " not written"
         )
     return result
+
+
+def agree(equal, wanted):
+    """Whether top-1 is the same often enough. equal: bool [N]; wanted: Format.
+
+    One image may always differ: two of its logits may be nearly equal.
+    """
+    return (~equal).sum() <= max(1, (1 - wanted.least_agreement) * len(equal))
 
 
 def answers(running, images):

@@ -8,7 +8,7 @@ import pytest
 import tensorflow as tf
 from settled import pixels, settled_network
 
-from exports.checking import top1
+from exports.checking import agree, top1
 from exports.exportable import of_network
 from exports.exporting import export
 from exports.formats import FORMATS, TFLITE, exported_format, formats
@@ -38,6 +38,11 @@ def test_types_are_those_asked_for_and_formats_come_once():
     assert names == ["ONNX", "TFLite int8"]
     assert exported_format("a.int8.tflite") is TFLITE["int8"]
     assert exported_format("a.tflite").name == "TFLite" and exported_format("a.pkl") is None
+
+
+@pytest.mark.parametrize("differ, images, fine", [(1, 4, True), (2, 4, False), (1, 16, True)])
+def test_one_image_may_have_another_top1(differ, images, fine):
+    assert agree(np.arange(images) >= differ, TFLITE["float16"]) == fine
 
 
 @pytest.mark.long
