@@ -63,9 +63,13 @@ def parse(argv=None):
     return parser.parse_args(argv)  # ends the program
 
 
+def _sentence(text):
+    return f"{text[0].upper()}{text[1:]}."
+
+
 def _network_parser(command):
     """The Parser of `hessian` or `landscape`."""
-    parser = Parser(prog=f"analyze.py {command}", description=f"{COMMANDS[command]}.".capitalize())
+    parser = Parser(prog=f"analyze.py {command}", description=_sentence(COMMANDS[command]))
     flags.add_network_flags(parser, parser.add_argument_group("networks"))
     if command == "hessian":
         group = parser.add_argument_group("eigenvalues")
@@ -81,7 +85,7 @@ def _parse_potential(argv):
     name, argv = (*named, "cifar")[0], argv[len(named) :]
     parser = Parser(
         prog=" ".join(["analyze.py potential", *named]),
-        description=f"{COMMANDS['potential']}.".capitalize(),
+        description=_sentence(COMMANDS["potential"]),
         epilog="All other flags are those of a pruning run. See docs/analysis.md.",
     )
     group = parser.add_argument_group("potential")

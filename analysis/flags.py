@@ -42,7 +42,7 @@ def add_network_flags(parser, group):
     add("--overwrite", action="store_true", help="delete earlier results of this kind there first")
     add_image_flags(parser.add_argument_group("images"))
     add_any_data_flags(parser)
-    add_device_flags(parser, precision=False)
+    add_device_flags(parser, precision=False, machines=False)
 
 
 def add_image_flags(group, images=1000, split="train"):

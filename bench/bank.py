@@ -37,7 +37,7 @@ def child(job):
     import numpy as np
 
     from ekg.contrastive import temperature
-    from ekg.memory_bank import SHARD
+    from ekg.memory_bank import SAVE_EVERY
     from engine.memory import peak_rss_mib, reset_peak
     from files.bank_file import BankFile, open_bank
     from files.bank_rows import row_codec
@@ -58,7 +58,7 @@ def child(job):
         bank = BankFile(*files, shape, batches, **settings)
         for rows in drawn:
             bank.add(rows, logits)
-            if bank.batches % SHARD == 0:
+            if bank.batches % SAVE_EVERY == 0:
                 bank.save(0.0)
         bank.complete(path)
     else:

@@ -2,7 +2,7 @@
 
 import os
 
-from cli.flags import add_any_data_flags, add_width_flag
+from cli.flags import add_any_data_flags, add_key_flag, add_width_flag
 from cli.parser import Parser, count, positive
 from dataloader.arrays import SCALINGS
 from exports.formats import CHOICES, TFLITE, TFLITE_TYPES, check_installed, formats
@@ -11,7 +11,14 @@ from nets.catalogue import BUILDERS
 from utils import UserError
 
 KERAS_ENDINGS = (".keras", ".h5", ".hdf5")
-OF_PARAMETER_FILES = "arch", "width_multiplier", "dataset", "input_size", "val_labels"
+OF_PARAMETER_FILES = (
+    "trained_key",
+    "arch",
+    "width_multiplier",
+    "dataset",
+    "input_size",
+    "val_labels",
+)
 
 
 def parse(doc, argv=None):
@@ -56,6 +63,7 @@ def _add_network_flags(group):
         help="parameter file, dense or pruned, or a Keras model such as the pruned.keras of"
         " prune_keras.py",
     )
+    add_key_flag(group)
     add(
         "--arch",
         choices=list(BUILDERS),

@@ -2,6 +2,7 @@
 
 import functools
 import json
+import sys
 
 import numpy as np
 import tensorflow as tf
@@ -33,7 +34,7 @@ def run(args):
     if args.against:
         paths = {"dense": args.against, **paths}
     keras_model = is_keras(args.trained_param)
-    files = {} if keras_model else {key: read_network_file(at, args) for key, at in paths.items()}
+    files = {} if keras_model else network_files(args, paths)
     data = _data(args, files.get("pruned"))
     read = functools.partial(_keras_model, args, data) if keras_model else _network
     exportables = {key: read(files.get(key, path)) for key, path in paths.items()}
@@ -113,6 +114,16 @@ def _check_none_needed(args):
         raise UserError("--against needs the test images: give --data_path")
     if _needs_images(args):
         raise UserError("TFLite int8 needs training images: give --data_path, or other --types")
+
+
+def network_files(args, paths):
+    """dict name -> NetworkFile. --trained_key is for the file of --trained_param."""
+    keys = {"pruned": args.trained_key}
+    files = {name: read_network_file(at, args, keys.get(name)) for name, at in paths.items()}
+    for file in files.values():
+        if file.note:
+            print(f"{file.path}: {file.note}", file=sys.stderr)
+    return files
 
 
 def _network(file):

@@ -14,7 +14,6 @@ from utils import UserError
 FIXED = {
     "width_multiplier": None,
     "search_from": None,
-    "search_precision": "float32",
     "baseline_epoch": 1,
     "baseline_learning_rate": 0.1,
     "baseline_schedule": "steps",
@@ -27,7 +26,14 @@ FIXED = {
     "rates_for": None,
 }
 # Flags of the paper's networks, with the only value that a Keras model has.
-ONLY = {"least_filters": 1, "search_target": "flops", "slice_by": "share", "layer_times": None}
+ONLY = {
+    "least_filters": 1,
+    "search_precision": "float32",
+    "search_target": "flops",
+    "latency_batch_size": 32,
+    "slice_by": "share",
+    "layer_times": None,
+}
 
 
 def parse(doc, argv=None):

@@ -92,7 +92,7 @@ def _fill(run, bank, slots, here, predict):
 
     def after_batch(bar):
         bar.to(bank.batches)
-        if bank.batches % memory_bank.SHARD == 0:
+        if bank.batches % memory_bank.SAVE_EVERY == 0:
             save()
         run.stop_if_asked(save, loop="memory bank")
 

@@ -11,7 +11,7 @@ def temperature(classes):
 def kld(x, y, t):
     """KL divergence with temperature of logits x and y, summed over the last axis: float32 [...].
 
-    METHOD 7: KLD_T(x, y) = T * sum softmax(x / T) * (log softmax(x / T) - log softmax(y / T)).
+    Eq. 11: KLD_T(x, y) = T * sum softmax(x / T) * (log softmax(x / T) - log softmax(y / T)).
     """
     log_x, log_y = tf.nn.log_softmax(x / t), tf.nn.log_softmax(y / t)
     return t * tf.reduce_sum(tf.exp(log_x) * (log_x - log_y), -1)

@@ -18,7 +18,7 @@ from engine.configuration import versions
 from engine.run_files import KERAS_RESULT, KERAS_UNFINISHED
 from nets.gates import Context
 from nets.parameters import read_parameters, write_parameters
-from utils import UserError
+from utils import UserError, rename
 
 COMPARED = 32  # training images, to compare masked and extracted
 CLOSE = 1e-3  # largest difference of their logits, relative to the largest logit
@@ -157,7 +157,9 @@ class KerasNetworks:
         path = os.path.join(folder, KERAS_RESULT)
         written = os.path.join(folder, KERAS_UNFINISHED)
         self.as_keras(network).save(written)
-        os.replace(written, path)
+        with open(written, "rb+") as file:
+            os.fsync(file.fileno())
+        rename(written, path)
         return path
 
     def as_keras(self, network):

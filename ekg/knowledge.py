@@ -18,7 +18,7 @@ BLOCK = 2**20  # logits per task of a core: 24 bytes of memory each, a few milli
 
 
 def cross_entropy(labels, logits):
-    """CE(labels, O), the mean over images (METHOD 4). labels: int [N]; logits: float32 [N, C]."""
+    """CE(labels, O), the mean over images (Eq. 4). labels: int [N]; logits: float32 [N, C]."""
     loss = lambda y, o: -log_softmax(o)[np.arange(len(y)), y]
     return float(_by_image(loss, labels, logits).mean())
 

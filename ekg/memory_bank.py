@@ -6,7 +6,7 @@ import numpy as np
 
 from dataloader.sampling import columns, padded_batches
 
-SHARD = 16  # batches between two saves: the most that a killed run computes again
+SAVE_EVERY = 16  # batches between two saves: the most that a killed run computes again
 
 
 def choose_teachers(losses, num_teacher):
@@ -21,7 +21,7 @@ def choose_teachers(losses, num_teacher):
     count = min(num_teacher, len(losses))
     free, chosen = list(range(len(losses))), []
     for j in range(count):
-        # METHOD 5: targets L_min + j (L_max - L_min) / K
+        # Eq. 10, as published (METHOD 5): targets L_min + j (L_max - L_min) / K
         target = losses.min() + j * (losses.max() - losses.min()) / count
         nearest = min(free, key=lambda i: abs(losses[i] - target))
         free.remove(nearest)

@@ -24,7 +24,8 @@ FREE = {
     "steps_per_call",
     "resident_mib",
 }
-# These are compared by content, wherever the files are: see `start` below, ADOPTED and ekg.timing.
+# These are compared by content, wherever the files are: see `start` below, ADOPTED and
+# ekg.predicted_time.
 FREE |= {"trained_param", "trained_key", "search_from", "layer_times", "width_multiplier"}
 PARTS = "replicas x accum"
 # Options that older runs do not name, and what these runs did.

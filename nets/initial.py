@@ -11,13 +11,13 @@ HEAD = ("fc/kernel:0", "fc/biases:0")
 
 
 def he_normal(shape, rng):
-    """He-normal over fan-out (METHOD 7): variance 2 / fan-out, float32 [kh, kw, in, out]."""
+    """He-normal over fan-out (METHOD 1): variance 2 / fan-out, float32 [kh, kw, in, out]."""
     deviation = np.sqrt(2 / (shape[0] * shape[1] * shape[3]))
     return rng.standard_normal(shape, np.float32) * np.float32(deviation)
 
 
 def normal(shape, rng):
-    """Normal with standard deviation 0.01, float32 (METHOD 7: the FC kernel)."""
+    """Normal with standard deviation 0.01, float32 (METHOD 1: the FC kernel)."""
     return rng.standard_normal(shape, np.float32) * np.float32(0.01)
 
 

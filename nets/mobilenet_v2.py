@@ -71,7 +71,7 @@ class InvertedResidual:
         self.conv2.adds = self.shortcut
         for conv, _ in self.inner:
             conv.after = tf.nn.relu6
-        # METHOD 7: gamma 0, so that a block with a shortcut starts as the identity.
+        # METHOD 1: gamma 0, so that a block with a shortcut starts as the identity.
         into = dict(size=self.out_size, gate=self.out_gate, gamma=zeros if self.shortcut else ones)
         self.bn2 = BatchNorm(f"{name}/bn2", arrays, self.out_gate.size, **into)
 

@@ -71,7 +71,7 @@ class Block:
         of_branch = [layer for pair in self.convs for layer in pair]
         self.layers = [*(self.projection or ()), *(of_branch or [self.constant])]
         inner = [conv.out_gate for conv, _ in self.convs[:-1]]
-        # METHOD 1: the gate order is projection (conv3), conv0, conv1
+        # METHOD 1a: the gate order is projection (conv3), conv0, conv1
         self.gates = [out_gate, *inner] if project else inner
 
     @staticmethod
@@ -85,7 +85,7 @@ class Block:
             conv = Conv2d(f"{name}/conv{n}", arrays, kernel_size, gate.size, filters, **into)
             conv.after, conv.adds = tf.nn.relu, last
             gate, size = out, conv.out_size
-            # METHOD 7: gamma 0, so that a block starts as the identity.
+            # METHOD 1: gamma 0, so that a block starts as the identity.
             initial = dict(gamma=zeros) if last else {}
             bn = BatchNorm(f"{name}/bn{n}", arrays, gate.size, size=size, gate=gate, **initial)
             made.append((conv, bn))

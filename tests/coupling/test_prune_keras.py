@@ -105,6 +105,14 @@ def test_a_model_without_anything_to_prune_is_still_described(program, tmp_path)
         (["m.keras", "--json"], "--json goes with --gates"),
         (["m.keras", "--data_path", "x", "--views", "none", "flip"], "--views: none goes alone"),
         (["m.keras", "--data_path", "x", "--least_filters", "0"], "--least_filters is for"),
+        (
+            ["m.keras", "--data_path", "x", "--search_precision", "bfloat16"],
+            "--search_precision is",
+        ),
+        (
+            ["m.keras", "--data_path", "x", "--latency_batch_size", "8"],
+            "--latency_batch_size is for",
+        ),
         (["m.keras", "--data_path", "x", "--slice_by", "time"], "--slice_by is for the networks"),
         (["missing.keras", "--data_path", "x"], "--data_path x: there is no such file"),
     ],

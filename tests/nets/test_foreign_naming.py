@@ -17,6 +17,7 @@ import nets
 import test as test_py  # the program beside this folder
 import train_cifar
 import train_imagenet
+from cli import export_flags, exporting
 from cli.network_file import read_network_file
 from distribution.machines import Alone
 from ekg.paper_networks import PaperSubject
@@ -295,3 +296,16 @@ def test_a_run_says_which_network_it_starts_from(tmp_path):
     np.testing.assert_array_equal(networks.given["fc/biases:0"][0], AVERAGED["fc.bias"])
     # config.json tells runs apart by the arrays: another key is another start.
     assert start != PaperSubject(train_imagenet.parse(flags[:-2])).find(False)
+
+
+def test_an_export_says_which_network_it_took(tmp_path, capsys):
+    content, key = FILES["timm"]
+    path = str(tmp_path / "checkpoint.pth")
+    dicts = {k: v for k, v in content.items() if isinstance(v, dict)}
+    write_zip(path, {k: {n: Tensor(a) for n, a in v.items()} for k, v in dicts.items()})
+    args = export_flags.parse(
+        "export.py", ["--trained_param", path, "--trained_key", key, "--to", "savedmodel"]
+    )
+    (file,) = exporting.network_files(args, {"pruned": path}).values()
+    np.testing.assert_array_equal(file.parameters["fc/biases:0"][0], AVERAGED["fc.bias"])
+    assert f"{path}: the network under state_dict_ema;" in capsys.readouterr().err
