@@ -36,7 +36,8 @@ class Norm:
 
 
 class PrunableModel(KerasNetwork):
-    """A Keras model of logits that offers what the stages of a run ask of nets.network.Network.
+    """A Keras model of logits that offers what the stages of a run ask of a network
+    (engine.networks.Prunable).
 
     Dropped filters are zeros in its passes, and none is left out of the arrays. Dropout and
     stochastic depth stay off.
