@@ -15,6 +15,7 @@ from ekg.importance import split
 from nets.gates import Context
 
 LONG = pytest.mark.long
+pytestmark = LONG  # each traces a product with a Hessian
 
 
 def hessian_of(network, over, runtime, batch_size=5):

@@ -14,6 +14,7 @@ from dataloader.arrays import own_dataset
 from ekg.keras_subject import KerasSubject
 from utils import UserError
 
+pytestmark = pytest.mark.long  # each trains or traces a model
 STRATEGY = tf.distribute.get_strategy()
 
 

@@ -13,6 +13,7 @@ from engine.feed import Feed
 from engine.options import TrainOptions
 from engine.training import Progress, train
 
+pytestmark = pytest.mark.long  # each traces a training step
 IMAGES = pictures(6)  # 24, class by class
 BROKEN = 4
 OPTIONS = TrainOptions(2, 0.1, (), 1.0, 0.0, batch_size=5, schedule="cosine", warm_up=1)

@@ -164,6 +164,7 @@ def test_a_file_without_some_convolutions_of_a_block_is_refused(case, extracted)
 
 
 @pytest.mark.parametrize("case", SOME, indirect=True)
+@pytest.mark.long
 def test_importance_is_finite_and_0_for_what_is_gone(case):
     runtime = Runtime(tf.distribute.get_strategy())
     given = lambda batch: batch["images"]
@@ -177,6 +178,7 @@ def test_importance_is_finite_and_0_for_what_is_gone(case):
 
 
 @pytest.mark.parametrize("case", SOME, indirect=True)
+@pytest.mark.long
 def test_sub_networks_with_and_without_blocks_share_a_call(case):
     runtime = Runtime(tf.distribute.get_strategy())
     given = lambda batch: batch["images"]
