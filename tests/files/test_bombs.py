@@ -23,7 +23,7 @@ from utils import UserError
 pytestmark = pytest.mark.long  # each reads twice, once with its memory traced
 
 
-def refusal_of(read, megabytes=16, seconds=30):
+def refusal_of(read, megabytes=16, seconds=5):
     """The one line that `read()` is refused with, in little memory and time."""
     expected = (ValueError, pickle_reader.UnsafePickle, UserError)
     begin = time.process_time()
@@ -112,7 +112,8 @@ UP_TO_THE_BOUND = {"a million lists", "dicts copied again and again"}  # on opco
 
 @pytest.mark.parametrize("what", PICKLES)
 def test_pickle_that_promises_or_multiplies_is_refused(what):
-    refusal_of(lambda: pickles.load_pickle(PICKLES[what]), 100 if what in UP_TO_THE_BOUND else 16)
+    bounds = (100, 30) if what in UP_TO_THE_BOUND else (16, 5)  # an old processor takes 5.6 s
+    refusal_of(lambda: pickles.load_pickle(PICKLES[what]), *bounds)
 
 
 def test_memo_index_costs_nothing():
@@ -133,7 +134,7 @@ def test_containers_met_again_are_not_gone_through_again(container):
     begin = time.process_time()
     read = pickles.load_pickle(pickle.dumps(doubled(container, 30)))
     assert type(read) is type(container(0))
-    assert time.process_time() - begin < 10
+    assert time.process_time() - begin < 1
     one, other = (list(read.values()) if isinstance(read, dict) else read)[:2]
     assert one is other or isinstance(one, tuple)
 
