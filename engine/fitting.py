@@ -165,7 +165,20 @@ class _Hooks:
             f"  {name} epoch {record['epoch']}/{self.epochs}: loss {record['loss']:.4f}, accuracy"
             f" {record['accuracy']:.2%}{test}, {duration(record['seconds'])}"
         )
+        if record["epoch"] == self.epochs > 1 and run.folder.writes:
+            self._warn_if_worse()
         run.stop_if_asked(loop=f"{name} epoch")
+
+    def _warn_if_worse(self):
+        """Says so if the last epoch was worse than the first, in loss and in accuracy."""
+        lines = self.run.folder.lines("training.jsonl")
+        first, *_, last = (line for line in lines if line["stage"] == self.name)
+        if last["loss"] > first["loss"] and last["accuracy"] < first["accuracy"]:
+            self.run.console.say(
+                f"  {self.name} made the network worse: in its first epoch loss"
+                f" {first['loss']:.4f}, accuracy {first['accuracy']:.2%}, in its last"
+                f" {last['loss']:.4f}, {last['accuracy']:.2%}; try a lower learning rate"
+            )
 
     def why(self, images):
         """(reason, advice) for a loss that is not finite: its first layer, or faulty data."""

@@ -460,6 +460,24 @@ def test_weights_that_are_not_finite_are_not_kept(data_path, tmp_path, monkeypat
     assert list((tmp_path / "checkpoints").iterdir()) == []
 
 
+@pytest.mark.parametrize("later_rate, worse", [(5.0, True), (0.05, False)])
+def test_a_training_that_makes_the_network_worse_says_so(
+    data_path, tmp_path, monkeypatch, capsys, later_rate, worse
+):
+    rates = lambda at, _: 0.05 if at < 2 else later_rate
+    monkeypatch.setattr("engine.training.learning_rate_at", rates)
+    flags = "--search_target_rate", "1", "--search_warmup_epoch", "0", "--train_epoch", "0"
+    start(data_path, tmp_path, "--baseline_epoch", "4", *flags)
+    first, *_, last = records(tmp_path, "training.jsonl")
+    said = re.findall(
+        r"baseline made the network worse: .* in its last (.*), .*; try a lower learning"
+        r" rate",
+        capsys.readouterr().out,
+    )
+    assert said == ([f"{last['loss']:.4f}"] if worse else [])
+    assert (last["loss"] > first["loss"]) == worse
+
+
 def test_a_bank_that_is_not_finite_is_named(finished, data_path, tmp_path):
     folder = tmp_path / "run"
     shutil.copytree(finished, folder)

@@ -18,6 +18,7 @@ QUICK = dict(
     search="uniform",
     score="l1",
     train_epoch=6,
+    learning_rate=5e-3,  # with the default the fine-tuning of some of these diverges
     batch_size=24,
     views=("crop",),
     finetune_teacher="none",
@@ -122,7 +123,7 @@ def trained(model):
     ],
 )
 def test_it_is_pruned(build):
-    keras.utils.set_random_seed(2)  # with 0 `own_layer` ends at chance
+    keras.utils.set_random_seed(0)
     i = keras.Input(SHAPE)
     model = trained(Subclassed() if build is None else keras.Model(i, build(i)))
     x, y = images()
