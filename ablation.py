@@ -105,7 +105,8 @@ def _parser(name):
     group.add_argument("--no_hessian", action="store_true", help="leave them out")
     flags_of.add_image_flags(group, images=320, split="val")
     flags_of.add_hessian_flags(group)
-    PROGRAMS[name].add_flags(parser)
+    PROGRAMS[name].add_flags(parser, machines=False)
+    parser.hide([flag.removeprefix("--") for flag in PER_RUN])
     parser.set_defaults(train_path="../ablation")
     return parser
 

@@ -27,11 +27,11 @@ FINE_TUNING = TrainOptions(100, 1e-2, (0.3, 0.6, 0.8), 0.2, weight_decay=5e-4, b
 BASELINE = TrainOptions(100, 5e-2, (0.3, 0.6, 0.9), 0.1, weight_decay=1e-4, batch_size=128)
 
 
-def add_flags(parser):
-    """Adds the flags of a run on small images."""
+def add_flags(parser, machines=True):
+    """Adds the flags of a run on small images. machines: whether it may use several machines."""
     add_training_flags(parser, list(CIFAR), "ResNet-56", FINE_TUNING, BASELINE)
     add_data_flags(parser, list(CLASSES), "CIFAR10")
-    add_device_flags(parser)
+    add_device_flags(parser, machines=machines)
 
 
 def parse(argv=None):

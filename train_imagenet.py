@@ -32,8 +32,8 @@ BASELINE = TrainOptions(90, 0.1, (1 / 3, 2 / 3), 0.1, weight_decay=1e-4, batch_s
 TEMPERATURE = 10.0
 
 
-def add_flags(parser):
-    """Adds the flags of a run on images in files."""
+def add_flags(parser, machines=True):
+    """Adds the flags of a run on images in files. machines: whether it may use several machines."""
     add_training_flags(parser, list(IMAGENET), "ResNet-50", FINE_TUNING, BASELINE, TEMPERATURE)
     group = add_data_flags(parser, list(IN_FILES), IN_FILES[0], IMAGENET_PATH)
     add_file_flags(group, FileOptions.input_size)
@@ -44,7 +44,7 @@ def add_flags(parser):
         help="images per shuffling buffer for TFRecord shards; separate image files are shuffled"
         " completely",
     )
-    add_device_flags(parser)
+    add_device_flags(parser, machines=machines)
 
 
 def parse(argv=None):

@@ -47,6 +47,7 @@ def parse(doc, argv=None):
     add_speed_flags(group)
     add_method_flags(parser, FINE_TUNING)
     add_device_flags(parser, precision=False, machines=False)
+    parser.hide(ONLY)
     parser.set_defaults(**FIXED)
     args = parser.parse_args(argv)
     if args.gates:

@@ -24,6 +24,13 @@ class Parser(argparse.ArgumentParser):
             r"-((\d+\.?\d*|\.\d+)(e[-+]?\d+)?|inf|infinity|nan|\d+\.\.\d+)$", re.IGNORECASE
         )
 
+    def hide(self, flags):
+        """Leaves flags, given without their dashes, out of --help. They are parsed as before, so
+        that a program can say why it does not take them."""
+        for action in self._actions:
+            if action.dest in flags:
+                action.help = argparse.SUPPRESS
+
     def error(self, message):
         program = self.prog.partition(" ")[0]  # as in all other errors, without a subcommand
         self.exit(2, f"{program}: error: {message} (--help lists the options)\n")

@@ -9,6 +9,7 @@ import ablation
 import test as test_py
 import train_cifar
 import train_imagenet
+from cli.keras_flags import ONLY
 from cli.program import run_program
 from dataloader import FileOptions
 from engine.options import TrainOptions
@@ -70,8 +71,20 @@ def test_help_of_train_names_every_flag_and_needs_no_tensorflow(tmp_path, progra
         "train_imagenet.py": ["--input_size", "--val_labels", "--shuffle_buffer"],
         "ablation.py": ["--table", "--seeds"],
     }
-    assert [flag for flag in FLAGS + own.get(program, []) if flag not in words] == []
+    refused = set(ablation.PER_RUN) if program == "ablation.py" else set()
+    expected = [flag for flag in FLAGS + own.get(program, []) if flag not in refused]
+    assert [flag for flag in expected if flag not in words] == []
+    assert [flag for flag in refused if f"[{flag} " in done.stdout] == []
+    assert ("TF_CONFIG" in done.stdout) == (program != "ablation.py")
     assert max(map(len, done.stdout.splitlines())) <= 120
+
+
+@pytest.mark.long
+def test_help_of_prune_keras_leaves_out_what_it_refuses(tmp_path):
+    done = without_tensorflow(tmp_path, "prune_keras.py", "--help")
+    assert done.returncode == 0 and done.stderr == ""
+    assert [name for name in ONLY if f"--{name} " in done.stdout] == []
+    assert "--search_step X" in done.stdout
 
 
 @pytest.mark.long
