@@ -22,18 +22,18 @@ def search(run):
 
 
 def _steps(run):
-    head = ["step", "gate", "width", "FLOPs left", "parameters", "loss", "accuracy"]
+    head = ["step", "gate", "filters", "FLOPs left", "parameters", "loss", "accuracy"]
     head += ["objective", "candidates", "time"]
     rows: list[list] = []
-    widths: list[float] = []
+    filters: list[int] = []
     for record in run.search:
-        former, widths = widths, record.get("widths") or []
+        former, filters = filters, record.get("filters") or []
         seconds = record.get("seconds")
         rows.append(
             [
                 record["step"],
                 record.get("gate") or ("all" if rows else "unpruned"),
-                _width(former, widths, record.get("gate")),
+                _filters_left(run.search[0].get("filters"), former, filters, record.get("gate")),
                 values.percent(record["flops_rate"]),
                 values.count(record.get("params")),
                 values.decimal(record["loss"]),
@@ -46,12 +46,15 @@ def _steps(run):
     return table(head, rows, "steps of the search", text_columns=2)
 
 
-def _width(former, widths, gate):
-    """The new width of the gate that gave up a slice; without one, the mean width."""
-    changed = [new for old, new in zip(former, widths) if old != new]
-    if gate is not None:
-        return values.short(changed[0]) if len(changed) == 1 else None
-    return f"mean {sum(widths) / len(widths):.3g}" if widths else None
+def _filters_left(at_first, former, filters, gate):
+    """What the gate that gave up a slice keeps of its filters, with the gates that end with it;
+    without a gate, what all keep. None for runs that did not record it."""
+    known = zip(at_first or (), former or filters, filters)
+    counted = [(new, size) for size, old, new in known if gate is None or old != new]
+    if not counted:
+        return None
+    kept, size = map(sum, zip(*counted))
+    return f"{kept:,} of {size:,}"
 
 
 def filters(run):

@@ -26,7 +26,7 @@ NUMBER = (int, float)
 MORE: dict[str, dict[str, type | tuple]] = {
     "search.jsonl": {
         "gate": str,
-        "widths": list,
+        "filters": list,
         "candidates": list,
         "flops": NUMBER,
         "params": NUMBER,
@@ -138,7 +138,7 @@ def _records(folder, name):
                 if record.get(key) is not None and not isinstance(record[key], kind):
                     raise TypeError(key)
             numbers = [v for v in record.values() if type(v) in NUMBER]
-            for value in (*numbers, *(record.get("widths") or ())):
+            for value in (*numbers, *(record.get("filters") or ())):
                 number(value)
     return records
 

@@ -65,9 +65,9 @@ REPORTS = [
     ),
     report("a damaged `search.jsonl`", "run", damaged("search.jsonl", "garbage")),
     report(
-        "a `search.jsonl` whose widths are words",
+        "a `search.jsonl` whose filters are words",
         "run",
-        damaged("search.jsonl", json.dumps(STEP | {"widths": ["wide"]})),
+        damaged("search.jsonl", json.dumps(STEP | {"filters": ["wide"]})),
     ),
     report("a `training.jsonl` of another program", "run", damaged("training.jsonl", '{"a": 1}')),
     report(

@@ -43,7 +43,7 @@ def search_records(count=5, **more):
         {
             "step": i,
             "gate": GATES[i % 2] if i else None,
-            "widths": [round(1 - 0.1 * ((i + 1) // 2), 2), round(1 - 0.1 * (i // 2), 2)],
+            "filters": [10 - (i + 1) // 2, 10 - i // 2],
             "flops": round(1000000 * rate),
             "params": 2000 - 250 * i,
             "flops_rate": rate,

@@ -89,8 +89,8 @@ def test_a_finished_run(tmp_path, shown):
     assert page.after("first", 1) == ["3 of 8"] and page.after("second", 1) == ["16 of 16"]
     assert page.after("--train_epoch", 2) == ["4", "100"]
     assert "2 cores of a Test CPU" in page.texts and "2023-11-14 22:13 UTC" in page.text
-    # A step of the search: its number, gate and width.
-    assert page.after("BasicBlock1.0/conv1", 2) == ["0.9", "86.25 %"]
+    # A step of the search: its number, gate and filters.
+    assert page.after("BasicBlock1.0/conv1", 2) == ["9 of 10", "86.25 %"]
 
 
 @pytest.mark.long
@@ -154,7 +154,7 @@ def test_a_random_search_is_shown_at_its_best(tmp_path, undrawn, shown):
     write_lines(folder, "search.jsonl", draws)
     page = shown(folder)
     assert page.after("FLOPs (MACs)", 2) == ["72.5 % left", "1\xa0M → 725\xa0k"]
-    assert "mean 0.95" in page.texts
+    assert "19 of 20" in page.texts
 
 
 def test_a_target_in_time_is_shown_with_what_was_measured(tmp_path, shown):

@@ -148,7 +148,7 @@ def test_another_object_is_named(tmp_path, name, damage):
 @pytest.mark.parametrize(
     "name, record",
     [
-        ("search.jsonl", search_records()[1] | {"widths": ["wide"]}),
+        ("search.jsonl", search_records()[1] | {"filters": ["wide"]}),
         ("search.jsonl", search_records()[1] | {"gate": 3}),
         ("search.jsonl", search_records()[1] | {"params": 10**400}),
         ("training.jsonl", training_records("baseline", 1)[0] | {"test_top1": "high"}),
