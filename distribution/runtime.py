@@ -25,6 +25,8 @@ START_SECONDS = 180
 # bit-identical to those of the network with all filters, so a search makes the same choices.
 MULTIPLES = {"float32": 8, "bfloat16": 16}
 TF32 = "tf32"  # of --precision
+# Of x86 processors that have instructions for bfloat16, or on which oneDNN composes them of others.
+FAST_BFLOAT16 = {"avx512bw", "avx_ne_convert"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -161,6 +163,12 @@ def cpu_info():
         return dict(re.findall(r"^([\w ]+?)\s*: (.*)$", file.read(), re.MULTILINE))
 
 
+def _has_fast_bfloat16():
+    """False for x86 processors on which bfloat16 is computed number by number."""
+    flags = cpu_info().get("flags")  # ARM's are "Features"
+    return flags is None or not FAST_BFLOAT16.isdisjoint(flags.split())
+
+
 def make_runtime(options, machines):
     """(Runtime, lines to print). options: engine.options.DeviceOptions; machines: machines.meet().
 
@@ -200,6 +208,13 @@ def _notes(options, runtime):
         lines.append(f"--gpu_id {options.gpu_id[0]}: this machine has no GPU, the CPU is used")
     if options.precision == TF32 and not (runtime.gpu and all(map(_has_tf32, _gpus_in_use()))):
         lines.append("--precision tf32 has no effect: it needs a GPU of 2020 or later (Ampere)")
+    if "bfloat16" in (options.precision, options.search_precision) and not (
+        runtime.gpu or _has_fast_bfloat16()
+    ):
+        lines.append(
+            "bfloat16 is several times slower than float32 on this processor, which has no"
+            " instructions for it"
+        )
     if options.sync_bn and not runtime.synchronises:
         lines.append("--sync_bn has no effect: there is only one replica")
     if runtime.compile and runtime.synchronises:

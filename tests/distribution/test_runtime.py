@@ -50,7 +50,8 @@ def test_one_cpu_is_the_default_strategy_not_compiled_in_float32(no_gpu):
     )
 
 
-def test_cpu_replicas_split_the_cpu(no_gpu):
+def test_cpu_replicas_split_the_cpu(no_gpu, monkeypatch):
+    monkeypatch.setattr("distribution.runtime.cpu_info", dict)
     runtime, lines = make_runtime(asked(cpu_replicas=2, accum=3, precision="bfloat16"), Alone())
     assert (runtime.replicas, runtime.parts, runtime.dtype, lines) == (2, 6, tf.bfloat16, [])
     assert runtime.strategy.extended.worker_devices == (
@@ -97,6 +98,23 @@ def test_machines_with_other_numbers_of_gpus_are_refused(no_gpu):
 )
 def test_what_a_flag_does_not_do_is_said(no_gpu, flags, lines):
     assert make_runtime(asked(**flags), Alone())[1] == lines
+
+
+@pytest.mark.parametrize(
+    "info, precision, said",
+    [
+        ({"flags": "fma avx2"}, {"precision": "bfloat16"}, True),
+        ({"flags": "fma avx2"}, {"search_precision": "bfloat16"}, True),
+        ({"flags": "fma avx2"}, {"precision": "float16"}, False),
+        ({"flags": "fma avx2 avx512bw"}, {"precision": "bfloat16"}, False),
+        ({"flags": "fma avx2 avx_ne_convert"}, {"precision": "bfloat16"}, False),
+        ({"Features": "fp asimd"}, {"precision": "bfloat16"}, False),
+    ],
+)
+def test_bfloat16_that_is_slow_is_said(no_gpu, monkeypatch, info, precision, said):
+    monkeypatch.setattr("distribution.runtime.cpu_info", lambda: info)
+    lines = make_runtime(asked(**precision), Alone())[1]
+    assert [line.split()[0] for line in lines] == ["bfloat16"] * said
 
 
 def test_batches_that_do_not_divide_are_refused():
