@@ -127,7 +127,7 @@ def measure(args, machines, data, file):
         network, runtime, data.augmentation, data.x_test, data.y_test, batch_size, statistics
     )
     if machines.chief:
-        notes = (f"{file.path}: {file.note}",) if file.note else ()
+        notes = (file.note,) if file.note else ()
         notes += *data.notes, *lines
         print("".join(f"{line}\n" for line in notes), end="", file=sys.stderr)
     if args.json:

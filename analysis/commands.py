@@ -28,7 +28,7 @@ def _opened(args, kind, options):
     for file in (subject.described for subject in found):
         file.build(setting.data)
         if file.note:
-            setting.console.say(f"{file.path}: {file.note}")
+            setting.console.say(file.note)
     folder = setting.folder(args.analysis_path, kind, options, args.overwrite)
     resumable_from_here()
     return setting, found, folder

@@ -122,7 +122,7 @@ def network_files(args, paths):
     files = {name: read_network_file(at, args, keys.get(name)) for name, at in paths.items()}
     for file in files.values():
         if file.note:
-            print(f"{file.path}: {file.note}", file=sys.stderr)
+            print(file.note, file=sys.stderr)
     return files
 
 

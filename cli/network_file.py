@@ -22,7 +22,7 @@ class NetworkFile:
         dataset: one of dataloader.DATASETS.
         variant: see nets.variant_of.
         files: FileOptions if the images of `dataset` are in files, else None.
-        note: line about other networks in the file, "" without any.
+        note: line to print about other networks in the file, "" without any.
     """
 
     path: str
@@ -66,6 +66,7 @@ def read_network_file(path, args, key=None):
     files = _file_options(args, dataset, meta)
     variant = variant_of(meta, path, args.width_multiplier)
     note = note_on_others(meta)
+    note = note and f"{path}: {note}"
     return NetworkFile(path, parameters, arch, dataset, variant, files, note)
 
 

@@ -274,7 +274,7 @@ def test_a_network_file_says_which_network_it_took(tmp_path):
     )
     args = test_py.parse(["--trained_param", str(path), "--trained_key", key])
     file = read_network_file(args.trained_param, args, args.trained_key)
-    assert file.note.startswith("the network under state_dict_ema;")
+    assert file.note.startswith(f"{path}: the network under state_dict_ema;")
     np.testing.assert_array_equal(
         file.parameters["fc/biases:0"][0], AVERAGED["fc.bias"].astype(np.float32)
     )
