@@ -46,8 +46,8 @@ def prune(
         model: trained keras.Model, a classifier of images that ends in logits, softmax or sigmoid;
             it stays as it is.
         data: training images as the model takes them and their classes: (x, y), or a
-            tf.data.Dataset of such pairs, batched or not. x: [N, H, W, C]; y: class numbers [N], or
-            one-hot [N, classes].
+            tf.data.Dataset of such pairs, batched or not, or a keras.utils.PyDataset. x:
+            [N, H, W, C]; y: class numbers [N], or one-hot [N, classes].
         flops: share of the FLOPs that may remain, above 0, at most 1.
         test: test images, in the same form; None: every fifth training image of each class.
         loss: for models that are no classifiers (regression, several outputs): keras.losses.Loss,
@@ -120,8 +120,10 @@ def _pair(name, data):
     """(images, labels): an array, and an array or a structure of arrays."""
     if isinstance(data, tf.data.Dataset):
         return _from_dataset(name, data)
+    if isinstance(data, keras.utils.PyDataset):
+        return _from_batches(name, data)
     if not isinstance(data, (tuple, list)) or len(data) != 2:
-        raise UserError(f"{name} is a {type(data).__name__}; (x, y) or a tf.data.Dataset is needed")
+        raise UserError(f"{name} is a {type(data).__name__}; (x, y) or a dataset of them is needed")
     if isinstance(data[0], (tuple, list, dict)) and not all(np.ndim(x) >= 2 for x in data[0]):
         raise UserError(f"x of {name} is a {type(data[0]).__name__}; an array of images is needed")
     try:
@@ -138,19 +140,48 @@ def _from_dataset(name, dataset):
         raise UserError(f"{name} repeats without end; leave .repeat() out")
     if not _is_batched(*spec):
         dataset = dataset.batch(256)
-    parts, size = [], 0
     try:
-        for pair in dataset.as_numpy_iterator():
-            parts.append(pair)
-            size += pair[0].nbytes
-            if size > MOST_BYTES:
-                raise UserError(f"{name} holds more than {MOST_BYTES // 2**30} GiB of images")
+        return _joined(name, dataset.as_numpy_iterator())
     except tf.errors.OpError as error:
         reason = error.message.strip().partition("\n")[0][:200]
         raise UserError(f"{name} cannot be read: {type(error).__name__}: {reason}") from error
+
+
+def _from_batches(name, dataset):
+    """Of a keras.utils.PyDataset, each batch once."""
+    if dataset.num_batches is None:
+        raise UserError(f"{name} has no end; it needs a number of batches")
+    batches = [dataset[i] for i in range(dataset.num_batches)]
+    for batch in batches:
+        if not isinstance(batch, (tuple, list)) or len(batch) != 2:
+            parts = f" of {len(batch)}" if isinstance(batch, (tuple, list)) else ""
+            raise UserError(
+                f"{name} gives a {type(batch).__name__}{parts}; pairs (images, labels) are needed"
+            )
+    return _joined(name, ((np.asarray(x), _as_arrays(y)) for x, y in batches))
+
+
+def _as_arrays(labels):
+    """The labels of a batch, an array or a structure of arrays; a list of numbers is an array."""
+    if isinstance(labels, list) and all(np.ndim(label) == 0 for label in labels):
+        return np.asarray(labels)
+    return tf.nest.map_structure(np.asarray, labels)
+
+
+def _joined(name, pairs):
+    """(images, labels) of all pairs of (images, labels), in order."""
+    parts, size = [], 0
+    for pair in pairs:
+        parts.append(pair)
+        size += pair[0].nbytes
+        if size > MOST_BYTES:
+            raise UserError(f"{name} holds more than {MOST_BYTES // 2**30} GiB of images")
     if not parts:
         raise UserError(f"{name} is empty")
-    return tf.nest.map_structure(lambda *leaves: np.concatenate(leaves), *parts)
+    try:
+        return tf.nest.map_structure(lambda *leaves: np.concatenate(leaves), *parts)
+    except (ValueError, TypeError) as error:
+        raise UserError(f"{name}: batches of several shapes or structures") from error
 
 
 def _is_batched(images, labels):

@@ -11,7 +11,7 @@ from coloured import coloured
 from keras_models import L
 
 from cli.keras_flags import parse
-from ekg.keras import _from_dataset, prune
+from ekg.keras import _from_dataset, _pair, prune
 from ekg.keras_settings import DEFAULTS, PLACES, options_of
 from utils import UserError
 
@@ -132,7 +132,7 @@ def test_filters_are_rounded(trained):
 @pytest.mark.parametrize(
     "change, line",
     [
-        (dict(data=np.zeros(3)), r"data is a ndarray; \(x, y\) or a tf.data.Dataset is needed"),
+        (dict(data=np.zeros(3)), r"data is a ndarray; \(x, y\) or a dataset of them is needed"),
         (dict(data=tf.data.Dataset.range(3)), "pairs"),
         (dict(test=(np.zeros((2, 9)), np.zeros(2))), "x of test is float64"),
         (dict(flops=1.5), "flops=1.5: a share above 0"),
@@ -175,6 +175,48 @@ def test_grey_datasets_are_batched_or_not():
     ):
         x, y = _from_dataset("data", dataset)
         assert x.shape[:3] == (6, 5, 5) and len(y) == 6
+
+
+class Batches(keras.utils.PyDataset):
+    """A PyDataset that gives these batches."""
+
+    def __init__(self, batches, count=-1):
+        super().__init__()
+        self.batches, self.count = batches, count
+
+    @property
+    def num_batches(self):
+        return len(self.batches) if self.count == -1 else self.count
+
+    def __getitem__(self, index):
+        return self.batches[index]
+
+
+def test_batches_of_keras_are_joined():
+    images = np.arange(5 * 4 * 4 * 3, dtype=np.float32).reshape(5, 4, 4, 3)
+    batches = [(images[:3], [0, 1, 2]), (images[3:], [1, 0])]
+    x, y = _pair("data", Batches(batches))
+    np.testing.assert_array_equal(x, images)
+    np.testing.assert_array_equal(y, [0, 1, 2, 1, 0])
+
+
+@pytest.mark.parametrize(
+    "dataset, line",
+    [
+        (Batches([]), "test is empty"),
+        (Batches([], count=None), "test has no end"),
+        (Batches([(np.zeros(2), [0], [1.0])]), r"test gives a tuple of 3; pairs"),
+        (Batches([np.zeros(2)]), "test gives a ndarray; pairs"),
+        (
+            Batches([(np.zeros([1, size, 4, 3]), [0]) for size in (4, 5)]),
+            "test: batches of several shapes",
+        ),
+    ],
+    ids=["empty", "endless", "weights", "no pairs", "several shapes"],
+)
+def test_batches_of_keras_that_do_not_fit_are_refused(dataset, line):
+    with pytest.raises(UserError, match=line):
+        _pair("test", dataset)
 
 
 def test_a_broken_pipeline_is_one_line(trained):
