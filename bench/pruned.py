@@ -6,10 +6,10 @@
 
 Inference on random images, batch norm with moving averages. In addition to the files of
 --pruned_param it times networks pruned by arithmetic: every gate keeps the same share of its
-filters, exactly or rounded to a multiple of 8 or 16, which may suit kernels better. Networks take
-turns, call by call, so that other load on the machine affects all alike; numbers are medians. The
-second table separates convolutions from the rest of a network. The third one (--layers) has every
-shape of convolution.
+filters, exactly or rounded to a multiple of 8, 16 or 32, which may suit kernels better. Networks
+take turns, call by call, so that other load on the machine affects all alike; numbers are medians.
+The second table separates convolutions from the rest of a network. The third one (--layers) has
+every shape of convolution.
 """
 
 import collections
@@ -70,7 +70,7 @@ def rounded(sizes, kept, multiple):
 def choices(sizes, target_rate):
     """dict name -> function from a share of filters kept to the number of filters per gate [G]."""
     made = {f"uniform {target_rate:g}": lambda kept: filters_kept(sizes, [kept] * len(sizes))}
-    for multiple in (8, 16):
+    for multiple in (8, 16, 32):
         if min(sizes) >= multiple:
             made[f"multiples of {multiple}"] = lambda kept, multiple=multiple: rounded(
                 sizes, kept, multiple
