@@ -300,6 +300,7 @@ def test_archive_that_holds_no_arrays_is_refused(tmp_path):
     refusal_of(path)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("save", [np.savez, np.savez_compressed])
 def test_npz_with_a_changed_byte_is_read_or_refused(tmp_path, save):
     path = tmp_path / "param.npz"

@@ -53,6 +53,7 @@ def test_the_interval_contains_the_value_and_follows_the_seed(noise):
     assert other["pearson"]["value"] == found["pearson"]["value"]
 
 
+@pytest.mark.long
 def test_the_interval_is_about_as_wide_as_fishers():
     """For normal pairs: tanh(artanh(r) +- 1.96 / sqrt(n - 3))."""
     rng = np.random.default_rng(2)

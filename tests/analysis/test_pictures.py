@@ -56,6 +56,7 @@ def test_a_grid_without_a_finite_loss_has_none(folder):
     assert said == "no pictures: no loss of the grid is finite" and not folder.has("contours.png")
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", GRIDS)
 def test_every_grid_is_drawn_on_a_page(name):
     loss = np.stack(GRIDS[name])

@@ -57,6 +57,7 @@ def pretended(where, number, member):
     return entry
 
 
+@pytest.mark.long
 def test_the_same_study_is_read(program, tmp_path):
     assert program() == (0, [])
     before = files_under(tmp_path / "study" / "potential")
@@ -67,6 +68,7 @@ def test_the_same_study_is_read(program, tmp_path):
     assert files_under(tmp_path / "study" / "potential") == before
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     "flags, differ",
     [
@@ -82,6 +84,7 @@ def test_other_flags_are_refused(program, tmp_path, flags, differ):
     refused(program, tmp_path, flags.split(), differ)
 
 
+@pytest.mark.long
 def test_other_data_are_refused(program, tmp_path, monkeypatch):
     program()
     x_train, *others = digits.load_digits()
@@ -91,6 +94,7 @@ def test_other_data_are_refused(program, tmp_path, monkeypatch):
     refused(program, tmp_path, [], "a potential analysis with other options (data: ")
 
 
+@pytest.mark.long
 def test_other_sub_networks_are_refused(program, tmp_path, monkeypatch):
     """Results are kept by number: a search that found others must not find them."""
     program()

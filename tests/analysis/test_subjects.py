@@ -61,6 +61,7 @@ def test_a_parameter_file(tmp_path, runtime, data):
         np.testing.assert_array_equal(loaded.network.parameters()[name], array)
 
 
+@pytest.mark.long
 def test_a_key_chooses_the_network_of_a_file_and_is_no_word_for_a_run(tmp_path):
     path = str(tmp_path / "checkpoint.pth")
     raw = state_dict("ResNet-18")
@@ -211,6 +212,7 @@ def some_images(data):
     return normalise(data.x_train[subset], data.augmentation)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("step", [0, 1, runs.STEPS, None])
 def test_a_step_is_the_masked_network_made_physically_smaller(folder, data, runtime, step):
     """Its moving averages are the statistics of D_subset, which here is one batch (METHOD 6)."""
@@ -230,6 +232,7 @@ def test_a_step_is_the_masked_network_made_physically_smaller(folder, data, runt
         np.testing.assert_array_equal(loaded.supernet.parameters()[name], array)
 
 
+@pytest.mark.long
 def test_batches_of_the_moving_averages_are_those_of_the_run(tmp_path, folder, data, runtime):
     """Whatever the batches of the analysis: otherwise they would change its results."""
     one = loaded_step(folder, 1, data, runtime)

@@ -22,6 +22,7 @@ from coupling.network import KerasNetwork
 from utils import UserError
 
 
+@pytest.mark.long
 def test_whatever_goes_a_chain_stays_equal():
     """One filter left, all but one left, one gate whole."""
     network = KerasNetwork(randomised(resnet_20(width=4)))

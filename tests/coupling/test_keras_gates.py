@@ -37,6 +37,7 @@ def test_resnet_20_costs_what_it_costs(twin, original):
     assert sum(cost.macs for cost in twin.costs.by_layer()) == original.cost()[0]
 
 
+@pytest.mark.long
 def test_half_of_resnet_20(twin):
     assert_masked_equals_extracted(twin)
 

@@ -37,6 +37,7 @@ def test_all_ones_are_the_model_itself(network):
     assert difference(masked, outputs_of(network.model, images)) == 0
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("statistics", ["moving", "batch"])
 def test_one_trace_serves_every_mask_and_no_variable_changes(network, statistics):
     traces = []

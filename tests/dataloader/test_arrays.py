@@ -106,6 +106,7 @@ def folders(root, splits=("train", "test"), names=("cat", "dog"), counts=(3, 2))
                 save(root / split / name / f"{i}.png", 100 * label + i)
 
 
+@pytest.mark.long
 def test_folders_of_classes(tmp_path):
     folders(tmp_path)
     data = load_own(str(tmp_path), (4, 4, 3))
@@ -118,6 +119,7 @@ def test_folders_of_classes(tmp_path):
         load_own(str(tmp_path), (4, 4, 3))
 
 
+@pytest.mark.long
 def test_folders_of_classes_without_splits_are_split(tmp_path):
     folders(tmp_path, splits=("",), counts=(5,))
     data = load_own(str(tmp_path), (6, 6, 3))
@@ -125,6 +127,7 @@ def test_folders_of_classes_without_splits_are_split(tmp_path):
     assert any("every 5th image" in note for note in data.notes)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("channels", (1, 3))
 def test_every_kind_of_image_is_read_in_colour_and_in_grey(tmp_path, channels):
     folders(tmp_path)
@@ -138,6 +141,7 @@ def test_every_kind_of_image_is_read_in_colour_and_in_grey(tmp_path, channels):
     assert sorted(cats[:, 0, 0, 0].tolist()) == [0, 1, 2, *[77] * len(kinds)]
 
 
+@pytest.mark.long
 def test_images_with_alpha_are_read_for_models_of_four_channels(tmp_path):
     folders(tmp_path)
     save(tmp_path / "train" / "cat" / "a.png", 50, "RGBA")
@@ -146,6 +150,7 @@ def test_images_with_alpha_are_read_for_models_of_four_channels(tmp_path):
     assert (x == 50).all((1, 2, 3)).sum() == 1
 
 
+@pytest.mark.long
 def test_what_is_no_image_is_skipped_and_named(tmp_path):
     folders(tmp_path)
     (tmp_path / "train" / ".ipynb_checkpoints").mkdir()

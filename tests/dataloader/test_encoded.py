@@ -108,6 +108,7 @@ def test_jpeg_is_decoded_as_other_libraries_do():
     np.testing.assert_array_equal(decode_image(data), np.asarray(Image.open(io.BytesIO(data))))
 
 
+@pytest.mark.long
 def test_images_of_both_kinds_go_through_one_map():
     """The set of the competition has a PNG and CMYK files that are called .JPEG."""
     data = [jpeg(SMOOTH), png(SMOOTH), jpeg(GREY)]
@@ -151,6 +152,7 @@ def test_jpeg_of_scans_without_an_end_is_refused():
     refusal_of(data[:last] + data[last:-2] * 5000 + data[-2:])
 
 
+@pytest.mark.long
 def test_more_bytes_than_an_image_has_are_refused():
     assert "too many bytes" in refusal_of(jpeg(SMOOTH) + bytes(encoded.LARGEST))
 

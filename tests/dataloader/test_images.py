@@ -49,6 +49,7 @@ def draws_of(groups, views):
     return [rng.random((*group.shape, views, DRAWS + CROP_DRAWS), np.float32) for group in groups]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("form", ["folders", "shards"])
 def test_batches_hold_the_images_asked_for(roots, form):
     images, labels = images_of(roots, form)
@@ -66,6 +67,7 @@ def test_batches_hold_the_images_asked_for(roots, form):
     assert all(images.files.read(i) in by_label[label] for i, label in enumerate(labels))
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("views", [1, 2])
 def test_views_depend_on_their_draws_alone(roots, views):
     images, _ = images_of(roots, "folders")
@@ -160,6 +162,7 @@ def test_broken_images_are_named_counted_and_replaced_by_the_next(broken_root, v
     np.testing.assert_array_equal(next(good)[1], first[0][1])
 
 
+@pytest.mark.long
 def test_an_evaluation_needs_every_image(broken_root):
     images = EncodedImages(broken_root.files, SIZE)
     with pytest.raises(
@@ -168,6 +171,7 @@ def test_an_evaluation_needs_every_image(broken_root):
         list(in_batches(images, [np.arange(4)], strict=True))
 
 
+@pytest.mark.long
 def test_a_batch_of_nothing_but_broken_images_ends_the_run(broken_root):
     images = EncodedImages(broken_root.files, SIZE)
     images.report = lambda line: None
@@ -185,6 +189,7 @@ def test_where_a_whole_batch_is_broken_the_next_of_the_pool_stands_in(broken_roo
     assert used.tolist() == [1]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     "make",
     [lambda path: path.mkdir(), lambda path: os.mkfifo(path), lambda path: path.symlink_to(path)],
@@ -201,6 +206,7 @@ def test_what_is_no_file_is_broken(tmp_path, make):
     assert used.tolist() == [0, 0] and list(images.broken) == [1]
 
 
+@pytest.mark.long
 def test_a_disk_that_fails_is_not_the_images_fault(roots, monkeypatch):
     images, _ = images_of(roots, "folders")
 
@@ -280,6 +286,7 @@ def test_images_of_shards_are_shuffled_within_the_window():
     assert sum((np.diff(ids) > 0).all() for ids in inside) == 0
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("views", [0, 2])
 def test_two_machines_decode_the_two_halves_of_what_one_does(roots, views):
     groups = [np.arange(8), np.arange(8, 16)]

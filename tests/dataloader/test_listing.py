@@ -90,6 +90,7 @@ CASES = [(form, ending) for form, ending in FORMATS.items()]
 CASES += [("PNG", ".PnG"), ("JPEG", ".Jpeg"), ("JPEG", ".jfif"), ("BMP", ".BMP")]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("form, ending", CASES)
 def test_images_of_other_formats_are_read(tmp_path, form, ending):
     for split in ("train", "val"):

@@ -45,6 +45,7 @@ def test_all_ones_extract_the_network_itself(network):
         np.testing.assert_array_equal(arrays[name], whole)
 
 
+@pytest.mark.long
 def test_reestimated_averages_are_those_of_the_batches(network, runtime, images):
     """After it, moving averages normalise the very batch as its own statistics do."""
     step = statistics_step(network, runtime, lambda batch: batch["images"])

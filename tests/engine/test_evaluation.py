@@ -24,6 +24,7 @@ def test_measure():
     assert sums["loss"] / 4 == pytest.approx(cross_entropy(np.array([0, 0, 1, 5]), logits))
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("batch_size", [1, 7, 16, 100])
 def test_every_image_counts_once(network, runtime, batch_size):
     rng = np.random.default_rng(0)

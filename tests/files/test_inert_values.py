@@ -102,6 +102,7 @@ def test_plain_pickles_of_later_protocols_are_read_too(tmp_path, form):
     assert list(arrays) == ["conv/kernel:0"] and meta == {}
 
 
+@pytest.mark.long
 def test_a_checkpoint_as_torchvisions_script_saves_it_is_read(tmp_path):
     state = state_dict("ResNet-18")
     content = {

@@ -63,6 +63,7 @@ def test_views_of_one_storage_come_back(write):
     np.testing.assert_array_equal(read["part"], [[7, 9, 11], [19, 21, 23]])
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("form", ["tar", "five pickles"])
 def test_a_network_of_torchvision_is_read(tmp_path, form):
     """As resnet18-5c106cde.pth: parameters for what is trained, tensors for statistics."""

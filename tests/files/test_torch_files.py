@@ -181,6 +181,7 @@ def test_storages_of_zeros_that_were_blown_up_are_refused(tmp_path):
         torch_files.load_pth(path)
 
 
+@pytest.mark.long
 def test_truncated_anywhere_is_refused(write):
     path = write({"w": Tensor(BASE), "n": Tensor(np.int64(7))})
     data = path.read_bytes()

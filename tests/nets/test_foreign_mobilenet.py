@@ -60,6 +60,7 @@ def answers(arrays, meta, size):
     return built(arrays, meta, size)(torch_networks.images(size), Context("moving")).numpy()
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name, size", [place for place in RECORDED if place[0] in WIDTHS])
 def test_logits_are_those_recorded_of_torchvision(name, size):
     arrays, meta = translated(whole(name))
@@ -110,6 +111,7 @@ def test_arrays_are_those_of_our_network(form):
     }
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("form", FORMS)
 def test_arrays_come_back_in_our_names_and_layout(tmp_path, form):
     state = small()
@@ -185,6 +187,7 @@ def cut(state, keep, *, filters, reads=(), follows=()):
     }
 
 
+@pytest.mark.long
 def test_a_pruned_state_dict_builds_the_pruned_network_whose_width_its_user_says():
     """Filters that batch norms make 0 may as well not be there."""
     keep, name = np.r_[0:20, 31:48], "features.3.conv"

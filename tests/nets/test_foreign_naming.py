@@ -60,6 +60,7 @@ def masked(state, *names):
 # ------------------------------------------------------------------------------------- other names
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("arch", ["ResNet-18", "ResNet-34", "ResNet-50"])
 def test_hugging_faces_resnets_are_torchvisions_renamed(arch):
     theirs = hugging_face(whole(arch))
@@ -244,6 +245,7 @@ def test_several_networks_under_prefixes_are_told_of_the_flag():
         translated(FILES["prefixes of one dict"][0])
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("key", ["state", "ema", "", "state_dict_ema.module"])
 def test_a_key_that_is_not_there_is_answered_with_those_that_are(tmp_path, key):
     content = {k: v for k, v in FILES["timm"][0].items() if k != "epoch"}
@@ -262,6 +264,7 @@ def test_a_key_for_a_file_of_one_network_is_refused(tmp_path):
         read_parameters(path, "ema")
 
 
+@pytest.mark.long
 def test_a_network_file_says_which_network_it_took(tmp_path):
     content, key = FILES["timm"]
     path = write_zip(
@@ -281,6 +284,7 @@ def test_a_network_file_says_which_network_it_took(tmp_path):
     assert json.dumps(vars(args))  # machines compare it
 
 
+@pytest.mark.long
 def test_a_run_says_which_network_it_starts_from(tmp_path):
     content, key = FILES["timm"]
     path = tmp_path / "checkpoint.pth"

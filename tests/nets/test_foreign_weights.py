@@ -129,6 +129,7 @@ WRAPPERS = {
 }
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("wrapper", WRAPPERS)
 def test_wrappers_and_prefixes_are_seen_through(tmp_path, wrapper):
     path = write_zip(tmp_path / "weights.pth", WRAPPERS[wrapper](tensors(small())))
@@ -177,6 +178,7 @@ def test_half_precision_becomes_float32(tmp_path, form, kind):
 # -------------------------------------------------------------------------------------- pruned ones
 
 
+@pytest.mark.long
 def test_a_pruned_state_dict_builds_the_pruned_network():
     """Filters that batch norm makes 0 may as well not be there."""
     state, keep, name = small(), np.r_[0:20, 41:64], "layer1.0"
@@ -307,6 +309,7 @@ REFUSALS = {
 }
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("what", REFUSALS)
 def test_what_is_like_a_resnet_of_ours_is_refused_by_name(tmp_path, what):
     change, said = REFUSALS[what]

@@ -32,6 +32,7 @@ def difference(found, expected):
     return np.abs(found - expected).max() / np.abs(expected).max()
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("arch, pruned, padding, size", CASES)
 def test_the_copy_has_the_logits_of_the_network(arch, pruned, padding, size):
     network = settled_network(arch, pruned, padding, size)
@@ -65,6 +66,7 @@ def test_a_parameter_file_becomes_a_model_of_plain_layers(path):
         np.testing.assert_array_equal(found, mean)
 
 
+@pytest.mark.long
 def test_the_copy_trains_with_fit(path):
     model = nets.to_keras(path)
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)

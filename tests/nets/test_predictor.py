@@ -29,6 +29,7 @@ def path(pruned, tmp_path):
     return tmp_path / "pruned.pkl"
 
 
+@pytest.mark.long
 def test_uint8_images_are_normalised_as_in_training(path, pruned):
     loaded = nets.load(path)
     images = np.random.default_rng(0).integers(0, 256, (5, 32, 32, 3), np.uint8)
@@ -65,6 +66,7 @@ def test_floats_that_are_not_normalised_are_refused(path, dtype):
         loaded(dark)
 
 
+@pytest.mark.long
 def test_the_extremes_of_normalised_pixels_are_taken_with_noise_on_them(path):
     loaded = nets.load(path)
     extremes = np.stack([np.zeros((32, 32, 3)), np.full((32, 32, 3), 255)])
@@ -74,6 +76,7 @@ def test_the_extremes_of_normalised_pixels_are_taken_with_noise_on_them(path):
     assert np.isfinite(tf.function(loaded)(prepared)).all()
 
 
+@pytest.mark.long
 def test_a_file_that_says_nothing_is_loaded_by_name(pruned, tmp_path):
     path = str(tmp_path / "bare.npz")
     write_parameters(path, pruned, {})
@@ -105,6 +108,7 @@ def test_a_strange_input_size_counts_as_none(pruned, tmp_path, size):
     assert nets.load(path).network.input_size == 32
 
 
+@pytest.mark.long
 def test_a_narrow_network_with_symmetric_padding(tmp_path):
     """Width, padding and classes are those of the file: as the network itself computes."""
     variant = {"padding": "symmetric", "width_multiplier": 0.5}

@@ -22,6 +22,7 @@ def test_costs(arch, flops, params):
     assert build_network(arch, 10, 32).cost() == (flops, params)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     "arch, width, sizes",
     [
@@ -99,6 +100,7 @@ def test_gates_of_resnet_56():
     assert sum(uses.values()) == 30 + 27
 
 
+@pytest.mark.long
 def test_initial_values():
     """He-normal over fan-out; the last BN of a block has gamma 0; seeds give other values."""
     parameters = build_network("ResNet-56", 10, 32, seed=1).parameters()

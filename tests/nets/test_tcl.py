@@ -120,6 +120,7 @@ def scored(network, x, flat, **settings):
     )
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("multiple", [8, 16])
 @pytest.mark.parametrize(
     "which", ["ResNet-20", "a depthwise convolution, a gate used twice, one of 6 filters"]

@@ -97,6 +97,7 @@ def test_gates_of_residual_branches_may_lose_all_filters(case):
     assert any(case.branches) and not all(case.branches)
 
 
+@pytest.mark.long
 def test_masked_equals_extracted(case, extracted):
     logits = case.masked()
     close(extracted(case.images, Context("batch")).numpy(), logits)
@@ -195,6 +196,7 @@ def test_gradients_of_a_masked_network_are_finite(case):
         assert np.isfinite(gradient).all()
 
 
+@pytest.mark.long
 def test_what_is_left_trains_and_is_pruned_again(case, extracted):
     constants = [v for v in extracted.trainable if "/bn2/beta" in v.name]
     with tf.GradientTape() as tape:

@@ -105,6 +105,7 @@ def test_the_page_lies_in_the_run_folder_and_is_written_again(tmp_path, monkeypa
     assert path.read_bytes() == first, "the same run is the same page"
 
 
+@pytest.mark.long
 def test_text_of_files_is_text(tmp_path, shown):
     evil = "<script>alert(1)</script>"
     folder = make_run(tmp_path / "<img src=x onerror=alert(1)>", "--data_path", f"\"'>{evil}")
@@ -124,6 +125,7 @@ def test_text_of_files_is_text(tmp_path, shown):
     assert "<img src=x onerror=alert(1)>" in page.text and f"{evil}?" in page.text
 
 
+@pytest.mark.long
 def test_an_unfinished_run_says_what_is_missing(tmp_path, shown):
     page = shown(make_run(tmp_path / "run", until="extraction", tuned=2))
     check_self_contained(page)
@@ -157,6 +159,7 @@ def test_a_random_search_is_shown_at_its_best(tmp_path, undrawn, shown):
     assert "19 of 20" in page.texts
 
 
+@pytest.mark.long
 def test_a_target_in_time_is_shown_with_what_was_measured(tmp_path, shown):
     flags = "--search_target latency --search_target_rate 0.5 --latency_batch_size 64".split()
     folder = make_run(tmp_path / "run", *flags)

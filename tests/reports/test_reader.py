@@ -280,6 +280,7 @@ def test_a_study_that_lacks_a_sub_network_is_named(tmp_path):
         read_analysis(folder)
 
 
+@pytest.mark.long
 def test_a_condition_number_that_is_not_finite_is_not_drawn(tmp_path):
     """And no correlation with it is known."""
     folder = make_potential(tmp_path / "study")
