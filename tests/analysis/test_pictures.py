@@ -11,6 +11,7 @@ from analysis.pictures import draw_landscapes
 from reports import pictures
 from reports.analyses import Landscape
 
+pytestmark = pytest.mark.long  # draws with Matplotlib
 AXIS = np.linspace(-1, 1, 5)
 BOWL = 0.1 + AXIS[:, None] ** 2 + 2 * AXIS**2
 GRIDS = {
@@ -56,7 +57,6 @@ def test_a_grid_without_a_finite_loss_has_none(folder):
     assert said == "no pictures: no loss of the grid is finite" and not folder.has("contours.png")
 
 
-@pytest.mark.long
 @pytest.mark.parametrize("name", GRIDS)
 def test_every_grid_is_drawn_on_a_page(name):
     loss = np.stack(GRIDS[name])

@@ -238,6 +238,7 @@ OTHERS = [
 ]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("data, expected", OTHERS)
 def test_other_formats_are_decoded_as_other_libraries_do(data, expected):
     if expected is None:
@@ -252,6 +253,7 @@ def test_other_formats_are_decoded_as_other_libraries_do(data, expected):
     np.testing.assert_array_equal(decode_window(data, window), image[1:4, 2:6])
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("data, expected", OTHERS)
 def test_other_formats_cut_short_are_refused(data, expected):
     for length in range(0, min(len(data), 60)):

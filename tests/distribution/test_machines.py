@@ -161,6 +161,7 @@ def test_a_machine_that_leaves_is_missed_at_once():
     assert results[1] is None and max(results[0], results[2]) < 15
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("index, missing", [(0, 1), (1, 0)])
 def test_a_machine_that_never_comes_is_named(index, missing):
     where = addresses(2)
@@ -169,6 +170,7 @@ def test_a_machine_that_never_comes_is_named(index, missing):
     assert where[missing] in str(refusal.value) and "within 1 s" in str(refusal.value)
 
 
+@pytest.mark.long
 def test_those_who_came_hear_who_did_not():
     where = addresses(3)
     all_refused(
@@ -212,6 +214,7 @@ def test_another_service_at_the_chiefs_address_is_told_apart():
         answered.result(10)
 
 
+@pytest.mark.long
 def test_strangers_that_knock_are_sent_away():
     where = addresses(2)
 

@@ -97,6 +97,7 @@ def test_what_comes_before_the_fine_tuning_is_taken_over(tmp_path, searched):
     check_adopted(folder, tmp_path / "run", searched)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("place", range(6))
 def test_taking_over_may_be_interrupted_anywhere(tmp_path, searched, monkeypatch, place):
     """A second start completes it; where it was whole, it also does without the other folder."""
@@ -186,6 +187,7 @@ def test_a_search_that_is_not_over_is_refused(tmp_path, searched, name):
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     "name", [name for name in NEEDED if name != "config.json"] + ["config.json", "result.json"]
 )

@@ -118,6 +118,7 @@ def test_a_checkpoint_as_torchvisions_script_saves_it_is_read(tmp_path):
         np.testing.assert_array_equal(arrays["fc/biases:0"][0], state["fc.bias"])
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", ["layer1.0.conv1.weight", "conv1.weight", "fc.bias"])
 def test_weights_that_need_a_value_are_refused_by_name(tmp_path, name):
     content = {n: Tensor(array) for n, array in state_dict("ResNet-18").items()}
