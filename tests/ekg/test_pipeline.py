@@ -8,6 +8,7 @@ import pathlib
 import re
 import shutil
 import sys
+import types
 
 import numpy as np
 import pytest
@@ -24,6 +25,7 @@ from ekg.history import SearchState
 from ekg.memory_bank import choose_teachers
 from ekg.paper_networks import pretrained
 from ekg.pipeline import prune
+from engine import fitting
 from engine.layer_timing import machine_here, setting_of
 from files.npz import load_npz
 from nets import build_network
@@ -460,11 +462,8 @@ def test_weights_that_are_not_finite_are_not_kept(data_path, tmp_path, monkeypat
     assert list((tmp_path / "checkpoints").iterdir()) == []
 
 
-@pytest.mark.parametrize("later_rate, worse", [(5.0, True), (0.05, False)])
-def test_a_training_that_makes_the_network_worse_says_so(
-    data_path, tmp_path, monkeypatch, capsys, later_rate, worse
-):
-    rates = lambda at, _: 0.05 if at < 2 else later_rate
+def test_a_training_that_makes_the_network_worse_says_so(data_path, tmp_path, monkeypatch, capsys):
+    rates = lambda at, _: 0.05 if at < 2 else 5.0
     monkeypatch.setattr("engine.training.learning_rate_at", rates)
     flags = "--search_target_rate", "1", "--search_warmup_epoch", "0", "--train_epoch", "0"
     start(data_path, tmp_path, "--baseline_epoch", "4", *flags)
@@ -474,8 +473,26 @@ def test_a_training_that_makes_the_network_worse_says_so(
         r" rate",
         capsys.readouterr().out,
     )
-    assert said == ([f"{last['loss']:.4f}"] if worse else [])
-    assert (last["loss"] > first["loss"]) == worse
+    assert said == [f"{last['loss']:.4f}"] and last["loss"] > first["loss"]
+
+
+@pytest.mark.parametrize(
+    "loss, accuracy, worse",
+    [(0.5, 0.8, True), (0.5, 0.95, False), (0.1, 0.8, False), (0.1, 0.95, False)],
+)
+def test_only_a_loss_and_an_accuracy_that_are_both_worse_are_said(loss, accuracy, worse):
+    lines = [
+        {"stage": "warm_up", "epoch": 1, "loss": 0.01, "accuracy": 1.0},
+        {"stage": "fine_tuning", "epoch": 1, "loss": 0.3, "accuracy": 0.9},
+        {"stage": "fine_tuning", "epoch": 2, "loss": loss, "accuracy": accuracy},
+    ]
+    said = []
+    run = types.SimpleNamespace(
+        folder=types.SimpleNamespace(lines=lambda name: lines),
+        console=types.SimpleNamespace(say=said.append),
+    )
+    fitting._Hooks._warn_if_worse(types.SimpleNamespace(run=run, name="fine_tuning"))
+    assert len(said) == worse
 
 
 def test_a_bank_that_is_not_finite_is_named(finished, data_path, tmp_path):
