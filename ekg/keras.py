@@ -151,14 +151,17 @@ def _from_batches(name, dataset):
     """Of a keras.utils.PyDataset, each batch once."""
     if dataset.num_batches is None:
         raise UserError(f"{name} has no end; it needs a number of batches")
-    batches = [dataset[i] for i in range(dataset.num_batches)]
-    for batch in batches:
-        if not isinstance(batch, (tuple, list)) or len(batch) != 2:
-            parts = f" of {len(batch)}" if isinstance(batch, (tuple, list)) else ""
-            raise UserError(
-                f"{name} gives a {type(batch).__name__}{parts}; pairs (images, labels) are needed"
-            )
-    return _joined(name, ((np.asarray(x), _as_arrays(y)) for x, y in batches))
+    return _joined(name, (_checked_batch(name, dataset[i]) for i in range(dataset.num_batches)))
+
+
+def _checked_batch(name, batch):
+    """(images, labels) as arrays. Raises UserError for other batches than pairs."""
+    if not isinstance(batch, (tuple, list)) or len(batch) != 2:
+        parts = f" of {len(batch)}" if isinstance(batch, (tuple, list)) else ""
+        raise UserError(
+            f"{name} gives a {type(batch).__name__}{parts}; pairs (images, labels) are needed"
+        )
+    return np.asarray(batch[0]), _as_arrays(batch[1])
 
 
 def _as_arrays(labels):

@@ -192,10 +192,25 @@ class Batches(keras.utils.PyDataset):
         return self.batches[index]
 
 
-def test_batches_of_keras_are_joined():
+class Counted(keras.utils.PyDataset):
+    """As most people write one: with a length."""
+
+    def __init__(self, batches):
+        super().__init__()
+        self.batches = batches
+
+    def __len__(self):
+        return len(self.batches)
+
+    def __getitem__(self, index):
+        return self.batches[index]
+
+
+@pytest.mark.parametrize("kind", [Batches, Counted])
+def test_batches_of_keras_are_joined(kind):
     images = np.arange(5 * 4 * 4 * 3, dtype=np.float32).reshape(5, 4, 4, 3)
     batches = [(images[:3], [0, 1, 2]), (images[3:], [1, 0])]
-    x, y = _pair("data", Batches(batches))
+    x, y = _pair("data", kind(batches))
     np.testing.assert_array_equal(x, images)
     np.testing.assert_array_equal(y, [0, 1, 2, 1, 0])
 
@@ -217,6 +232,20 @@ def test_batches_of_keras_are_joined():
 def test_batches_of_keras_that_do_not_fit_are_refused(dataset, line):
     with pytest.raises(UserError, match=line):
         _pair("test", dataset)
+
+
+def test_no_more_batches_of_keras_are_read_than_fit(monkeypatch):
+    monkeypatch.setattr("ekg.keras.MOST_BYTES", 100)
+    read = []
+
+    class Large(Counted):
+        def __getitem__(self, index):
+            read.append(index)
+            return np.zeros([1, 4, 4, 1]), [0]
+
+    with pytest.raises(UserError, match="data holds more than"):
+        _pair("data", Large([None] * 1000))
+    assert read == [0]
 
 
 def test_a_broken_pipeline_is_one_line(trained):
