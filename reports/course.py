@@ -25,15 +25,15 @@ def _steps(run):
     head = ["step", "gate", "filters", "FLOPs left", "parameters", "loss", "accuracy"]
     head += ["objective", "candidates", "time"]
     rows: list[list] = []
-    filters: list[int] = []
+    kept: list[int] = []
     for record in run.search:
-        former, filters = filters, record.get("filters") or []
+        former, kept = kept, record.get("filters") or []
         seconds = record.get("seconds")
         rows.append(
             [
                 record["step"],
                 record.get("gate") or ("all" if rows else "unpruned"),
-                _filters_left(run.search[0].get("filters"), former, filters, record.get("gate")),
+                _filters_left(run.search[0].get("filters"), former, kept, record.get("gate")),
                 values.percent(record["flops_rate"]),
                 values.count(record.get("params")),
                 values.decimal(record["loss"]),
@@ -46,10 +46,12 @@ def _steps(run):
     return table(head, rows, "steps of the search", text_columns=2)
 
 
-def _filters_left(at_first, former, filters, gate):
-    """What the gate that gave up a slice keeps of its filters, with the gates that end with it;
-    without a gate, what all keep. None for runs that did not record it."""
-    known = zip(at_first or (), former or filters, filters)
+def _filters_left(at_first, former, now, gate):
+    """How many filters are left in the gates that this step changed; in all, if it names no gate.
+
+    None for a run whose records do not say so.
+    """
+    known = zip(at_first or (), former or now, now)
     counted = [(new, size) for size, old, new in known if gate is None or old != new]
     if not counted:
         return None
