@@ -18,7 +18,7 @@ TEST := $(RUN) -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder
 # XLA optimises its machine code for a long time; what a quick test compiles runs once or twice.
 check test: export XLA_FLAGS ?= --xla_backend_optimization_level=0
 
-.PHONY: setup demo check test test-slow test-gpu errors lint clean
+.PHONY: setup demo check test tests-of-check tests-of-test test-slow test-gpu errors lint clean
 
 setup: $(VENV)/.ready
 
@@ -35,10 +35,14 @@ demo: setup
 	    --search_target_rate 0.45 --search_batch_size 320 --train_epoch 20 --batch_size 64
 	$(RUN) report.py $(DEMO)
 
-check: lint
+# Lint needs one core and the start of the tests too, so they run at the same time.
+check test: setup
+	$(MAKE) --no-print-directory -j 2 lint tests-of-$@
+
+tests-of-check:
 	$(TEST) -m "not long and not slow"
 
-test: lint
+tests-of-test:
 	$(TEST)
 
 errors: setup
