@@ -18,6 +18,7 @@ from engine.run import stage
 from engine.run_files import SIDES
 from op_utils import statistics_step
 
+CALLS = 100  # timed calls per network, of one image each
 CALLS_FOR_TARGET = 30  # timed calls per network, at the batch size of a target in time
 
 
@@ -132,7 +133,7 @@ def compare(run, start, pruned, chosen):
     start: the network before pruning. pruned: the result. chosen: the extracted SubNetwork.
     """
     folder, entries = run.folder, {}
-    times = latencies_ms([start, pruned], run.runtime)
+    times = latencies_ms([start, pruned], run.runtime, 1, CALLS)
     for name, network, latency in zip(SIDES, (start, pruned), times):
         with folder.stage(f"evaluation of {name}"):
             with_bar = lambda batches, name=name: run.bar(batches, f"evaluation of {name}")

@@ -68,6 +68,6 @@ def normals(shape, scale=1.0):
     )
 
 
-def latencies_ms(networks, runtime, batch=1, repeats=100):
-    """Median milliseconds per call for each of `networks`, at this batch size."""
-    return medians_ms([predicting(network, runtime, batch) for network in networks], least=repeats)
+def latencies_ms(networks, runtime, batch, calls):
+    """Median milliseconds of so many calls of each of `networks`, at this batch size."""
+    return medians_ms([predicting(network, runtime, batch) for network in networks], least=calls)

@@ -579,12 +579,13 @@ def test_the_whole_method_on_mobilenet_v2(data_path, tmp_path):
     )
 
 
-def test_a_run_may_take_whole_blocks(data_path, tmp_path):
+def test_a_run_may_take_whole_blocks(finished, data_path, tmp_path):
     """To a target that one filter per gate does not reach; another run takes the search over."""
     flags = "--search_target_rate 0.004 --search uniform --search_step 0.5 --train_epoch 1".split()
+    flags += ["--trained_param", str(finished / "baseline_param.pkl")]
     with pytest.raises(UserError, match="out of reach"):
         start(data_path, tmp_path / "run", *flags)
-    flags += ["--least_filters", "0"]
+    begun, flags = flags, [*flags, "--least_filters", "0"]
     folder = start(data_path, tmp_path / "run", *flags)
     figures, (arrays, _) = result(folder), read_parameters(str(folder / "trained_param.pkl"))
     assert figures["flops_rate"] <= 0.004
@@ -596,14 +597,14 @@ def test_a_run_may_take_whole_blocks(data_path, tmp_path):
     again = start(data_path, tmp_path / "again", *flags, "--search_from", str(folder))
     np.testing.assert_equal(read_parameters(str(again / "trained_param.pkl"))[0], arrays)
     with pytest.raises(UserError, match=r"search\.least_filters: 0 there, 1 asked for"):
-        start(data_path, folder, *flags[:-2], "--least_filters", "1", "--search_target_rate", "0.1")
+        start(data_path, folder, *begun, "--search_target_rate", "0.1")
 
 
 def _interrupt(record, gates):
     raise KeyboardInterrupt
 
 
-def test_a_run_to_a_target_in_time(data_path, tmp_path, monkeypatch, capsys):
+def test_a_run_to_a_target_in_time(finished, data_path, tmp_path, monkeypatch, capsys):
     """With times from a file; it goes on with them, and another run takes the search over."""
     network = build_network("ResNet-8", 10, 32)
     runtime = Runtime(tf.distribute.get_strategy())
@@ -611,6 +612,7 @@ def test_a_run_to_a_target_in_time(data_path, tmp_path, monkeypatch, capsys):
     times.save(str(tmp_path / "times.json"))
     flags = "--search_target latency --latency_batch_size 8 --search_target_rate 0.5".split()
     flags += "--search_step 0.5 --train_epoch 0 --candidate_filter none".split()
+    flags += ["--trained_param", str(finished / "baseline_param.pkl")]
     given = "--layer_times", str(tmp_path / "times.json")
     with pytest.raises(UserError, match=r"out of reach.* ResNet-8's predicted time"):
         start(data_path, tmp_path / "run", *flags, *given, "--search_target_rate", "0.001")

@@ -29,7 +29,7 @@ def test_a_median_for_each_call(monkeypatch):
 
 
 def test_latency_is_a_time_for_each_network(resnet_8, runtime):
-    times = latencies_ms([resnet_8, resnet_8], runtime, repeats=3)
+    times = latencies_ms([resnet_8, resnet_8], runtime, batch=1, calls=3)
     assert len(times) == 2 and min(times) > 0
 
 
