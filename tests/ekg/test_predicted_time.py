@@ -8,7 +8,7 @@ import pytest
 from layer_times_by_hand import times_of
 
 from distribution.machines import Alone
-from ekg.predicted_time import times_for
+from ekg.predicted_time import measured, times_for
 from engine.layer_timing import machine_here, setting_of
 from engine.options import SearchOptions
 from engine.run_files import STAGES, TIMES, UNFINISHED
@@ -129,3 +129,22 @@ def test_times_of_a_pruned_network_are_others(place, times, tmp_path):
     times.save(str(tmp_path / "times.json"))
     with pytest.raises(UserError, match="FLOPs"):
         place.find(layer_times=tmp_path / "times.json")
+
+
+@pytest.mark.parametrize(
+    "sums, used, passes", [((10.9, 10.0), 10.9, 1), ((6.0, 13.0), 13.0, 2), ((13.0, 6.0), 13.0, 2)]
+)
+def test_a_sum_that_is_off_is_measured_once_more(network, runtime, monkeypatch, sums, used, passes):
+    """Measured are 10 ms; the closer of two sums counts."""
+    left = list(sums)
+
+    def measure(network, smaller, runtime, batch_size, track):
+        filters, half = smaller
+        assert [gate.size for gate in half.gates] == list(filters) and batch_size == BATCH
+        times = times_of(network)
+        times.check = {"predicted_ms": left.pop(0), "measured_ms": 10.0, "dense_ms": 20.0}
+        return times
+
+    monkeypatch.setattr("ekg.predicted_time.measure", measure)
+    assert measured(network, runtime, BATCH).check["predicted_ms"] == used
+    assert len(left) == len(sums) - passes
