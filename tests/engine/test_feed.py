@@ -1,6 +1,7 @@
 """Feeding images in files: each image has its own labels and knowledge, also after a resume."""
 
 import dataclasses
+import types
 
 import numpy as np
 import pytest
@@ -13,7 +14,7 @@ from engine.feed import Feed
 from engine.options import TrainOptions
 from engine.training import Progress, train
 
-pytestmark = pytest.mark.long  # each traces a training step
+pytestmark = pytest.mark.long  # each traces the decoding of images
 IMAGES = pictures(6)  # 24, class by class
 BROKEN = 4
 OPTIONS = TrainOptions(2, 0.1, (), 1.0, 0.0, batch_size=5, schedule="cosine", warm_up=1)
@@ -21,20 +22,23 @@ OPTIONS = TrainOptions(2, 0.1, (), 1.0, 0.0, batch_size=5, schedule="cosine", wa
 
 @pytest.fixture(scope="module")
 def found(tmp_path_factory):
+    """Labels and images, one of them broken; their decoding is traced once for all tests."""
     root = tmp_path_factory.mktemp("images")
     write_folders(root / "train", IMAGES)
     found = find_imagenet(str(root), ("train",))["train"]
     with open(found.files.path(BROKEN), "wb") as file:
         file.write(b"broken")
-    return found
+    images = EncodedImages(found.files, 32)
+    images.report = lambda line: None
+    return types.SimpleNamespace(labels=found.labels, images=images)
 
 
 def feed_of(found, runtime, mib=0, indices=None):
-    images = EncodedImages(found.files, 32)
-    images.report = lambda line: None
     # Every value of a row is the index of its image.
     bank = np.arange(24, dtype=np.float16)[:, None, None] + np.zeros((24, 4, 2), np.float16)
-    return Feed({"images": images, "labels": found.labels, "bank": bank}, runtime, mib, indices)
+    return Feed(
+        {"images": found.images, "labels": found.labels, "bank": bank}, runtime, mib, indices
+    )
 
 
 def rows_of(feed, batch, name):
@@ -112,7 +116,6 @@ def seen(found, runtime, *, progress=None, stop_after=None, **settings):
     return watcher.seen, reached
 
 
-@pytest.mark.long
 @pytest.mark.parametrize(
     "settings",
     [{"views": 2}, {"views": 1, "augmented": False}, {"views": 1, "steps_per_call": 3}],
