@@ -14,6 +14,8 @@ from analysis.options import HessianOptions
 from engine.console import Silent
 from utils import UserError
 
+pytestmark = pytest.mark.long
+
 
 @pytest.fixture(autouse=True)
 def hasty(monkeypatch):
@@ -127,7 +129,6 @@ def test_the_extremes_are_indices_of_the_least_and_of_the_largest():
     assert lanczos.extremes(np.arange(1), 1) == [0, 0]
 
 
-@pytest.mark.long
 @pytest.mark.parametrize("tolerance", [1e-2, 1e-5])
 def test_a_tolerance_ends_it_early_with_extremes_that_are_as_good(tmp_path, tolerance):
     rng = np.random.default_rng(4)
@@ -147,7 +148,6 @@ def test_a_tolerance_ends_it_early_with_extremes_that_are_as_good(tmp_path, tole
     ]
 
 
-@pytest.mark.long
 def test_it_says_when_it_has_stopped_too_early(tmp_path):
     folder = AnalysisFolder(str(tmp_path), "hessian", {}, {})
     found = measure(
@@ -291,7 +291,6 @@ def explicit_density(eigenvalues, grid, sigma, weights=None):
     return np.average(bells, axis=1, weights=weights) / (sigma * np.sqrt(2 * np.pi))
 
 
-@pytest.mark.long
 def test_the_density_is_that_of_the_eigenvalues(tmp_path):
     """Weighted by what the start vectors have of their eigenvectors; its integral is 1."""
     eigenvalues = np.concatenate([np.zeros(20), np.linspace(-1, 1, 10), [4.0] * 10])

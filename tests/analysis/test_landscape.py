@@ -22,6 +22,8 @@ from nets import build_network
 from nets.gates import Context
 from utils import UserError
 
+pytestmark = pytest.mark.long
+
 
 @pytest.fixture(autouse=True)
 def hasty(monkeypatch):
@@ -257,7 +259,6 @@ def measured(path, place, options=OPTIONS):
         folder.close()
 
 
-@pytest.mark.long
 def test_the_origin_has_the_loss_of_the_network(runtime, tmp_path):
     networks = [pruned(), Loaded(None, tiny.depthwise()), unpruned()]
     with pytest.MonkeyPatch.context() as patches:  # this architecture is in no catalogue
@@ -310,7 +311,6 @@ def test_kernels_alone_move(runtime, tmp_path, monkeypatch):
 # ----------------------------------------------------------------------------------------- resuming
 
 
-@pytest.mark.long
 def test_interrupted_rows_go_on_with_equal_results(runtime, tmp_path, monkeypatch):
     from analysis import landscape
 
@@ -337,7 +337,6 @@ def test_interrupted_rows_go_on_with_equal_results(runtime, tmp_path, monkeypatc
     assert count[0] == 55, "all rows are there"
 
 
-@pytest.mark.long
 def test_rows_along_other_directions_are_computed_anew(runtime, tmp_path):
     """A file of rows is named by the network alone. Its directions follow from the seed, and from
     the filters of the supernet that the network has.

@@ -21,8 +21,9 @@ from coupling.extraction import extract
 from coupling.network import KerasNetwork
 from utils import UserError
 
+pytestmark = pytest.mark.long
 
-@pytest.mark.long
+
 def test_whatever_goes_a_chain_stays_equal():
     """One filter left, all but one left, one gate whole."""
     network = KerasNetwork(randomised(resnet_20(width=4)))
