@@ -21,8 +21,6 @@ from engine.run_files import STAGES
 from nets.parameters import write_parameters
 from utils import UserError, digest
 
-pytestmark = pytest.mark.long
-
 ASKED = CurvatureOptions(
     ImageOptions(20, "train", 0), HessianOptions("kernels", 1, 1e-2, 4, 0, 0, 0, 0.0), 16
 )
@@ -156,6 +154,7 @@ def test_an_interrupted_measurement_is_resumed(folder, tmp_path, monkeypatch):
     assert measured(str(tmp_path / "fresh")) == value
 
 
+@pytest.mark.long
 def test_precision_and_parts_of_the_run_do_not_matter(folder, tmp_path):
     """Curvature in half precision would be another figure; 16 images have no 3 equal parts."""
     (tmp_path / "other").mkdir()
