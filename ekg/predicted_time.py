@@ -5,7 +5,7 @@ import os
 from ekg.extraction import extract
 from ekg.filter_rule import filters_kept
 from ekg.importance import first_filters
-from engine.layer_times import LARGEST_DEVIATION, LayerTimes, check_line
+from engine.layer_times import LayerTimes, check_line
 from engine.layer_timing import machine_here, measure, setting_of
 from engine.run_files import STAGES, TIMES, UNFINISHED
 from nets import build_network
@@ -25,7 +25,7 @@ def measured(network, runtime, batch_size, track=iter):
     variant = dict(padding=network.padding, width_multiplier=network.width_multiplier)
     half = build_network(*shape, extract(network, first_filters(sizes, filters)), **variant)
     found: list[LayerTimes] = []
-    while len(found) < 2 and all(abs(times.deviation) > LARGEST_DEVIATION for times in found):
+    while len(found) < 2 and all(times.is_off for times in found):
         found.append(measure(network, (filters, half), runtime, batch_size, track))
     return min(found, key=lambda times: abs(times.deviation))
 

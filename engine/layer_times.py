@@ -78,7 +78,7 @@ def check_line(times):
         f"with half of the filters their sum is {predicted:.2f} ms, measured are {measured:.2f} ms"
         f" ({off:+.1%})"
     )
-    if abs(off) > LARGEST_DEVIATION:
+    if times.is_off:
         text += "; more than 10 % apart: is the machine busy?"
     return text
 
@@ -129,6 +129,11 @@ class LayerTimes:
     def deviation(self):
         """How far the prediction for another network than the dense one was off; 0.1: 10 %."""
         return self.check["predicted_ms"] / self.check["measured_ms"] - 1
+
+    @property
+    def is_off(self):
+        """Whether that is too much to search by."""
+        return abs(self.deviation) > LARGEST_DEVIATION
 
     def described(self):
         """The JSON of the file."""
