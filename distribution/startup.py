@@ -1,7 +1,9 @@
 """Imports TensorFlow without the messages that it logs at start, and with oneDNN."""
 
 import contextlib
+import gc
 import os
+import sys
 
 # Whether TensorFlow's log was asked for, before import_tensorflow sets its level: 3 means silence.
 LOG_ASKED_FOR = os.environ.get("TF_CPP_MIN_LOG_LEVEL", "3").strip() not in ("", "3")
@@ -32,14 +34,44 @@ def without_greetings():
         os.close(null)
 
 
-def import_tensorflow():
+@contextlib.contextmanager
+def hidden(*modules):
+    """Inside the block, `import` does not find those of `modules` that are not imported yet."""
+    absent = [name for name in modules if name not in sys.modules]
+    sys.modules.update(dict.fromkeys(absent))  # None: Python raises ModuleNotFoundError
+    try:
+        yield
+    finally:
+        for name in absent:
+            del sys.modules[name]
+
+
+@contextlib.contextmanager
+def without_collection():
+    """Pauses Python's garbage collector: what a module makes while it is imported stays."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
+
+
+def import_tensorflow(*, whole_keras=False):
     """Imports TensorFlow silently, so that an error message of one line is not lost in its log.
 
     By itself it uses oneDNN only on processors with AVX-512 VNNI. With AVX2 oneDNN trains nearly
     twice as fast (docs/performance.md), and only with oneDNN do networks without their masked
     filters keep the rounding of masked ones. TF_ENABLE_ONEDNN_OPTS=0 turns it off.
+
+    TensorFlow imports Keras, and Keras imports scikit-learn and Matplotlib if they are installed, a
+    third of the time of all imports, for wrappers and pictures that no program here uses.
+
+    whole_keras: whether Keras may have them, because the process is not a program of this project.
     """
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
-    with without_greetings():
+    unused = () if whole_keras else ("matplotlib", "sklearn")
+    with without_greetings(), without_collection(), hidden(*unused):
         import tensorflow  # noqa: F401

@@ -97,7 +97,7 @@ def _read(path, arch, dataset, width_multiplier, trained_key):
     from distribution.startup import import_tensorflow
     from nets.parameters import check_known, read_parameters
 
-    import_tensorflow()
+    import_tensorflow(whole_keras=True)
     path = str(path)
     arrays, meta = read_parameters(path, trained_key)
     check_known(path, arrays)
