@@ -17,8 +17,9 @@ MOMENTUM = 0.9
 
 def nesterov(variable, velocity, gradient, learning_rate):
     """(v, w) after v <- 0.9 v - lr g; w <- w + 0.9 v - lr g (METHOD 7)."""
-    velocity = MOMENTUM * velocity - learning_rate * gradient
-    return velocity, variable + MOMENTUM * velocity - learning_rate * gradient
+    step = learning_rate * gradient
+    velocity = MOMENTUM * velocity - step
+    return velocity, variable + MOMENTUM * velocity - step
 
 
 class LossScale:
@@ -71,9 +72,10 @@ class Optimizer:
         """
         finite = None if self.loss_scale is None else self.loss_scale.settle(gradients)
         for variable, velocity, gradient in zip(self.variables, self.velocities, gradients):
-            v, w = nesterov(variable, velocity, gradient + weight_decay * variable, learning_rate)
-            velocity.assign(v if finite is None else tf.where(finite, v, velocity))
-            variable.assign(w if finite is None else tf.where(finite, w, variable))
+            old_w, old_v = tf.convert_to_tensor(variable), tf.convert_to_tensor(velocity)
+            v, w = nesterov(old_w, old_v, gradient + weight_decay * old_w, learning_rate)
+            velocity.assign(v if finite is None else tf.where(finite, v, old_v))
+            variable.assign(w if finite is None else tf.where(finite, w, old_w))
 
 
 # ------------------------------------------------------------------------------------- forward pass
@@ -112,6 +114,8 @@ def _merged(mean, variance):
 
 def _own_share(statistics, runtime):
     """Batch statistics of one part, divided by the number of parts: their sum is the mean."""
+    if runtime.parts == 1:
+        return statistics
     return [(mean / runtime.parts, variance / runtime.parts) for mean, variance in statistics]
 
 
@@ -168,8 +172,10 @@ def training_step(
             logits = per_view(network(views, ctx))
             total = tf.reduce_sum(loss(batch, logits)) * share
             scaled = total * scale
-        # The gradient is divided by the number of views, the loss is not (METHOD 7).
-        gradients = [g / (v * scale) for g in tape.gradient(scaled, network.trainable)]
+        gradients = tape.gradient(scaled, network.trainable)
+        if v > 1 or scaling is not None:
+            # The gradient is divided by the number of views, the loss is not (METHOD 7).
+            gradients = [g / (v * scale) for g in gradients]
         statistics = [value for pair in ctx.batch_statistics for value in pair]
         return {
             "gradients": gradients,

@@ -1,5 +1,6 @@
 """Batch norm, and the constant that is left of it behind a convolution without filters."""
 
+import math
 import typing
 
 import tensorflow as tf
@@ -39,7 +40,7 @@ class BatchNorm(Layer):
             self._add(array_name, value, {3: gate}, trainable=not array_name.startswith("moving"))
 
     def _vector(self, name, ctx):
-        return ctx.vector(tf.reshape(self.arrays[name], [-1]), self.in_gate)
+        return ctx.vector(tf.squeeze(self.arrays[name], [0, 1, 2]), self.in_gate)
 
     def scale(self, ctx):
         """The factor of the layer with moving averages, float32 [C]."""
@@ -69,7 +70,7 @@ class BatchNorm(Layer):
             y, mean, variance = self._while_scoring(x, gamma, beta)
         else:
             fused = self._fused(x, gamma, beta)
-            n = tf.cast(tf.size(x) / tf.shape(x)[3], tf.float32)
+            n = math.prod(x.shape[:3])
             y, mean = fused.y, fused.batch_mean
             # The kernel's variance is unbiased; METHOD 1 has the biased one.
             variance = fused.batch_variance * (n - 1) / n
@@ -122,7 +123,7 @@ class BatchNorm(Layer):
         """moving = decay * moving + (1 - decay) * batch, for float32 [C] batch statistics."""
         for name, batch in (("moving_mean", mean), ("moving_variance", variance)):
             moving = self.arrays[name]
-            moving.assign(decay * moving + (1 - decay) * tf.reshape(batch, moving.shape))
+            moving.assign(decay * moving + (1 - decay) * batch)  # [1, 1, 1, C] and [C]
 
     def shape(self, array_name, filters=None):
         """Shape of an array when gate i keeps filters[i] filters (None: as it is).
@@ -164,7 +165,7 @@ class Constant(Layer):
 
     def vector(self, ctx):
         """The constant in a pass, float32 [C]."""
-        return ctx.vector(tf.reshape(self.arrays["beta"], [-1]), self.in_gate)
+        return ctx.vector(tf.squeeze(self.arrays["beta"], [0, 1, 2]), self.in_gate)
 
     def __call__(self, x, ctx):
         return tf.nn.bias_add(x, tf.cast(self.vector(ctx), x.dtype))
