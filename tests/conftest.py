@@ -3,6 +3,7 @@ runtimes.
 """
 
 import functools
+import gc
 import os
 import signal
 import sys
@@ -87,6 +88,15 @@ def pytest_collection_modifyitems(config, items):
     for item in items:
         if item.get_closest_marker("gpu"):
             item.add_marker(pytest.mark.skip(reason=reason))
+
+
+def pytest_collection_finish(session):
+    """Lets Python's garbage collector run less often, and not over what is there before the first
+    test: it took a twelfth of the time.
+    """
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(50_000, 20, 20)
 
 
 def pytest_terminal_summary(terminalreporter, config):

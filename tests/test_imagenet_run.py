@@ -75,7 +75,7 @@ def in_shards(root, in_folders, tmp_path_factory):
     return start(tmp_path_factory.mktemp("run"), "--data_path", str(root / "shards"), *more)
 
 
-@pytest.mark.parametrize("form", ["in_folders", "in_shards"])
+@pytest.mark.parametrize("form", ["in_folders", pytest.param("in_shards", marks=pytest.mark.slow)])
 def test_the_whole_method_runs(form, request):
     folder, _ = request.getfixturevalue(form)
     search = records(folder, "search.jsonl")
@@ -109,6 +109,7 @@ def test_a_broken_image_is_named_once_and_has_no_row(in_folders):
     ]
 
 
+@pytest.mark.slow
 def test_rows_of_the_largest_logits(in_shards):
     """2 of 4 logits: numbers of classes, logits falling, and one for the others."""
     bank = np.load(in_shards[0] / "memory_bank.npy", mmap_mode="r")
@@ -171,6 +172,7 @@ def start_again(folder, root):
     start(folder, "--data_path", str(root / "shards"), "--trained_param", source, *IN_SHARDS)
 
 
+@pytest.mark.slow
 def test_other_data_are_another_run(in_shards, root):
     shard = root / "shards" / "train-00000-of-00004"
     other = root / "shards" / "train-00004-of-00005"  # the same images in another order
@@ -182,6 +184,7 @@ def test_other_data_are_another_run(in_shards, root):
         other.rename(shard)
 
 
+@pytest.mark.slow
 def test_a_second_start_finds_it_finished(in_shards, root, capsys):
     start_again(in_shards[0], root)
     assert "nothing is left to do" in capsys.readouterr().out

@@ -40,10 +40,21 @@ def off_by(value, expected):
     return np.abs(value - expected).max() / max(np.abs(expected).max(), 1e-30)
 
 
+def steps(runtime):
+    return replicated.scores_and_logits(runtime) | replicated.trained(runtime)
+
+
 @pytest.fixture(scope="module")
 def one():
-    """The results of one replica."""
-    return replicated.all_results(Runtime(tf.distribute.get_strategy()))
+    """The results of the steps on one replica."""
+    return steps(Runtime(tf.distribute.get_strategy()))
+
+
+@pytest.fixture(scope="module")
+def all_of_one(one):
+    """Those of a live teacher and a short search too."""
+    runtime = Runtime(tf.distribute.get_strategy())
+    return one | replicated.taught(runtime) | replicated.searched(runtime)
 
 
 @pytest.fixture(scope="module")
@@ -63,21 +74,25 @@ def results_of(replicas, statistics, folder):
 # ----------------------------------------------------------------------------------------- replicas
 
 
-@pytest.mark.parametrize("replicas", [2, pytest.param(4, marks=pytest.mark.slow)])
-def test_replicas_with_global_batch_statistics_are_one_replica(one, mirrored, tmp_path, replicas):
-    """Losses, signed sums, scores, orders, bank logits before float16, parameters after 5 steps,
-    and the search's way.
-    """
-    if replicas == 2:
-        several = replicated.all_results(Runtime(mirrored, sync_bn=True))
-    else:
-        several = results_of(replicas, "sync", tmp_path)
+def same_results(several, one):
     assert several.keys() == one.keys()
-    for name in ("order", "gates", "widths", "flops"):
+    for name in {"order", "gates", "widths", "flops"} & several.keys():
         np.testing.assert_array_equal(several[name], one[name], err_msg=name)
-    assert len(one["gates"]) >= 3 and len(set(one["gates"])) > 1
     for name, value in several.items():
         assert off_by(value, one[name]) <= 1e-5, name
+
+
+def test_replicas_with_global_batch_statistics_are_one_replica(one, mirrored):
+    """Losses, signed sums, scores, orders, bank logits before float16, parameters after 5 steps."""
+    same_results(steps(Runtime(mirrored, sync_bn=True)), one)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("replicas", [2, 4])
+def test_replicas_search_as_one_replica(all_of_one, tmp_path, replicas):
+    """The search's way, a step with a live teacher, and what the test above compares."""
+    assert len(all_of_one["gates"]) >= 3 and len(set(all_of_one["gates"])) > 1
+    same_results(results_of(replicas, "sync", tmp_path), all_of_one)
 
 
 def test_replicas_of_a_keras_model_are_one_replica(mirrored):
@@ -95,7 +110,7 @@ def test_replicas_of_a_keras_model_are_one_replica(mirrored):
 
 @pytest.mark.slow
 def test_replicas_with_their_own_statistics_give_the_same_shapes_and_reach_the_same_target(
-    one, tmp_path
+    all_of_one, tmp_path
 ):
     """Without --sync_bn each replica normalises with its own half of the batch, as published. So
     whatever has passed a batch norm with batch statistics may differ: logits, losses, scores, hence
@@ -103,7 +118,7 @@ def test_replicas_with_their_own_statistics_give_the_same_shapes_and_reach_the_s
     widths, logits on moving averages, and that the search ends at or under its target within one
     filter.
     """
-    local = results_of(2, "local", tmp_path)
+    local, one = results_of(2, "local", tmp_path), all_of_one
     names = [name for name in one if name not in ("gates", "widths", "flops", "search losses")]
     assert {name: local[name].shape for name in names} == {name: one[name].shape for name in names}
     assert off_by(local["moving logits"], one["moving logits"]) <= 1e-5
@@ -133,28 +148,22 @@ def test_the_teachers_that_count_are_the_same_for_every_part():
     "replicas, accum",
     [(1, 1), *(pytest.param(*many, marks=pytest.mark.slow) for many in ((1, 2), (2, 1), (2, 2)))],
 )
-def test_compiled_steps_give_what_the_others_give(mirrored, replicas, accum):
+def test_compiled_steps_give_what_the_others_give(one, mirrored, replicas, accum):
     """Training with two views, scoring, candidates and bank, evaluation."""
     strategy = mirrored if replicas == 2 else tf.distribute.get_strategy()
-    plain, compiled = (
-        replicated.scores_and_logits(runtime) | replicated.trained(runtime)
-        for runtime in (Runtime(strategy, compile, accum) for compile in (False, True))
-    )
+    plain = one if replicas == accum == 1 else steps(Runtime(strategy, False, accum))
+    compiled = steps(Runtime(strategy, True, accum))
     for name, value in plain.items():
         assert off_by(compiled[name], value) <= (0 if name == "order" else 2e-5), name
 
 
-@pytest.mark.parametrize(
-    "results",
-    [replicated.trained, pytest.param(replicated.scores_and_logits, marks=pytest.mark.slow)],
-    ids=lambda results: results.__name__,
-)
-def test_a_replica_more_is_a_part_more(mirrored, results):
+@pytest.mark.slow
+def test_a_replica_more_is_a_part_more(mirrored):
     """Two replicas and two accumulated parts both normalise, and choose teachers, by halves of the
     batch.
     """
-    expected = results(Runtime(tf.distribute.get_strategy(), accum=2))
-    for name, value in results(Runtime(mirrored)).items():
+    expected = steps(Runtime(tf.distribute.get_strategy(), accum=2))
+    for name, value in steps(Runtime(mirrored)).items():
         assert off_by(value, expected[name]) <= 1e-5, name
 
 
@@ -232,7 +241,7 @@ def test_the_loop_over_parts_works_inside_the_compiled_function(mirrored):
 @pytest.mark.parametrize("compile", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_half_precision_computes_the_same_within_its_digits(one, precision, tolerance, compile):
     runtime = Runtime(tf.distribute.get_strategy(), compile, precision=precision)
-    half = replicated.scores_and_logits(runtime) | replicated.trained(runtime)
+    half = steps(runtime)
     for name in (
         "bank logits",
         "moving logits",

@@ -358,17 +358,12 @@ def test_a_page_can_read_a_study(study, run):
 INTERRUPTIONS = [("_fine_tune", 2, 1), ("measure", 2, 2), ("write_json", 2, 3)]
 
 
-@pytest.mark.long
-@pytest.mark.parametrize(
-    "interruptions",
-    [INTERRUPTIONS[:1], pytest.param(INTERRUPTIONS, marks=pytest.mark.slow)],
-    ids=["once", "again and again"],
-)
-def test_an_interrupted_study_ends_as_if_it_had_not_been(study, run, tmp_path, interruptions):
+@pytest.mark.slow
+def test_an_interrupted_study_ends_as_if_it_had_not_been(study, run, tmp_path):
     from analysis import potential
 
     ours, theirs = tmp_path / "potential" / "potential", study / "potential"
-    for where, stops, finished in interruptions:
+    for where, stops, finished in INTERRUPTIONS:
         calls, function = [], getattr(potential, where)
 
         def stopped(*arguments, calls=calls, function=function, stops=stops):

@@ -59,7 +59,7 @@ def test_products_and_every_eigenvalue_are_those_of_the_explicit_hessian(
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("which", tiny.NETWORKS)
+@pytest.mark.parametrize("which", ["depthwise", pytest.param("ResNet-8", marks=pytest.mark.slow)])
 def test_forward_over_reverse_gives_the_same_product(which, runtime):
     """The other exact way: the derivative of the gradient along the vector."""
     network = tiny.NETWORKS[which]()

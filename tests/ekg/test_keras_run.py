@@ -174,7 +174,7 @@ def test_data_that_do_not_fit_the_model_are_refused(given, program, tmp_path):
     assert not (tmp_path / "run").exists()
 
 
-@pytest.mark.parametrize("end", ["sigmoid", "more classes"])
+@pytest.mark.parametrize("end", ["sigmoid", pytest.param("more classes", marks=pytest.mark.slow)])
 def test_models_of_one_sigmoid_and_of_more_classes_than_the_data(given, program, tmp_path, end):
     """Grey images, wider than high; two classes."""
     rng = np.random.default_rng(4)

@@ -68,7 +68,7 @@ def test_a_changed_sequential_is_seen_as_it_is():
     assert as_functional(model).layers[-1].name == "new"
 
 
-@pytest.mark.parametrize("expects", ["0..255", "0..1"])
+@pytest.mark.parametrize("expects", ["0..255", pytest.param("0..1", marks=pytest.mark.slow)])
 def test_pixels_are_those_of_the_training(expects):
     """Without biases a model is as accurate at any scale."""
     data = data_of()

@@ -142,7 +142,7 @@ OTHER_WAYS = {  # fine-tuning's teacher -> a search that is not the default one
 }
 
 
-@pytest.mark.parametrize("teacher", OTHER_WAYS)
+@pytest.mark.parametrize("teacher", ["none", pytest.param("single", marks=pytest.mark.slow)])
 def test_a_run_without_the_ensemble_builds_no_bank(finished, data_path, tmp_path, teacher):
     """One view and no knowledge, or the unpruned network's word on two."""
     flags = [
@@ -263,12 +263,17 @@ def same_run(one, other):
             np.testing.assert_array_equal(array, theirs[key], err_msg=key)
 
 
-def test_same_seed_same_run_and_a_second_start_goes_on(finished, data_path, tmp_path, capsys):
+@pytest.mark.slow  # test_killed.py compares runs in processes of their own
+def test_same_seed_same_run(finished, data_path, tmp_path):
+    same_run(finished, start(data_path, tmp_path / "run", "--train_epoch", "2"))
+
+
+def test_a_second_start_goes_on(finished, data_path, tmp_path, capsys):
     """A run cut off after extraction, started again by the same command, ends as the uninterrupted
     one, to the bit.
     """
-    folder = start(data_path, tmp_path / "run", "--train_epoch", "2")
-    same_run(finished, folder)
+    folder = tmp_path / "run"
+    shutil.copytree(finished, folder)
     (folder / "trained_param.pkl").unlink()
     unfinished = result(folder)
     for key in ("baseline", "pruned", "flops_rate"):

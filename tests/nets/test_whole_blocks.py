@@ -39,7 +39,7 @@ def each(long=(), slow=()):
 
 _, *OTHERS = CASES
 # What traces gradients or compiles: some cases only.
-SOME = each(long=["basic, pooled stem", "inverted"], slow=["bottleneck", "inverted, ImageNet"])
+SOME = each(slow=["basic, pooled stem", "bottleneck", "inverted", "inverted, ImageNet"])
 
 
 class Case:
