@@ -23,18 +23,33 @@ META = "__meta__"
 WHOLE_MODEL = re.compile(r"(torch\.nn\.(modules|parallel)|torchvision\.models|timm\.models)\.")
 
 
-def write_parameters(path, arrays, meta):
-    """Writes a parameter file: a pickled dict name -> float32 array, plus `meta` as JSON.
+def write_parameters(path, arrays, meta, dtype="float32"):
+    """Writes a parameter file: a pickled dict name -> array, plus `meta` as JSON.
 
     This is the published format. If the path ends in .npz, the same entries are written as .npz.
+    dtype: of the arrays in the file; they are float32 again when they are read.
     """
-    arrays = {name: np.asarray(array, np.float32, order="C") for name, array in arrays.items()}
+    arrays = {name: np.asarray(array, dtype, order="C") for name, array in arrays.items()}
     with whole_file(path) as file:
         if path.endswith(".npz"):
             entries: dict[str, typing.Any] = {**arrays, META: np.array(json.dumps(meta))}
             np.savez(file, **entries)
         else:
             pickle.dump({**arrays, META: json.dumps(meta)}, file, protocol=4)
+
+
+def half(arrays, path):
+    """`arrays`, dict name -> float32 array, with the values that float16 can hold.
+
+    path: of their file, for the message. Raises UserError if a value is too large for float16.
+    """
+    largest = np.finfo(np.float16).max
+    for name, array in arrays.items():
+        if not (np.abs(array) <= largest).all():
+            raise UserError(
+                f"{path}: {name} has values that float16 cannot hold (above {largest:,.0f})"
+            )
+    return {name: array.astype(np.float16).astype(np.float32) for name, array in arrays.items()}
 
 
 def read_parameters(path, key=None):

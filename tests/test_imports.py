@@ -70,7 +70,7 @@ def test_imports_point_down(module):
     above = ROOMS[: ROOMS.index(room_of(module))]
     for imported in imports_of(KNOWN[module], KNOWN) - {module}:
         # These know the flags of the programs that prune.
-        program = module in ("ablation", "report", "analyze") and imported in (
+        program = module in ("ablation", "report", "analyze", "publish") and imported in (
             "train_cifar",
             "train_imagenet",
         )
@@ -95,5 +95,5 @@ def test_the_engine_would_serve_another_method():
 
 def test_the_root_holds_programs_and_two_more_files():
     programs = {"train_cifar.py", "train_imagenet.py", "test.py", "ablation.py", "report.py"}
-    programs |= {"analyze.py", "prune_keras.py", "export.py"}
+    programs |= {"analyze.py", "prune_keras.py", "export.py", "publish.py"}
     assert {path.name for path in ROOT.glob("*.py")} == programs | {"op_utils.py", "utils.py"}

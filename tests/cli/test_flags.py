@@ -116,6 +116,7 @@ def test_help_of_test_needs_no_tensorflow(tmp_path):
         ("ablation.py", "--table", "teachers", "--search_teacher", "none"),
         ("ablation.py", "imagenet", "--table", "teachers", "--arch", "ResNet-56"),
         ("report.py", "missing"),
+        ("publish.py", "missing"),
     ],
 )
 def test_wrong_flag_is_answered_before_tensorflow_is_up(tmp_path, command):
