@@ -8,6 +8,7 @@ from ekg.task import CLASSES
 from engine.configuration import versions
 from engine.run_files import own_files
 from nets import build_network, unpruned_cost, variant_of
+from nets.catalogue import file_stem
 from nets.parameters import (
     check_known,
     check_saved_for,
@@ -154,10 +155,10 @@ def _unusual(variant):
 def pretrained(options):
     """The path of pretrained/ARCH_DATASET.pkl or .npz beside the programs, or None.
 
-    For a width multiplier other than 1 the name is ARCH-WIDTH_DATASET.
+    For a width multiplier other than 1 see nets.catalogue.file_stem.
     """
     here = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
-    width = "" if options.width_multiplier in (None, 1) else f"-{options.width_multiplier:g}"
-    stem = os.path.join(here, "pretrained", f"{options.arch}{width}_{options.dataset}")
+    name = file_stem(options.arch, options.dataset, options.width_multiplier)
+    stem = os.path.join(here, "pretrained", name)
     paths = stem + ".pkl", stem + ".npz"
     return next(filter(os.path.exists, paths), None)

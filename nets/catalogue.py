@@ -43,3 +43,10 @@ PIXELS: dict[str, tuple[tuple[float, ...], tuple[float, ...]]] = {
     "DIGITS": ((77.7,) * 3, (95.9,) * 3),
     "ImageNet": ((123.675, 116.28, 103.53), (58.395, 57.12, 57.375)),
 }
+
+
+def file_stem(arch, dataset, width=None):
+    """The name of a published file without its ending: ARCH_DATASET, or ARCH-WIDTH_DATASET for a
+    width multiplier other than 1.
+    """
+    return f"{arch}{'' if width in (None, 1) else f'-{width:g}'}_{dataset}"

@@ -4,84 +4,69 @@ import os
 import shlex
 
 from reports import values
-from reports.settings import shown, unusual
+from reports.runs import called
 
 TRAININGS = {"baseline": ("baseline",), "pruned": ("baseline", "warm_up", "fine_tuning")}
 
 
-def name_of(run, side):
-    """The name of a network's file, without its ending; a baseline's is where runs look for it.
-
-    side: one of engine.run_files.SIDES.
-    """
-    width = run.options["width_multiplier"] or 1
-    width = "" if width == 1 else f"-{width:g}"
-    name = f"{run.options['arch']}{width}_{run.options['dataset']}"
-    return name if side == "baseline" else f"{name}-{round(100 * run.flops_left)}"
-
-
-def command_of(run, program, defaults):
-    """The command line that makes the run `run` again.
-
-    program: name of the program; defaults: its options, as in a config.json.
-    """
-    words = []
-    for flag, value, _ in unusual(run.options, defaults):
-        if isinstance(value, list):
-            words += [f"--{flag}", *map(shown, value)]
-        elif isinstance(value, bool):
-            words.append(f"--{flag}" if value else f"--no-{flag}")
-        elif value is not None:
-            words += [f"--{flag}", shown(value)]
-    return shlex.join(["python", f"{program}.py", *words])
-
-
-def card(run, side, file, measured, images, command, licence):
+def card(run, side, file, figures, images, command, licence):
     """The text (Markdown) of the card.
 
     Args:
         run: Run.
         side: one of engine.run_files.SIDES, the network of the run that the file holds.
         file: dict: path, bytes, sha256.
-        measured: dict: top1, top5 and loss on the test images; flops and params; flops_rate.
+        figures: dict: top1, top5 and loss on the test images; flops, params, flops_rate.
         images: (number of training images, number of test images).
-        command: that made the run.
-        licence: of the file.
+        command: of the run.
+        licence: of the file, None if it has none.
     """
-    name = os.path.basename(file["path"])
-    what = f"{run.title}"
+    title = run.title
     if side == "pruned":
-        what += f", pruned to {values.percent(measured['flops_rate'], 1)} of the FLOPs"
+        title += f", pruned to {values.percent(figures['flops_rate'], 1)} of the FLOPs"
     train, test = map(values.count, images)
+    options = run.options
     rows = [
-        ("file", f"`{name}`, float16, {values.count(file['bytes'])} bytes"),
+        (
+            "file",
+            f"`{os.path.basename(file['path'])}`, float16, {values.count(file['bytes'])} bytes",
+        ),
         ("SHA-256", f"`{file['sha256']}`"),
-        ("top-1", f"**{values.percent(measured['top1'])}**, moving averages"),
-        ("top-5, loss", f"{values.percent(measured['top5'])}, {measured['loss']:.4f}"),
-        ("FLOPs", f"{values.count(measured['flops'])} multiply-accumulates per image"),
-        ("parameters", values.count(measured["params"])),
-        ("data", f"{run.options['dataset']}: {train} images for training, {test} for the test"),
+        ("top-1", f"**{values.percent(figures['top1'])}**, with moving averages"),
+        ("top-5, loss", f"{values.percent(figures['top5'])}, {figures['loss']:.4f}"),
+        ("FLOPs", f"{values.count(figures['flops'])} multiply-accumulates per image"),
+        ("parameters", values.count(figures["params"])),
+        ("data", f"{options['dataset']}: {train} images for training, {test} for testing"),
+        ("starts from", options.get("trained_param") or options["start"]),
         ("epochs", _epochs(run, side)),
         ("time", _time(run, side)),
         ("made with", ", ".join(f"{key} {text}" for key, text in run.versions.items())),
         ("licence", licence),
     ]
-    lines = [f"# {what}", "", "| | |", "| --- | --- |"]
+    lines = [f"# {title}", "", "| | |", "| --- | --- |"]
     lines += [f"| {key} | {text} |" for key, text in rows if text]
-    lines += ["", "The command of the run, and the one that measures the network:", "", "```"]
-    lines += [command, f"python test.py --trained_param {file['path']} --data_path DATA", "```"]
+    lines += ["", "The command of the run, and the one that measures this file:", "", "```"]
+    lines += [command, _test_command(file["path"], options), "```"]
     return "\n".join(lines) + "\n"
+
+
+def _test_command(path, options):
+    folder, name = os.path.split(os.path.abspath(path))
+    path = os.path.join(os.path.basename(folder), name)
+    words = ["python", "test.py", "--trained_param", path]
+    if options["dataset"] != "DIGITS":
+        words += ["--data_path", "DATA"]
+    if (options.get("files") or {}).get("val_labels"):
+        words += ["--val_labels", "FILE"]
+    return shlex.join(words)
 
 
 def _epochs(run, side):
     counts = {stage: len(run.epochs_of(stage)) for stage in TRAININGS[side]}
-    return ", ".join(
-        f"{count} {stage.replace('_', ' ')}" for stage, count in counts.items() if count
-    )
+    return ", ".join(f"{count} {called(stage)}" for stage, count in counts.items() if count)
 
 
 def _time(run, side):
     """The time of the stages that lead to the network."""
     stages = [stage for stage in run.stages if side == "pruned" or stage.name == "baseline"]
-    seconds = sum(stage.seconds or 0 for stage in stages)
-    return values.time(seconds) if seconds else None
+    return values.time(sum(stage.seconds or 0 for stage in stages) or None)

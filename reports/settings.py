@@ -1,6 +1,7 @@
 """The options of runs under the names of their flags."""
 
 import json
+import shlex
 
 # What the flags of a group of options start with, and the options with other names.
 GROUPS = {"device": "", "feed": "", "files": "", "subsets": "", "fine_tuning": ""}
@@ -59,6 +60,44 @@ def unusual(options, defaults):
         for flag, value in own.items()
         if flag not in usual or value != usual[flag]
     ]
+
+
+def command_line(program, options, defaults):
+    """The command that makes a run with these options again.
+
+    Args:
+        program: name of the program, without its ending.
+        options: of the run's config.json.
+        defaults: options of the program without flags, likewise.
+    """
+    words = ["python", f"{program}.py"]
+    for flag, value, _ in unusual(*(_unscaled(each, defaults) for each in (options, defaults))):
+        if isinstance(value, bool):
+            words.append(f"--{flag}" if value else f"--no-{flag}")
+        elif value is not None:
+            texts = [_exact(one) for one in (value if isinstance(value, list) else [value])]
+            glued = texts[0].startswith("-")  # or it would be read as a flag
+            words += [f"--{flag}={texts[0]}"] if glued else [f"--{flag}", *texts]
+    return shlex.join(words)
+
+
+def _unscaled(options, defaults):
+    """`options` with learning rates as they are asked for: train_imagenet.py scales them with the
+    batch, and its default rate is for its default batch of fine-tuning.
+    """
+    if options.get("files") is None:
+        return options
+    for_batch = defaults["fine_tuning"]["batch_size"]
+    changed = {}
+    for stage in ("baseline", "fine_tuning"):
+        training = options[stage]
+        rate = training["learning_rate"] * for_batch / training["batch_size"]
+        changed[stage] = training | {"learning_rate": float(f"{rate:.12g}")}
+    return options | changed
+
+
+def _exact(value):
+    return value if isinstance(value, str) else repr(value)
 
 
 def differing(runs):

@@ -6,6 +6,7 @@ import pathlib
 import pickle
 import re
 import shlex
+import shutil
 import sys
 
 import numpy as np
@@ -26,8 +27,7 @@ from engine.configuration import described
 from engine.run_files import STAGES
 from nets import build_network
 from nets.parameters import half, read_parameters, write_parameters
-from reports.model_card import command_of
-from reports.reader import read_run
+from reports.settings import command_line
 from utils import UserError
 
 
@@ -85,13 +85,17 @@ def test_file_and_card(run, tmp_path, networks, monkeypatch, capsys, side, name)
         f"{found['loss']:.4f}",
         f"{found['flops']:,} multiply",
         f"| {found['params']:,} |",
-        "90 images for training, 60 for the test",
-        "3 baseline" if side == "baseline" else "3 baseline, 1 warm up, 4 fine tuning",
+        "90 images for training, 60 for testing",
+        "3 baseline" if side == "baseline" else "3 baseline, 1 warm-up, 4 fine-tuning",
         "| licence | CC0 |",
         "2 cores of a Test CPU",
-        f"python test.py --trained_param {path} ",
+        "| starts from | a baseline trained here |",
     ):
         assert text in card, text
+    command = shlex.split(card.splitlines()[-2])
+    monkeypatch.chdir(tmp_path)
+    assert command[:2] == ["python", "test.py"]
+    assert f"{100 * found['top1']:.2f}" in answer(test_py, monkeypatch, capsys, *command[2:])
     said = answer(publish, monkeypatch, capsys, *flags, code=2)
     assert f"{path} exists; choose another --out, or --overwrite" in said
     flags += "--overwrite", "--command", "as I did it"
@@ -110,24 +114,23 @@ def test_runs_begin_with_a_published_baseline(run, tmp_path, monkeypatch, capsys
 
 COMMANDS = [
     "train_cifar.py --arch ResNet-20 --decay_points 0.5 0.75 --precision bfloat16 --sync_bn",
-    "train_cifar.py --trained_param 'my file.pkl' --no-compile --search_target_rate 0.3",
+    "train_cifar.py --trained_param 'my file.pkl' --no-compile --search_target_rate 0.333333333",
+    "train_cifar.py --trained_param=-x.pkl --learning_rate 0.0123456789",
     "train_imagenet.py --input_size 64 --val_labels labels.txt --gpu_id 0 1",
+    "train_imagenet.py --batch_size 512 --baseline_batch_size 80",
+    "train_imagenet.py --batch_size 96 --learning_rate 0.07",
 ]
 
 
 @pytest.mark.parametrize("command", COMMANDS)
-def test_the_command_makes_the_same_run(tmp_path, command):
+def test_the_command_makes_the_same_run(command):
     name, *flags = shlex.split(command)
     program = train_cifar if name == "train_cifar.py" else train_imagenet
-    folder = make_run(tmp_path / "run")
-    options = described(program.parse(flags), "a baseline trained here", 1)
-    config = json.loads((tmp_path / "run" / "config.json").read_text()) | {"options": options}
-    (tmp_path / "run" / "config.json").write_text(json.dumps(config))
-    run = read_run(folder, "run")
-    defaults = described(program.parse([]), "", 1)
-    python, found, *words = shlex.split(command_of(run, program.__name__, defaults))
+    of = lambda words: described(program.parse(words), "a baseline trained here", 1)
+    line = command_line(program.__name__, of(flags), of([]))
+    python, found, *words = shlex.split(line)
     assert (python, found) == ("python", name) and len(words) == len(flags)
-    assert described(program.parse(words), "a baseline trained here", 1) == options
+    assert of(words) == of(flags)
 
 
 @pytest.mark.long
@@ -135,27 +138,49 @@ def test_the_command_makes_the_same_run(tmp_path, command):
     "change, flags, said",
     [
         (None, ["--out", "missing"], "--out missing is no folder; make it, or choose another"),
-        ("slimmed_param.pkl trained_param.pkl", [], "has no trained_param.pkl to publish"),
-        ("result.json", [], "has no trained_param.pkl to publish: the run is not finished"),
-        ("baseline_param.pkl", ["--network", "baseline"], "none was trained there"),
+        ("trained_param.pkl", [], "has lost its pruned network; start its command again"),
+        ("result.json", [], "is not finished; start its command again to finish it"),
+        ("baseline_param.pkl", ["--network", "baseline"], "has trained no baseline, or"),
         ("config.json", [], "holds no run (no config.json)"),
+        (None, ["--data_path", "x"], "DIGITS needs no files"),
+        ({"arch": "VGG"}, [], "config.json is of VGG on DIGITS, which this program does not know"),
+        ({"files": {"size": 3}}, [], "config.json was not written by this program"),
+        ({"start": "model 0123"}, [], "share its pruned.keras instead"),
     ],
 )
 def test_what_cannot_be_published(run, tmp_path, monkeypatch, capsys, change, flags, said):
-    for name in (change or "").split():
-        (pathlib.Path(run) / name).unlink()
+    folder = pathlib.Path(run)
+    if isinstance(change, dict):
+        config = json.loads((folder / "config.json").read_text())
+        config["options"] |= change
+        (folder / "config.json").write_text(json.dumps(config))
+    elif change:
+        (folder / change).unlink()
     line = answer(publish, monkeypatch, capsys, run, "--out", tmp_path / "out", *flags, code=2)
     assert said in line and len(line.splitlines()) == 1
     assert not list((tmp_path / "out").iterdir())
 
 
 @pytest.mark.long
-def test_a_run_on_a_keras_model_has_its_own_file(run, tmp_path, monkeypatch, capsys):
-    path = pathlib.Path(run) / "config.json"
-    config = json.loads(path.read_text())
-    config["options"]["start"] = "model 0123"
-    path.write_text(json.dumps(config))
-    assert "its pruned.keras is the file" in answer(publish, monkeypatch, capsys, run, code=2)
+def test_nothing_else_is_replaced(run, tmp_path, monkeypatch, capsys):
+    (tmp_path / "out" / "ResNet-8_DIGITS-45.md").mkdir()
+    flags = run, "--out", tmp_path / "out", "--overwrite"
+    assert "-45.md exists; choose" in answer(publish, monkeypatch, capsys, *flags, code=2)
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["ResNet-8_DIGITS-45.md"]
+
+
+@pytest.mark.long
+def test_a_run_without_fine_tuning_and_records(run, tmp_path, monkeypatch, capsys):
+    """Its result is the extracted network."""
+    folder = pathlib.Path(run)
+    config = json.loads((folder / "config.json").read_text())
+    config["options"]["fine_tuning"]["epochs"] = 0
+    (folder / "config.json").write_text(json.dumps(config))
+    shutil.copy(folder / STAGES["fine_tuning"], folder / STAGES["extraction"])
+    for name in (STAGES["fine_tuning"], "search.jsonl", "training.jsonl"):
+        (folder / name).unlink()
+    card = answer(publish, monkeypatch, capsys, run, "--out", tmp_path / "out")
+    assert "--train_epoch 0" in card and "| epochs |" not in card
 
 
 @pytest.mark.long
@@ -163,7 +188,7 @@ def test_a_full_disk_leaves_nothing(run, tmp_path, monkeypatch, capsys):
     def full(path, *_):
         raise OSError(28, "No space left on device", path)
 
-    monkeypatch.setattr(publish, "whole_file", full)
+    monkeypatch.setattr("reports.publishing.whole_file", full)
     line = answer(publish, monkeypatch, capsys, run, "--out", tmp_path / "out", code=1)
     assert re.search("No space left|free some space", line)
     assert not list((tmp_path / "out").iterdir())
