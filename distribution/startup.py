@@ -65,10 +65,11 @@ def import_tensorflow(*, whole_keras=False):
     twice as fast (docs/performance.md), and only with oneDNN do networks without their masked
     filters keep the rounding of masked ones. TF_ENABLE_ONEDNN_OPTS=0 turns it off.
 
-    TensorFlow imports Keras, and Keras imports scikit-learn and Matplotlib if they are installed, a
-    third of the time of all imports, for wrappers and pictures that no program here uses.
+    TensorFlow imports Keras, and Keras imports scikit-learn and Matplotlib if they are installed,
+    for wrappers and pictures that no program here uses. That took a third of the time of all
+    imports, so they are hidden from Keras.
 
-    whole_keras: whether Keras may have them, because the process is not a program of this project.
+    whole_keras: whether Keras may import them; for processes that are not programs of this project.
     """
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")

@@ -253,9 +253,9 @@ def out_of_room(folder, flags, images, size):
         pytest.param((KILL, TERM, KILL, INT, KILL), id="five times", marks=pytest.mark.slow),
     ],
 )
-def test_a_run_killed_again_and_again_ends_as_if_it_had_not_been(short, tmp_path, numbers):
-    """One folder: interruptions at random moments of what is left; before five of them, a disk
-    that is full.
+def test_a_killed_run_ends_as_if_it_had_not_been(short, tmp_path, numbers):
+    """Interrupted at random moments of what is left, all in one folder; before five interruptions,
+    a disk that is full.
     """
     rng, left, folder = np.random.default_rng(5), short[1], tmp_path / "run"
     if len(numbers) > 2:

@@ -52,7 +52,7 @@ def one():
 
 @pytest.fixture(scope="module")
 def all_of_one(one):
-    """Those of a live teacher and a short search too."""
+    """The same, and the results of a step with a live teacher and of a short search."""
     runtime = Runtime(tf.distribute.get_strategy())
     return one | replicated.taught(runtime) | replicated.searched(runtime)
 
