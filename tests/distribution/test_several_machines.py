@@ -11,9 +11,11 @@ import time
 import numpy as np
 import pytest
 from coloured import write_coloured
+from networks import randomised
 from processes import ROOT, ends, records, start
 
-from nets.parameters import read_parameters
+from nets import build_network
+from nets.parameters import read_parameters, write_parameters
 
 pytestmark = pytest.mark.long
 
@@ -35,12 +37,19 @@ def data(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def single(data, tmp_path_factory):
-    """The folder of one process with two replicas."""
-    folder = tmp_path_factory.mktemp("single") / "run"
+def given(data, tmp_path_factory):
+    """The flags of these images and of a network, which saves the runs a baseline."""
+    path = str(tmp_path_factory.mktemp("given") / "start.pkl")
+    # Random everywhere: a new network's branches output 0, and all their filters score the same.
+    write_parameters(path, randomised(build_network("ResNet-8", 10, 32).parameters(), 0), {})
+    return [*data, "--trained_param", path]
+
+
+def in_one_process(folder, more):
+    """Makes the run in one process with two replicas; returns its folder."""
     # In a process of its own: a second MirroredStrategy takes the first one's collective operations
     # for its own.
-    flags = [*COMMAND, *data, "--train_path", str(folder), "--cpu_replicas", "2"]
+    flags = [*COMMAND, *more, "--train_path", str(folder), "--cpu_replicas", "2"]
     run = subprocess.run(
         [sys.executable, "train_cifar.py", *flags],
         cwd=ROOT,
@@ -52,6 +61,12 @@ def single(data, tmp_path_factory):
     return folder
 
 
+@pytest.fixture(scope="module")
+def single(given, tmp_path_factory):
+    """The folder of one process with two replicas."""
+    return in_one_process(tmp_path_factory.mktemp("single") / "run", given)
+
+
 def assert_same_run(folder, single):
     """The same gates, widths, bank and parameters."""
     searched, expected = (records(path, "search.jsonl") for path in (folder, single))
@@ -61,7 +76,9 @@ def assert_same_run(folder, single):
     assert [line["widths"] for line in searched] == [line["widths"] for line in expected]
     banks = [np.load(path / "memory_bank.npy").astype(np.float32) for path in (folder, single)]
     np.testing.assert_allclose(*banks, atol=2e-3 * np.abs(banks[1]).max())
-    for name in ("baseline_param.pkl", "slimmed_param.pkl", "trained_param.pkl"):
+    names = sorted(path.name for path in single.glob("*_param.pkl"))
+    assert names[-2:] == ["slimmed_param.pkl", "trained_param.pkl"]
+    for name in names:
         arrays, expected = (read_parameters(str(path / name))[0] for path in (folder, single))
         assert arrays.keys() == expected.keys()
         for key, array in arrays.items():
@@ -71,10 +88,10 @@ def assert_same_run(folder, single):
 
 
 @pytest.fixture(scope="module")
-def several(data, tmp_path_factory):
+def several(given, tmp_path_factory):
     """(the folder of two machines, [exit code, stdout, stderr] of each)."""
     folder = tmp_path_factory.mktemp("several") / "run"
-    flags = [*COMMAND, *data, "--train_path", str(folder)]
+    flags = [*COMMAND, *given, "--train_path", str(folder)]
     return folder, ends(start(flags, flags, watched=folder))
 
 
@@ -94,8 +111,8 @@ def test_two_machines_are_two_replicas_and_the_chief_writes_all_but_rows(several
 
 
 @pytest.mark.slow
-def test_a_finished_run_says_so_on_the_chief(several, data):
-    flags = [*COMMAND, *data, "--train_path", str(several[0])]
+def test_a_finished_run_says_so_on_the_chief(several, given):
+    flags = [*COMMAND, *given, "--train_path", str(several[0])]
     (code, out, err), _ = ends(start(flags, flags))
     assert code == 0 and "nothing is left to do" in out, err
 
@@ -162,7 +179,7 @@ def test_a_machine_that_dies_ends_the_other_with_one_line(tmp_path, data, victim
 
 
 @pytest.mark.slow
-def test_a_machine_that_is_stopped_stops_the_other_and_both_go_on_later(tmp_path, data, single):
+def test_a_machine_that_is_stopped_stops_the_other_and_both_go_on_later(tmp_path, data):
     """In the same step, of a training and of the search, with all saved by the chief, although it
     was the other that was told.
     """
@@ -188,7 +205,7 @@ def test_a_machine_that_is_stopped_stops_the_other_and_both_go_on_later(tmp_path
         "baseline epoch" not in chief[1]
         and f"the search resumes after step {steps - 1}" in chief[1]
     )
-    assert_same_run(folder, single)
+    assert_same_run(folder, in_one_process(tmp_path / "single", data))
 
 
 @pytest.mark.slow  # test_machines.py has it without processes
