@@ -10,6 +10,7 @@ import tempfile
 from cli.network_file import read_network_file
 from cli.options import device_options
 from dataloader import DATASETS, load_dataset
+from engine.run_files import SIDES
 from nets.catalogue import BUILDERS, file_stem
 from nets.parameters import half, write_parameters
 from reports.model_card import card
@@ -85,10 +86,10 @@ def name_of(network, given, side, run):
     The name of a pruned network also has the share of the FLOPs that is left, in percent.
     """
     name = file_stem(given.arch, given.dataset, network.width_multiplier)
-    sides = run.sides
     if side == "baseline":
         return name
-    return f"{name}-{round(100 * sides['pruned']['flops'] / sides['baseline']['flops'])}"
+    before, after = (run.sides[each]["flops"] for each in SIDES)
+    return f"{name}-{round(100 * after / before)}"
 
 
 def check_out(folder, path, overwrite):

@@ -52,7 +52,7 @@ def one():
 
 @pytest.fixture(scope="module")
 def all_of_one(one):
-    """The same, and the results of a step with a live teacher and of a short search."""
+    """What `one` has, and the results of a step with a live teacher and of a short search."""
     runtime = Runtime(tf.distribute.get_strategy())
     return one | replicated.taught(runtime) | replicated.searched(runtime)
 
@@ -90,7 +90,7 @@ def test_replicas_with_global_batch_statistics_are_one_replica(one, mirrored):
 @pytest.mark.slow
 @pytest.mark.parametrize("replicas", [2, 4])
 def test_replicas_search_as_one_replica(all_of_one, tmp_path, replicas):
-    """The search's way, a step with a live teacher, and what the test above compares."""
+    """Also with a live teacher; and every step gives what it gives on one replica."""
     assert len(all_of_one["gates"]) >= 3 and len(set(all_of_one["gates"])) > 1
     same_results(results_of(replicas, "sync", tmp_path), all_of_one)
 
