@@ -17,7 +17,7 @@ from ekg.candidates import FILTERS
 from ekg.scores import SCORES
 from ekg.strategies import STRATEGIES
 from engine.adoption import LATER
-from engine.configuration import ADOPTED, PARTS, described, differences
+from engine.configuration import ADOPTED, DATA, PARTS, described, differences
 from engine.options import Options
 from engine.run_files import CONFIG, RESULT, STAGES, is_finished, own_files, read_object
 from engine.run_folder import RunFolder
@@ -46,7 +46,7 @@ TABLES = {
 FLAGS = ("search", "search_teacher", "score", "candidate_filter", "finetune_teacher")
 # Entries of a run's description that its options do not determine. All runs of a table must have
 # the same ones, except for the search they adopted.
-COMPARED = ("start", PARTS, "machines", "data")
+COMPARED = ("start", PARTS, "machines", DATA)
 UNKNOWN = (*COMPARED, ADOPTED)
 
 

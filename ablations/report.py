@@ -82,17 +82,15 @@ def collected(plan, done):
     }
     finished = [task for tasks in runs.values() for task, _ in tasks]
     known = [_config(task)["options"] for task in finished]
-    for task, options in zip(finished, known):
-        differ = [
-            f"{key}: {known[0].get(key)}, {options.get(key)}"
-            for key in COMPARED
-            if known[0].get(key) != options.get(key)
-        ]
-        if differ:
-            pair = f"{finished[0].folder} and {task.folder}"
-            raise UserError(
-                f"{pair} cannot be compared ({'; '.join(differ)}); --overwrite repeats all runs"
-            )
+    for key in COMPARED:
+        # Older runs do not say which data they had.
+        values = [(task, options[key]) for task, options in zip(finished, known) if key in options]
+        for task, value in values:
+            if value != values[0][1]:
+                raise UserError(
+                    f"{values[0][0].folder} and {task.folder} cannot be compared ({key}:"
+                    f" {values[0][1]}, {value}); --overwrite repeats all runs"
+                )
     for (table, row), tasks in plan.rows.items():
         if not tasks and row == BASELINE and finished:
             start = _result(finished[0].folder)["baseline"]

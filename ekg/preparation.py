@@ -18,7 +18,7 @@ from ekg.predicted_time import times_for
 from engine.adoption import find_search
 from engine.board import Board
 from engine.broken import BrokenImages
-from engine.configuration import ADOPTED, check_agreement, described, versions
+from engine.configuration import ADOPTED, DATA, check_agreement, described, versions
 from engine.console import Console
 from engine.layer_times import LayerTimes
 from engine.networks import Networks
@@ -134,11 +134,11 @@ def prepare(options, subject, machines, console, measures=True):
     network = networks.start() if networks.trained else networks.new()
     _check_batches(options, runtime, data, len(val), len(subset), baseline=not networks.trained)
 
-    described_run = described(options, start, runtime.parts)
+    described_run = described(options, start, runtime.parts) | {DATA: data.digest()}
     if data.encoded:
         # Each machine trains on its own files, so the number of machines decides which images are
         # in a batch together.
-        described_run |= {"machines": len(machines.addresses), "data": data.digest()}
+        described_run["machines"] = len(machines.addresses)
     # Last, because it may take a minute.
     free = lambda: check_folder(options.train_path, described_run, options.overwrite)
     times = times_for(options, network, runtime, machines, console, free if measures else None)

@@ -37,8 +37,9 @@ LATER_OPTIONS = {
     "search.latency_batch_size": 32,
 }
 ADOPTED = "adopted"  # identity of the search that --search_from took over
-# Paths may differ between machines: the content of the files is compared.
-PATHS = ("data_path", "trained_param", "files.val_labels")
+DATA = "data"  # dataloader.Dataset.digest; older runs with images in memory do not have it
+# Where the data are. Two runs of the same data may differ in it, and so may machines.
+PLACES = ("data_path", "files.val_labels")
 
 
 def described(options, start, parts):
@@ -63,6 +64,10 @@ def differences(former, new, ignored=(), words=("there", "asked for")):
     ignored: names of options to leave out; words: what to write after the former and the new value.
     """
     former, new = dict(_flat(former)), dict(_flat(new))
+    if DATA not in former or DATA not in new:
+        ignored = (*ignored, DATA)
+    elif former[DATA] == new[DATA]:
+        ignored = (*ignored, *PLACES)
     for options in (former, new):
         # Older runs have one precision for all stages, and not all options of the search.
         options.setdefault("device.search_precision", options.get("device.precision"))
@@ -81,10 +86,10 @@ def check_agreement(machines, facts, data):
     """
     if len(machines.addresses) == 1:
         return
-    all_facts = machines.exchange({**facts, "data": data.digest(), "versions": versions()})
+    all_facts = machines.exchange({**facts, DATA: data.digest(), "versions": versions()})
     chief = all_facts[0]
     for index, (address, theirs) in enumerate(zip(machines.addresses, all_facts)):
-        differ = differences(chief, theirs, ignored=PATHS, words=("at the chief", "there"))
+        differ = differences(chief, theirs, ignored=PLACES, words=("at the chief", "there"))
         if differ:
             raise UserError(
                 f"machine {index}, {address}, would not compute the same as the chief ({differ})"

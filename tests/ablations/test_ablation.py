@@ -45,7 +45,11 @@ def planned(asked, seed=0):
 def pretend(options, start=START):
     """Leaves what a run of `options` would; its figures follow from the options."""
     folder = RunFolder(
-        options.train_path, described(options, start, 1), MADE, Alone(), options.overwrite
+        options.train_path,
+        described(options, start, 1) | {"data": "1"},
+        MADE,
+        Alone(),
+        options.overwrite,
     )
     if options.train_path.endswith("baseline"):
         folder.result["seconds"] = {"baseline": 100.0}
@@ -399,6 +403,16 @@ def test_runs_that_cannot_be_compared_are_not_put_into_one_table(study, key, val
     pathlib.Path(other.file("config.json")).write_text(json.dumps(config))
     with pytest.raises(UserError, match=rf"cannot be compared \({key}: .*, {value}\)"):
         write_tables(asked, the_plan, the_plan.tasks, asked.options({}))
+
+
+def test_runs_that_do_not_say_their_data_are_compared_all_the_same(study):
+    asked = study("--table", "filters")
+    _, the_plan = carried_out(asked)
+    old = pathlib.Path(the_plan.tasks[0].file("config.json"))
+    config = json.loads(old.read_text())
+    del config["options"]["data"]
+    old.write_text(json.dumps(config))
+    write_tables(asked, the_plan, the_plan.tasks, asked.options({}))
 
 
 def test_what_a_folder_no_longer_tells_is_left_out(study):

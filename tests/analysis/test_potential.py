@@ -91,7 +91,7 @@ def test_other_data_are_refused(program, tmp_path, monkeypatch):
     x_train = np.copy(x_train)
     x_train[0, 0, 0, 0] ^= 1
     monkeypatch.setattr(digits, "load_digits", lambda: (x_train, *others))
-    refused(program, tmp_path, [], "a potential analysis with other options (data: ")
+    refused(program, tmp_path, [], "a run with other options (data: ")
 
 
 @pytest.mark.long

@@ -386,6 +386,19 @@ def test_a_run_goes_on_from_its_own_start(finished, data_path, tmp_path, monkeyp
         start(data_path, folder, *more, "--trained_param", str(own))
 
 
+def test_a_run_is_tied_to_its_data_not_to_their_place(finished, data_path, tmp_path, capsys):
+    moved, edited = tmp_path / "moved.npz", tmp_path / "edited.npz"
+    shutil.copy(data_path, moved)
+    capsys.readouterr()
+    start(str(moved), finished)
+    assert "nothing is left to do" in capsys.readouterr().out
+    arrays = dict(np.load(data_path))
+    arrays["x_test"] = arrays["x_test"][..., ::-1]
+    np.savez(edited, **arrays)
+    with pytest.raises(UserError, match=r"with other options \(data: \w+ there, \w+ asked for"):
+        start(str(edited), finished)
+
+
 def test_a_folder_with_files_of_an_unknown_run_is_refused(finished, data_path, tmp_path):
     shutil.copy(finished / "trained_param.pkl", tmp_path)
     with pytest.raises(UserError, match=r"holds trained_param.pkl of an unknown run"):

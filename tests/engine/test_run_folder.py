@@ -94,6 +94,30 @@ def test_a_folder_from_before_a_search_had_a_precision_of_its_own(tmp_path):
         )
 
 
+HERE = OPTIONS | {"data_path": "here", "files": {"val_labels": "labels.txt"}}
+THERE = OPTIONS | {"data_path": "there", "files": {"val_labels": None}}
+
+
+def test_a_run_goes_on_where_its_data_have_moved(tmp_path):
+    opened(tmp_path, HERE | {"data": "1"}).close()
+    opened(tmp_path, THERE | {"data": "1"}).close()
+
+
+def test_other_data_in_the_same_place_are_refused(tmp_path):
+    opened(tmp_path, HERE | {"data": "1"}).close()
+    with pytest.raises(UserError, match=r"\(data: 1 there, 2 asked for\)"):
+        opened(tmp_path, HERE | {"data": "2"})
+    with pytest.raises(UserError, match="data_path: here there, there asked for"):
+        opened(tmp_path, THERE | {"data": "2"})
+
+
+def test_a_run_from_before_data_were_compared_needs_them_in_the_same_place(tmp_path):
+    opened(tmp_path, HERE).close()
+    opened(tmp_path, HERE | {"data": "1"}).close()
+    with pytest.raises(UserError, match="data_path: here there, there asked for"):
+        opened(tmp_path, THERE | {"data": "1"})
+
+
 def test_a_file_system_without_locks_is_no_reason_to_fail(tmp_path, monkeypatch):
     def flock(*_):
         raise OSError(38, "Function not implemented")

@@ -143,6 +143,7 @@ def test_the_command_makes_the_same_run(command):
         ("baseline_param.pkl", ["--network", "baseline"], "has trained no baseline, or"),
         ("config.json", [], "holds no run (no config.json)"),
         (None, ["--data_path", "x"], "DIGITS needs no files"),
+        ({"data": "0"}, [], "--data_path holds other data than the run's; choose another"),
         ({"arch": "VGG"}, [], "config.json is of VGG on DIGITS, which this program does not know"),
         ({"files": {"size": 3}}, [], "config.json was not written by this program"),
         ({"start": "model 0123"}, [], "share its pruned.keras instead"),
