@@ -10,6 +10,7 @@ from ablations.curvature import known_curvature
 from ablations.plan import BASELINE, COMPARED, width_of
 from ablations.published import published
 from engine.adoption import TAKEN
+from engine.configuration import DATA
 from engine.console import duration
 from engine.run_files import CONFIG, RESULT, STAGES, read_object
 from files.npz import load_npz
@@ -82,15 +83,19 @@ def collected(plan, done):
     }
     finished = [task for tasks in runs.values() for task, _ in tasks]
     known = [_config(task)["options"] for task in finished]
-    for key in COMPARED:
-        # Older runs do not say which data they had.
-        values = [(task, options[key]) for task, options in zip(finished, known) if key in options]
-        for task, value in values:
-            if value != values[0][1]:
-                raise UserError(
-                    f"{values[0][0].folder} and {task.folder} cannot be compared ({key}:"
-                    f" {values[0][1]}, {value}); --overwrite repeats all runs"
-                )
+    # Older runs do not say which data they had: all are compared with one that does.
+    first = next((i for i, options in enumerate(known) if DATA in options), 0)
+    for task, options in zip(finished, known):
+        differ = [
+            f"{key}: {known[first].get(key)}, {options.get(key)}"
+            for key in COMPARED
+            if known[first].get(key) != options.get(key) and (key != DATA or DATA in options)
+        ]
+        if differ:
+            pair = f"{finished[first].folder} and {task.folder}"
+            raise UserError(
+                f"{pair} cannot be compared ({'; '.join(differ)}); --overwrite repeats all runs"
+            )
     for (table, row), tasks in plan.rows.items():
         if not tasks and row == BASELINE and finished:
             start = _result(finished[0].folder)["baseline"]
