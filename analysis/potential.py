@@ -86,7 +86,7 @@ def _folder(run, asked, supernet, history, command):
     # Results are kept by number: they are of exactly these sub-networks.
     masks = {f"{i}": member.masks(supernet.gate_sizes) for i, member in enumerate(history)}
     decisive["sub_networks"] = digest(supernet.parameters() | masks)
-    decisive["data"] = run.data.digest()
+    decisive["data"] = run.data.digest
     path, overwrite = run.options.train_path, run.options.overwrite
     config = read_object(path, "config.json", CONFIG)
     decisive["run"] = config and config["options"]  # the fine-tuning is among them

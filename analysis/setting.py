@@ -60,7 +60,7 @@ class Setting:
         """
         decisive = {
             "dataset": self.data.name,
-            "data": self.data.digest(),
+            "data": self.data.digest,
             "image": dataclasses.asdict(self.image),
             **dataclasses.asdict(options),
         }

@@ -1,6 +1,7 @@
 """Data sets by name: images uint8 [N, S, S, 3], in an array or in files, and labels int64 [N]."""
 
 import dataclasses
+import functools
 import typing
 
 import numpy as np
@@ -93,9 +94,10 @@ class Dataset:
         """Whether images are in files and are decoded when they are needed."""
         return not isinstance(self.x_test, np.ndarray)
 
+    @functools.cached_property
     def digest(self):
         """16 hex digits that identify this data set: from its pixels, or from the names of its
-        files and the byte ranges in them.
+        files and the byte ranges in them. CIFAR-10 takes 0.15 s, once.
         """
         arrays = {}
         for name, images, labels in (

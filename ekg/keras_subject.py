@@ -41,7 +41,7 @@ class KerasSubject:
         check_output(model, several=not self.kind.has_classes)
         shape = model.inputs[0].shape[1:]
         data = self.load_data(tuple(n or self.size for n in shape))
-        self.digest = data.digest()
+        self.digest = data.digest
         return data
 
     def runtime(self, runtime):

@@ -134,7 +134,7 @@ def prepare(options, subject, machines, console, measures=True):
     network = networks.start() if networks.trained else networks.new()
     _check_batches(options, runtime, data, len(val), len(subset), baseline=not networks.trained)
 
-    described_run = described(options, start, runtime.parts) | {DATA: data.digest()}
+    described_run = described(options, start, runtime.parts) | {DATA: data.digest}
     if data.encoded:
         # Each machine trains on its own files, so the number of machines decides which images are
         # in a batch together.

@@ -36,7 +36,7 @@ class BrokenImages:
         broken = {i: why for one in by_machine for i, why in one.items()}
         if len(broken) > self.written and self.folder.writes:
             self.written = len(broken)
-            write_json(self.folder.file(BROKEN), {"data": self.data.digest(), "images": broken})
+            write_json(self.folder.file(BROKEN), {"data": self.data.digest, "images": broken})
 
     def load(self):
         """Reads broken.json of an earlier start. Raises UserError for a damaged file."""
@@ -59,7 +59,7 @@ class BrokenImages:
             with open(path, "rb") as file, refusals():
                 content = json.load(file)
                 images = {int(i): str(why) for i, why in content["images"].items()}
-                if content.get("data") != self.data.digest():
+                if content.get("data") != self.data.digest:
                     return None
                 if not all(0 <= i < len(self.data.x_train) for i in images):
                     raise ValueError("it names an image that does not exist")

@@ -86,7 +86,7 @@ def check_agreement(machines, facts, data):
     """
     if len(machines.addresses) == 1:
         return
-    all_facts = machines.exchange({**facts, DATA: data.digest(), "versions": versions()})
+    all_facts = machines.exchange({**facts, DATA: data.digest, "versions": versions()})
     chief = all_facts[0]
     for index, (address, theirs) in enumerate(zip(machines.addresses, all_facts)):
         differ = differences(chief, theirs, ignored=PLACES, words=("at the chief", "there"))

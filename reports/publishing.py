@@ -116,7 +116,7 @@ def measure(run, given, args):
     from nets import unpruned_cost
 
     data = load_dataset(given.dataset, args.data_path or run.options["data_path"], given.files)
-    if run.options.get("data") not in (None, data.digest()):
+    if run.options.get("data") not in (None, data.digest):
         raise UserError("--data_path holds other data than the run's; choose another")
     runtime, lines = make_runtime(device_options(args), Alone())
     size = min(args.val_batch_size, len(data.y_test))

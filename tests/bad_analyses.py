@@ -57,7 +57,7 @@ def earlier(command, *asked):
         own = {"hessian": flags.hessian_options, "landscape": flags.landscape_options}[command]
         options = {
             "dataset": "DIGITS",
-            "data": load_dataset("DIGITS").digest(),
+            "data": load_dataset("DIGITS").digest,
             "image": dataclasses.asdict(flags.image_options(args)),
             **dataclasses.asdict(own(args)),
         }

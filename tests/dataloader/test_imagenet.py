@@ -188,17 +188,11 @@ def test_data_sets_know_their_size_and_tell_themselves_from_others(tmp_path):
         20,
         12,
     ) and data.encoded
-    assert (
-        data.digest()
-        == load_dataset("ImageNet", str(tmp_path), FileOptions(input_size=48)).digest()
-    )
+    assert data.digest == load_dataset("ImageNet", str(tmp_path), FileOptions(input_size=48)).digest
     test = load_test_set("ImageNet", str(tmp_path), FileOptions())
     assert test.x_train is None and test.input_size == 224 and test.classes == 4
     next((tmp_path / "train").glob("*/*")).unlink()
-    assert (
-        data.digest()
-        != load_dataset("ImageNet", str(tmp_path), FileOptions(input_size=48)).digest()
-    )
+    assert data.digest != load_dataset("ImageNet", str(tmp_path), FileOptions(input_size=48)).digest
     with pytest.raises(UserError, match="19 files are too few for 20 machines"):
         load_dataset("ImageNet", str(tmp_path), FileOptions(), (0, 20))
 
