@@ -370,7 +370,7 @@ def test_more_time_than_allowed_is_seen():
 )
 def test_more_memory_than_allowed_is_seen_though_it_is_given_back(taken):
     gc.collect()  # what earlier tests have left would otherwise be given back in between
-    with pytest.raises(AssertionError, match="MiB"), within_bounds(size=150 << 20):
+    with pytest.raises(AssertionError, match="MiB"), within_bounds(60, size=150 << 20):
         taken()
-    with within_bounds(size=150 << 20):
+    with within_bounds(60, size=150 << 20):
         bytes(10 << 20)
