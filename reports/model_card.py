@@ -37,7 +37,7 @@ def card(run, side, file, figures, images, command, licence):
         ("FLOPs", f"{values.count(figures['flops'])} multiply-accumulates per image"),
         ("parameters", values.count(figures["params"])),
         ("data", f"{options['dataset']}: {train} images for training, {test} for testing"),
-        ("starts from", options.get("trained_param") or options["start"]),
+        ("starts from", run.starts_from),
         ("epochs", _epochs(run, side)),
         ("time", _time(run, side)),
         ("made with", ", ".join(f"{key} {text}" for key, text in run.versions.items())),

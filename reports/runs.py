@@ -5,6 +5,7 @@ import functools
 import os
 
 from engine.run_files import STAGES
+from nets.catalogue import file_stem
 from nets.parameters import read_parameters
 from utils import digest
 
@@ -69,6 +70,19 @@ class Run:
         of_keras = self.options["start"].startswith("model") and self.options["trained_param"]
         arch = os.path.basename(of_keras) if of_keras else self.options["arch"]
         return f"{arch} on {os.path.basename(self.options['dataset'])}"
+
+    @property
+    def starts_from(self):
+        """The network that the run starts from, in words."""
+        options = self.options
+        if options.get("trained_param"):
+            return options["trained_param"]
+        kind, _, found = options["start"].partition(" ")
+        if kind != "parameters":
+            return options["start"]
+        # Parameters that no flag names are those of pretrained/, see ekg.paper_networks.
+        width = options.get("width_multiplier")
+        return f"pretrained/{file_stem(options['arch'], options['dataset'], width)}, digest {found}"
 
     @property
     def fine_tunes(self):

@@ -187,7 +187,7 @@ def _facts(run):
     pairs = [
         ("network", run.options["arch"]),
         ("data set", run.options["dataset"]),
-        ("starts from", run.options.get("trained_param") or run.options["start"]),
+        ("starts from", run.starts_from),
         ("target", _target(run.options["search"])),
         ("hardware", run.versions.get("hardware", "not recorded")),
         ("versions", ", ".join(made_with)),

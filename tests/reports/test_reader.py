@@ -88,6 +88,11 @@ def test_a_run_needs_the_stages_of_its_options(tmp_path):
     os.unlink(os.path.join(without.path, "baseline_param.pkl"))
     given = read_run(without.path, "run")
     assert given.stage("baseline") is None and given.digests["baseline"] == "0123456789abcdef"
+    digest = "0123456789abcdef, width multiplier 0.5"
+    assert given.starts_from == f"pretrained/ResNet-20_DIGITS, digest {digest}"
+    config["options"]["trained_param"] = "parameters 5.npz"  # a file may have any name
+    write(given.path, "config.json", config)
+    assert read_run(given.path, "run").starts_from == "parameters 5.npz"
     single = read_run(make_run(tmp_path / "single", "--finetune_teacher", "single"), "single")
     assert single.stage("memory_bank") is None and single.stage("fine_tuning")
 
