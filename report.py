@@ -22,7 +22,7 @@ from engine.configuration import described
 from reports.analyses import DEFAULT, read_analysis
 from reports.page import START, page
 from reports.reader import read_runs
-from utils import FULL, UserError, whole_file
+from utils import UserError, whole_file, writing_to
 
 
 def parse(argv=None):
@@ -72,13 +72,8 @@ def main():
     runs, analysis = read_runs(args.runs), read_analysis(args.analysis, args.runs)
     check_out(out)
     text = page(runs, analysis, defaults_of)
-    try:
-        with whole_file(out) as file:
-            file.write(text.encode("utf-8", "replace"))  # names of files may be of no encoding
-    except OSError as error:
-        if error.errno in FULL:
-            raise  # a full disk is not a mistake in the command
-        raise UserError(f"--out {out}: {error.strerror}; choose another file") from error
+    with writing_to("--out", out, "file"), whole_file(out) as file:
+        file.write(text.encode("utf-8", "replace"))  # names of files may be of no encoding
     print(f"{out} shows {', '.join(run.name for run in runs)}")
     if args.analysis and not any(map(analysis.concerns, runs)):
         print(f"--analysis {args.analysis} holds no results for these runs")

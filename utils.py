@@ -34,6 +34,20 @@ TEMPORARY = re.compile(r"\..+\.[a-z0-9_]{8}\.tmp")
 
 
 @contextlib.contextmanager
+def writing_to(flag, path, kind="folder"):
+    """Turns an OSError of the block into a UserError about the flag, which gave the file or folder
+    `path`. A full disk is no mistake in the command: its OSError stays.
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.errno in FULL:
+            raise
+        reason = f"{flag} {path} cannot be written: {error.strerror}"
+        raise UserError(f"{reason}; choose another {kind}") from error
+
+
+@contextlib.contextmanager
 def whole_file(path, mode="wb"):
     """Opens a temporary file that replaces `path` when the block ends without an error.
 

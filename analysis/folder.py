@@ -8,7 +8,7 @@ import time
 from engine.configuration import differences, versions
 from engine.folder_lock import FolderLock
 from engine.run_files import CONFIG, read_object
-from utils import FULL, TEMPORARY, UserError, write_json
+from utils import TEMPORARY, UserError, write_json, writing_to
 
 FLAG = "--analysis_path"
 # Names of the results: those of a network end in 8 digits of its digest.
@@ -40,7 +40,7 @@ class AnalysisFolder:
         self.path = os.path.join(path, kind)
         self._flag = flag
         self._check(path, kind, options, overwrite)
-        try:
+        with writing_to(flag, path):
             os.makedirs(self.path, exist_ok=True)
             self._lock = FolderLock(self.path, flag)
             try:
@@ -53,10 +53,6 @@ class AnalysisFolder:
             except BaseException:
                 self.close()
                 raise
-        except OSError as error:
-            if error.errno in FULL:
-                raise  # a full disk is not a mistake in the command
-            raise UserError(f"{flag} {path} cannot be written: {error.strerror}") from error
 
     def _check(self, path, kind, options, overwrite):
         """Whether the folder holds no analysis yet. Raises UserError if it holds one of other

@@ -20,7 +20,7 @@ from engine.run_files import (
     read_object,
     write_lines,
 )
-from utils import FULL, TEMPORARY, UserError, write_json
+from utils import TEMPORARY, UserError, write_json, writing_to
 
 
 def check_folder(path, options, overwrite):
@@ -120,7 +120,7 @@ class RunFolder:
         fresh = check_folder(path, config["options"], overwrite)
         if not fresh and not overwrite and is_finished(self._read("result.json", RESULT)):
             return  # a finished run is only read: it needs no lock
-        try:
+        with writing_to("--train_path", path):
             os.makedirs(self.file("checkpoints"), exist_ok=True)
             self._lock = FolderLock(path)
             # Check again under the lock: another process may have started at the same time.
@@ -130,10 +130,6 @@ class RunFolder:
                 write_json(self.file("config.json"), config)
             if adopted is not None:
                 adopted.copy_to(path)
-        except OSError as error:
-            if error.errno in FULL:
-                raise  # a full disk is not a mistake in the command
-            raise UserError(f"--train_path {path} cannot be written: {error.strerror}") from error
 
     def _read(self, name, entries):
         return read_object(self.path, name, entries)

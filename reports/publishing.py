@@ -15,7 +15,7 @@ from nets.catalogue import BUILDERS, file_stem
 from nets.parameters import half, write_parameters
 from reports.model_card import card
 from reports.reader import written_by_a_run
-from utils import FULL, UserError, rename, whole_file
+from utils import UserError, rename, whole_file, writing_to
 
 
 def publish(run, args, command):
@@ -38,12 +38,8 @@ def publish(run, args, command):
     path = os.path.join(args.out, name_of(network, given, args.network, run) + ".pkl")
     check_out(args.out, path, args.overwrite)
     figures, images = measure(run, given, args)
-    try:
+    with writing_to("--out", args.out):
         return write(run, given, args, (path, figures, images, command))
-    except OSError as error:
-        if error.errno in FULL:
-            raise  # a full disk is not a mistake in the command
-        raise UserError(f"--out {args.out}: {error.strerror}; choose another folder") from error
 
 
 def source_of(run, side):

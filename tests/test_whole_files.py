@@ -1,5 +1,6 @@
 """Files that are whole or absent, parameter files, and the learning-rate schedule."""
 
+import errno
 import itertools
 import json
 import os
@@ -12,7 +13,7 @@ import pytest
 from engine.options import TrainOptions
 from nets import build_network
 from nets.parameters import read_parameters, write_parameters
-from utils import UserError, learning_rate_at, whole_file, write_json
+from utils import UserError, learning_rate_at, whole_file, write_json, writing_to
 
 ARRAYS = {
     "conv/kernel:0": np.arange(54, dtype=np.float32).reshape(3, 3, 1, 6),
@@ -66,6 +67,14 @@ def test_former_file_stays_until_the_block_ends(tmp_path):
         file.flush()
         assert path.read_text() == "former"
     assert path.read_text() == "new"
+
+
+def test_a_place_that_cannot_be_written_is_a_mistake_and_a_full_disk_is_not(tmp_path):
+    with pytest.raises(UserError, match=r"^--out .*: No such file or directory; choose another f"):
+        with writing_to("--out", tmp_path / "new", "file"), whole_file(tmp_path / "new" / "file"):
+            pass
+    with pytest.raises(OSError, match="No space left"), writing_to("--out", tmp_path):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
 @pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt, SystemExit, MemoryError])
