@@ -2,6 +2,7 @@
 
     python report.py ../test
     python report.py RUN OTHER_RUN --out comparison.html --analysis ../analysis
+    python report.py RUN OTHER_RUN --out comparison.html --picture comparison.png
 
 The page needs no network and no other file. See README.md.
 """
@@ -21,6 +22,7 @@ from cli.program import run_program
 from engine.configuration import described
 from reports.analyses import DEFAULT, read_analysis
 from reports.page import START, page
+from reports.picture_file import write_fine_tunings
 from reports.reader import read_runs
 from utils import UserError, whole_file, writing_to
 
@@ -32,6 +34,12 @@ def parse(argv=None):
     )
     parser.add_argument(
         "--out", metavar="FILE", help="the page (default: report.html in the first run folder)"
+    )
+    parser.add_argument(
+        "--picture",
+        metavar="FILE",
+        help="also writes a PNG for a paper or a README: top-1 after each epoch of fine-tuning, one"
+        " curve per run",
     )
     parser.add_argument(
         "--analysis",
@@ -72,6 +80,8 @@ def main():
     runs, analysis = read_runs(args.runs), read_analysis(args.analysis, args.runs)
     check_out(out)
     text = page(runs, analysis, defaults_of)
+    if args.picture:
+        write_fine_tunings(args.picture, runs)
     with writing_to("--out", out, "file"), whole_file(out) as file:
         file.write(text.encode("utf-8", "replace"))  # names of files may be of no encoding
     print(f"{out} shows {', '.join(run.name for run in runs)}")

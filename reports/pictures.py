@@ -135,24 +135,34 @@ def compared_searches(runs, key):
 
 def compared_fine_tunings(runs):
     """The top-1 of several runs after each epoch of fine-tuning; None if no run has two epochs."""
+    if not tested(runs):
+        return None
+    return picture(
+        lambda ax: draw_fine_tunings(ax, runs),
+        "top-1 on the test set over the epochs of fine-tuning, one curve per run",
+    )
+
+
+def tested(runs):
+    """dict number of a run -> its records of fine-tuning, of the runs that have two or more with
+    a test.
+    """
     trained = {i: run.epochs_of("fine_tuning") for i, run in enumerate(runs)}
-    curves = {
+    return {
         i: records
         for i, records in trained.items()
         if len(records) > 1 and all("test_top1" in record for record in records)
     }
-    if not curves:
-        return None
 
-    def draw(ax):
-        for i, records in curves.items():
-            epochs = [record["epoch"] for record in records]
-            ax.plot(epochs, [100 * record["test_top1"] for record in records], **line_of(i))
-        ax.set(xlabel="epoch of fine-tuning", ylabel="top-1 on the test set, %")
-        ax.xaxis.get_major_locator().set_params(integer=True)
-        ax.grid(True)
 
-    return picture(draw, "top-1 on the test set over the epochs of fine-tuning, one curve per run")
+def draw_fine_tunings(ax, runs):
+    """Draws the top-1 of each run of `tested` over its epochs, on matplotlib's Axes."""
+    for i, records in tested(runs).items():
+        epochs = [record["epoch"] for record in records]
+        ax.plot(epochs, [100 * record["test_top1"] for record in records], **line_of(i))
+    ax.set(xlabel="epoch of fine-tuning", ylabel="top-1 on the test set, %")
+    ax.xaxis.get_major_locator().set_params(integer=True)
+    ax.grid(True)
 
 
 # ------------------------------------------------------------------------ curvature and landscapes

@@ -79,6 +79,8 @@ REPORTS = [
     report("`--out` of a folder", "run --out run", run_of()),
     report("`--out` of another file", "run --out mine.html", page_at("mine.html", b"<p>mine</p>")),
     report("`--out` of a file of the run", "run --out run/config.json", run_of()),
+    report("`--picture` as SVG", "run --picture new.svg", run_of()),
+    report("`--picture` of a run without fine-tuning", "run --picture new.png", run_of()),
     report("`--analysis` of a missing folder", "run --analysis missing", run_of()),
     report(
         "a damaged curvature",

@@ -193,6 +193,44 @@ def test_many_runs_have_lines_of_their_own():
     assert len(set(lines)) == 24
 
 
+def test_a_picture_of_several_runs_as_a_file(tmp_path, shown, undrawn, monkeypatch):
+    names = "_a $x^$ b", "other", "unfinished", "without"
+    runs = [make_run(tmp_path / name) for name in names[:2]]
+    runs.append(make_run(tmp_path / names[2], until="warm_up"))
+    runs.append(make_run(tmp_path / names[3], "--train_epoch", "0"))
+    shown(*runs, "--picture", "new.png")
+    assert (tmp_path / "new.png").read_bytes().startswith(b"\x89PNG")
+    figures = []
+    monkeypatch.setattr("reports.picture_file.save_plot", lambda figure, *_: figures.append(figure))
+    shown(*runs, "--picture", "new.png")
+    ax = figures[0].axes[0]
+    assert [text.get_text() for text in ax.get_legend().get_texts()] == [
+        *names[:2],
+        "before pruning",
+    ]
+    for line in ax.lines[:2]:
+        assert list(line.get_xdata()) == [1, 2, 3, 4]
+        assert list(line.get_ydata()) == pytest.approx([91, 92, 93, 94])
+    assert list(ax.lines[2].get_ydata()) == pytest.approx([98.03, 98.03])
+    config = read_object(runs[1], "result.json", {})
+    config["baseline"]["top1"] = 0.97  # of another network
+    write(runs[1], "result.json", config)
+    shown(*runs, "--picture", "new.png")
+    assert len(figures[1].axes[0].lines) == 2
+
+
+@pytest.mark.parametrize(
+    "picture, refusal",
+    [("new.png", "matplotlib; pip install"), ("no/new.png", "cannot be written")],
+)
+def test_a_picture_that_cannot_be_made(tmp_path, shown, undrawn, monkeypatch, picture, refusal):
+    if picture == "new.png":
+        monkeypatch.setattr("reports.picture_file.available", lambda: False)
+    with pytest.raises(UserError, match=refusal):
+        shown(make_run(tmp_path / "run"), "--picture", picture)
+    assert not (tmp_path / "page.html").exists()
+
+
 def test_without_matplotlib_there_are_tables(tmp_path, shown, monkeypatch):
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     pictures.available.cache_clear()
