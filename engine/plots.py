@@ -70,16 +70,22 @@ def write_plots(folder, search, training, filters, kept, has_teacher=True):
         if subplots is None:
             return MISSING
         os.makedirs(folder, exist_ok=True)
-        drawn = {
-            "trajectory": _trajectory(subplots, search),
-            "filters": _filters(subplots, filters, kept),
-        }
-        stages = several_epochs(training)
-        if stages:
-            drawn["training"] = _training(subplots, training, stages, has_teacher)
-        for name, figure in drawn.items():
+        figures = drawn(subplots, search, training, filters, kept, has_teacher)
+        for name, figure in figures.items():
             save_plot(figure, os.path.join(folder, f"{name}.png"))
     return f"plots in {folder}"
+
+
+def drawn(subplots, search, training, filters, kept, has_teacher):
+    """dict name -> figure, of the same arguments."""
+    figures = {
+        "trajectory": _trajectory(subplots, search),
+        "filters": _filters(subplots, filters, kept),
+    }
+    stages = several_epochs(training)
+    if stages:
+        figures["training"] = _training(subplots, training, stages, has_teacher)
+    return figures
 
 
 def several_epochs(training):
@@ -142,12 +148,11 @@ def draw_training(ax, records, key, taught=False):
 
 def _trajectory(subplots, search):
     """Loss and accuracy on D_val over the FLOPs left."""
-    figure, axes = subplots(1, 2, figsize=(10, 3.8))
+    figure, axes = subplots(1, 2, figsize=(10, 3.8), layout="tight")
     for ax, key, colour in zip(axes, ("loss", "accuracy"), ("C0", "C1")):
         draw_search(ax, search, key, colour)
         ax.invert_xaxis()
     figure.suptitle("Search trajectory, unpruned network at the left")
-    figure.tight_layout()
     return figure
 
 
@@ -174,12 +179,12 @@ def _training(subplots, training, stages, has_teacher):
 
     has_teacher: whether the loss of fine-tuning includes knowledge.
     """
-    figure, axes = subplots(len(stages), 2, figsize=(10, 3.2 * len(stages)), squeeze=False)
+    size = (10, 3.2 * len(stages))
+    figure, axes = subplots(len(stages), 2, figsize=size, layout="tight", squeeze=False)
     for row, stage in zip(axes, stages):
         records = [record for record in training if record["stage"] == stage]
         taught = has_teacher and stage == "fine_tuning"
         for ax, key in zip(row, ("loss", "accuracy")):
             draw_training(ax, records, key, taught)
             ax.set_title(stage.replace("_", " "))
-    figure.tight_layout()
     return figure

@@ -43,6 +43,15 @@ def meant_for_gpus(config):
     return config.option.markexpr.strip() == "gpu"
 
 
+def draw_plots(folder, search, training, filters, kept, has_teacher=True):
+    """engine.plots.write_plots without its files."""
+    from engine.plots import drawn, plotting
+
+    with plotting() as subplots:
+        drawn(subplots, search, training, filters, kept, has_teacher)
+    return "plots are not written"
+
+
 def pytest_configure(config):
     """Hides GPUs, from processes that tests start too: tests are exact, and golden values are those
     of CPUs.
@@ -64,8 +73,12 @@ def pytest_configure(config):
         return
     from ekg import stages
 
-    # A run ends with a table of latencies; no test needs them exact.
+    # A run ends with a table of latencies, which no test needs exact, and with plots. Those are
+    # drawn, but written only for the tests that look at them.
     stages.CALLS = stages.CALLS_FOR_TARGET = 3
+    stages.write_plots = draw_plots
+    # No test survives a power cut.
+    os.fsync = lambda descriptor: None
     tf.config.set_visible_devices([], "GPU")
     # Before anything runs: strategies of several CPU replicas need logical devices.
     cpu = tf.config.list_physical_devices("CPU")[0]

@@ -170,7 +170,6 @@ def patches():
         x_train, y_train, x_test, y_test = digits.load_digits()
         few = x_train[:300], y_train[:300], x_test[:60], y_test[:60]
         patches.setattr(digits, "load_digits", lambda: few)
-        patches.setattr("os.fsync", lambda descriptor: None)
         yield patches
 
 

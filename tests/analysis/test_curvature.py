@@ -41,9 +41,8 @@ def products(hessian):
 @pytest.mark.parametrize("over", ["kernels", pytest.param("all", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("which", ["depthwise", pytest.param("ResNet-8", marks=pytest.mark.slow)])
 def test_products_and_every_eigenvalue_are_those_of_the_explicit_hessian(
-    which, over, runtime, tmp_path, monkeypatch
+    which, over, runtime, tmp_path
 ):
-    monkeypatch.setattr("os.fsync", lambda descriptor: None)
     network = tiny.NETWORKS[which]()
     hessian = hessian_of(network, over, runtime)
     explicit = tiny.explicit_hessian(network, arrays_of(network, over))

@@ -17,12 +17,6 @@ from utils import UserError
 pytestmark = pytest.mark.long
 
 
-@pytest.fixture(autouse=True)
-def hasty(monkeypatch):
-    """Nothing here is about power cuts."""
-    monkeypatch.setattr("os.fsync", lambda descriptor: None)
-
-
 class Matrix:
     """A symmetric matrix with these eigenvalues and random eigenvectors, as a Hessian.
 
@@ -183,9 +177,7 @@ def measured(folder, matrix):
 
 @pytest.fixture(scope="module")
 def uninterrupted(tmp_path_factory):
-    with pytest.MonkeyPatch.context() as patches:
-        patches.setattr("os.fsync", lambda descriptor: None)
-        return measured(tmp_path_factory.mktemp("whole"), Matrix(SPECTRUM))
+    return measured(tmp_path_factory.mktemp("whole"), Matrix(SPECTRUM))
 
 
 def names(folder):

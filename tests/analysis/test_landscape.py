@@ -25,12 +25,6 @@ from utils import UserError
 pytestmark = pytest.mark.long
 
 
-@pytest.fixture(autouse=True)
-def hasty(monkeypatch):
-    """Nothing here is about power cuts."""
-    monkeypatch.setattr("os.fsync", lambda descriptor: None)
-
-
 def supernet():
     return Small(randomised(Small().parameters(), 1))
 

@@ -30,7 +30,6 @@ def program(tmp_path, monkeypatch, capfd):
     x_train, y_train, x_test, y_test = digits.load_digits()
     few = x_train[:300], y_train[:300], x_test[:60], y_test[:60]
     monkeypatch.setattr(digits, "load_digits", lambda: few)
-    monkeypatch.setattr("os.fsync", lambda descriptor: None)
     monkeypatch.setattr("gc.collect", lambda: None)
     monkeypatch.setattr(potential, "search", lambda run, supernet: history())
     monkeypatch.setattr(potential, "_entry", pretended)

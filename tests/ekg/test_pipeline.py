@@ -27,6 +27,7 @@ from ekg.paper_networks import pretrained
 from ekg.pipeline import prune
 from engine import fitting
 from engine.layer_timing import machine_here, setting_of
+from engine.plots import write_plots
 from files.npz import load_npz
 from nets import build_network
 from nets.gates import Context
@@ -62,7 +63,9 @@ def start(data_path, folder, *more):
 
 @pytest.fixture(scope="module")
 def finished(data_path, tmp_path_factory):
-    return start(data_path, tmp_path_factory.mktemp("run") / "deep" / "down")
+    with pytest.MonkeyPatch.context() as patches:
+        patches.setattr("ekg.stages.write_plots", write_plots)
+        return start(data_path, tmp_path_factory.mktemp("run") / "deep" / "down")
 
 
 def records(folder, name):
